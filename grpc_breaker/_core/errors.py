@@ -1,0 +1,63 @@
+"""The one error a refused caller meets.
+
+A fresh one for every refusal: an instance that is raised again and again grows its traceback for ever (Polly #1877).
+The refusals of RPCs are subclasses of it that are gRPC errors too; see `grpc_breaker/_rpc.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpc_breaker._core.events import Rejection
+from grpc_breaker._core.state import Reason, State
+
+
+class CircuitOpenError(Exception):
+    """The breaker refused the call; the server was not asked.
+
+    Refused RPCs raise a subclass that is also a `grpc.RpcError` (in asyncio a `grpc.aio.AioRpcError`), so existing
+    `except grpc.RpcError` clauses keep working. Every refusal is an object of its own.
+
+    Attributes:
+        method: The refused method, "pricing.v1.Pricing/GetPrice"; empty outside gRPC.
+        breaker: Name of the breaker that refused: the method, or the policy's group.
+        state: `open`, `half_open` or `forced_open`.
+        retry_after: Seconds until a call may pass: above 0 when open, 0 when half-open (a slot may be free at any
+            moment), `None` when only an operator can end it.
+        reason: Which condition had opened the breaker.
+    """
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection)
+        self._rejection = rejection
+
+    @property
+    def method(self) -> str:
+        return self._rejection.method
+
+    @property
+    def breaker(self) -> str:
+        return self._rejection.breaker
+
+    @property
+    def state(self) -> State:
+        return self._rejection.state
+
+    @property
+    def retry_after(self) -> float | None:
+        return self._rejection.retry_after
+
+    @property
+    def reason(self) -> Reason:
+        return self._rejection.reason
+
+    def code(self) -> Any:
+        """The `grpc.StatusCode` a refused RPC shows, UNAVAILABLE unless the policy says otherwise; else `None`."""
+        return None
+
+    def details(self) -> str:
+        """The refusal in words, with the seconds to the next probe."""
+        return self._rejection.details
+
+    def __str__(self) -> str:
+        return self.details()

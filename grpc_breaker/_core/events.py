@@ -1,0 +1,182 @@
+"""What a breaker tells the world: plain frozen data, and the lists of those who listen.
+
+Events are made inside the breaker's critical section and delivered after it. `context` is whatever the caller gave to
+`admit()`, handed back untouched: telemetry keeps the trace context of the causing call there, so that nobody has to ask
+for "the current span" on a thread that belongs to another call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from grpc_breaker._core.log import log_once, name_of
+from grpc_breaker._core.state import Reason, State
+
+Event = TypeVar("Event")
+
+LAST_FAILURES: Final = 5
+"""How many failure reasons a breaker remembers for the event of its next change."""
+
+DETAILS_LENGTH: Final = 200
+"""Details are cut to this many characters: enough for a person, harmless for a log pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReason:
+    """One of the failures that led to a change."""
+
+    status: str
+    """The status of the call, "UNAVAILABLE"; outside gRPC the name of the exception."""
+    details: str
+    """Its details, at most 200 characters of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChange:
+    """One change of one breaker's state."""
+
+    sequence: int
+    """1, 2, 3, … for each breaker, without a gap."""
+    breaker: str
+    """Name of the breaker: the method, "pricing.v1.Pricing/GetPrice", or the policy's group."""
+    method: str
+    """The method of the call that caused the change; empty when an operator did."""
+    previous: State
+    state: State
+    reason: Reason
+    """Which condition fired."""
+    calls: int
+    """Results that counted when it changed: those in the window, or those of the probes when it was half-open."""
+    failures: int
+    """How many of them were failures."""
+    slow: int
+    """How many of them were slow."""
+    retry_after: float | None
+    """Seconds until the first probe after opening; 0 in states that admit calls; `None` when only an operator knows."""
+    status: str
+    """Status of the call that caused the change; empty when none did."""
+    details: str
+    """Details of the call that caused the change."""
+    last_failures: tuple[FailureReason, ...]
+    """Up to five failures before the change, the oldest first."""
+    context: object
+    """What the call that caused the change was admitted with; `None` when an operator caused it."""
+    at: float
+    """When, by the breaker's own clock, in seconds."""
+    time: float
+    """When, in seconds since the epoch; for display alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedCall:
+    """One call that has ended, as `BreakerPolicy.classify` sees it."""
+
+    method: str
+    """The method, "pricing.v1.Pricing/GetPrice"; empty outside gRPC."""
+    code: Any
+    """Its `grpc.StatusCode`; `None` outside gRPC."""
+    details: str
+    """The details that came with the status."""
+    trailing_metadata: tuple[Any, ...]
+    """Pairs of key and value."""
+    elapsed: float
+    """Seconds from admission to the end, by the breaker's own clock."""
+    timeout: float | None
+    """Seconds the caller gave it; `None` without a deadline."""
+    error: BaseException | None
+    """The exception that ended it, where there was one."""
+
+
+class Rejection:
+    """One refused call. Made for every refusal, so it is a plain object: cheap, and not to be changed."""
+
+    __slots__ = ("breaker", "code", "context", "method", "probes", "reason", "retry_after", "state")
+
+    def __init__(  # noqa: PLR0913 - plain data, made in one place
+        self,
+        breaker: str,
+        method: str,
+        state: State,
+        reason: Reason,
+        retry_after: float | None,
+        probes: int,
+        code: str,
+        context: object,
+    ) -> None:
+        self.breaker = breaker
+        """Name of the breaker that refused."""
+        self.method = method
+        """The refused method; empty outside gRPC."""
+        self.state = state
+        """`open`, `half_open` or `forced_open`."""
+        self.reason = reason
+        """Why the breaker had opened."""
+        self.retry_after = retry_after
+        """Seconds until a call may pass: 0 when half-open, `None` when only an operator knows."""
+        self.probes = probes
+        """Probes in flight, when half-open."""
+        self.code = code
+        """The name of the status that a refused RPC shows."""
+        self.context = context
+        """What the call came with."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles without its context, which belongs to this process."""
+        facts = (self.breaker, self.method, self.state, self.reason, self.retry_after, self.probes, self.code, None)
+        return Rejection, facts
+
+    @property
+    def details(self) -> str:
+        """The refusal in words."""
+        if self.state is State.OPEN:
+            until = f"next probe in {self.retry_after:.1f} s"
+        elif self.state is State.HALF_OPEN:
+            until = f"{self.probes} probe{'s' if self.probes != 1 else ''} in flight"
+        else:
+            until = "until an operator resets it"
+        return f"circuit breaker {self.state} for {self.method or self.breaker}; {until}"
+
+    def __repr__(self) -> str:
+        return f"<Rejection: {self.details}>"
+
+
+class Listeners(Generic[Event]):
+    """Those who want to hear of one kind of event, in the order they came.
+
+    Adding and removing are single list operations, so they need no lock; each delivery works on a copy.
+    """
+
+    __slots__ = ("_listeners",)
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Event], object]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._listeners)
+
+    def add(self, listener: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `listener` with every event from now on; answers a function that ends it.
+
+        Raises:
+            TypeError: `listener` is not callable.
+        """
+        if not callable(listener):
+            message = f"a listener must be callable with one event, got {listener!r}"
+            raise TypeError(message)
+        self._listeners.append(listener)
+
+        def remove() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return remove
+
+    def notify(self, event: Event) -> None:
+        """Tell each listener, in order. One that raises is logged once; the others still hear of it."""
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:  # noqa: BLE001 - a user's listener must never break a user's call
+                log_once(f"listener {name_of(listener)} raised")

@@ -1,0 +1,34 @@
+"""The package's logger, and the rule for trouble that would repeat with every call: say it once.
+
+A listener that raises, a classifier that raises, a defect of our own: each is logged the first time, with its
+traceback, and never reaches the user's call.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+logger: Final = logging.getLogger("grpc_breaker")
+
+_MAX_REMEMBERED: Final = 1000
+_said: set[str] = set()
+
+
+def log_once(message: str, *, exc_info: bool = True) -> None:
+    """Log `message` as an error, the first time it is given; afterwards stay silent.
+
+    Bounded: after a thousand different messages no more are logged, because by then the log is not what will help.
+    """
+    if message not in _said and len(_said) < _MAX_REMEMBERED:
+        _said.add(message)
+        logger.error("%s (logged once)", message, exc_info=exc_info)
+
+
+def name_of(function: object) -> str:
+    """A name under which a person finds `function` in their own code."""
+    module = getattr(function, "__module__", None) or type(function).__module__
+    qualified = getattr(function, "__qualname__", None) or type(function).__qualname__
+    code = getattr(function, "__code__", None)
+    line = f":{code.co_firstlineno}" if code is not None else ""
+    return f"{module}.{qualified}{line}"

@@ -1,0 +1,234 @@
+"""What one breaker is told to do: every knob, its default, and the check that it makes sense.
+
+A policy is checked when it is made. A bad value raises at once, naming the field, what is allowed, and what was given;
+a policy that exists is a good one, so nothing else in the package checks again.
+
+Status names stand here as text, the seventeen of gRPC's own list: enough to catch a typing error in `verdicts` without
+knowing gRPC. `tests/unit/test_rpc.py` holds the list to `grpc.StatusCode`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Final
+
+from grpc_breaker._core.events import EndedCall
+from grpc_breaker._core.log import name_of
+from grpc_breaker._core.state import Outcome
+
+STATUS_NAMES: Final = frozenset(
+    {
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BreakerPolicy:
+    """When a breaker opens, for how long, and how it finds out that the server is well again.
+
+    Immutable, and safe to share between breakers and threads. Trip conditions compose with *or*; `None` turns one off.
+    All times are seconds.
+
+    Attributes:
+        failure_threshold: Open at this many failures inside the window, an integer from 1. Default `None`: off.
+        failure_rate: Open when failures / (failures + successes) inside the window reaches this share, above 0 and up
+            to 1, once `minimum_calls` results are in the window. Default 0.5.
+        minimum_calls: Results the window must hold before a rate means anything, an integer from 1. Default 20.
+        consecutive_failures: Open at this many failures in a row, whatever the window holds, an integer from 1: what
+            makes a quiet method open at all. Default 5.
+        slow_call_duration: A unary answer that took longer than this is slow. Default `None`: nothing is slow. A
+            stream's length is not slowness.
+        slow_call_rate: Open when the slow share of the results in the window reaches this, above 0 and up to 1, once
+            `minimum_calls` are in the window. Default 0.5; has no effect without `slow_call_duration`. `None`: off.
+        window_seconds: How long a result counts. Default 30.
+        window_calls: Count the last so many results instead of a time, an integer from 1. Default `None`: by time.
+        reset_timeout: Open this long before the first probe. Default 60.
+        reset_timeout_multiplier: Each time a probe fails the open period grows by this factor, from 1. Default 1: it
+            does not grow. Forgotten after a close.
+        max_reset_timeout: What the open period grows to at most. Default 600.
+        reset_timeout_jitter: Open for a random time in [t, t * (1 + jitter)], so that a fleet does not probe in step,
+            from 0 to 1. Default 0.1.
+        half_open_max_calls: Probes in flight at once, an integer from 1. Default 3.
+        half_open_successes: Successes that close the breaker, an integer from 1. Default `None`: as many as
+            `half_open_max_calls`.
+        probe_timeout: A probe not heard of for this long is lost: its slot is free again and its late result changes
+            nothing. Default 30.
+        minimum_deadline: A call that gave the server less time than this and ran out of it says nothing about the
+            server. Default 0: every expired deadline is a failure.
+        group: Methods with the same group share one breaker of that name. Default `None`: each method has its own.
+        verdicts: The outcome of some statuses, `{grpc.StatusCode.NOT_FOUND: Outcome.FAILURE}`; the rest keep their
+            defaults. Keys are status codes or their names.
+        classify: Called with each ended call (`EndedCall`); answers its `Outcome`, or `None` for the outcome it would
+            have had. Runs outside every lock, on whatever thread the call ended on, and should be quick. One that
+            raises or answers anything else makes the call a failure, and is logged once.
+        refusal_code: The status a refused call shows, a status code or its name. Default UNAVAILABLE.
+
+    Raises:
+        TypeError: A value of the wrong kind (a `bool` is not a number here).
+        ValueError: A value out of range, or a combination that can never work.
+    """
+
+    failure_threshold: int | None = None
+    failure_rate: float | None = 0.5
+    minimum_calls: int = 20
+    consecutive_failures: int | None = 5
+    slow_call_duration: float | None = None
+    slow_call_rate: float | None = 0.5
+    window_seconds: float = 30.0
+    window_calls: int | None = None
+    reset_timeout: float = 60.0
+    reset_timeout_multiplier: float = 1.0
+    max_reset_timeout: float = 600.0
+    reset_timeout_jitter: float = 0.1
+    half_open_max_calls: int = 3
+    half_open_successes: int | None = None
+    probe_timeout: float = 30.0
+    minimum_deadline: float = 0.0
+    group: str | None = None
+    verdicts: Mapping[Any, Outcome] | None = None
+    classify: Callable[[EndedCall], Outcome | None] | None = None
+    refusal_code: Any = "UNAVAILABLE"
+
+    def __post_init__(self) -> None:
+        """Check every field, then what they mean together."""
+        for name in ("failure_threshold", "consecutive_failures", "window_calls", "half_open_successes"):
+            self._check_count(name, optional=True)
+        for name in ("minimum_calls", "half_open_max_calls"):
+            self._check_count(name, optional=False)
+        self._check_rate("failure_rate")
+        self._check_rate("slow_call_rate")
+        if self.slow_call_duration is not None:
+            self._check_seconds("slow_call_duration")
+        for name in ("window_seconds", "reset_timeout", "max_reset_timeout", "probe_timeout"):
+            self._check_seconds(name)
+        self._check_number("minimum_deadline", "a number of seconds, 0 or more", low=0.0)
+        self._check_number("reset_timeout_multiplier", "a number, 1 or more", low=1.0)
+        self._check_number("reset_timeout_jitter", "a number from 0 to 1", low=0.0, high=1.0)
+        self._check_group()
+        self._check_verdicts()
+        if self.classify is not None and not callable(self.classify):
+            raise TypeError(self._complaint("classify", "a callable or None"))
+        object.__setattr__(self, "refusal_code", self._status_name("refusal_code", self.refusal_code))
+        if self.refusal_code == "OK":
+            raise ValueError(self._complaint("refusal_code", "a status other than OK"))
+        self._check_together()
+
+    @property
+    def plain(self) -> bool:
+        """Whether every OK is a success, without a look at the call."""
+        return self.classify is None and self.verdicts is None
+
+    @property
+    def probes_to_close(self) -> int:
+        """How many probes must succeed before the breaker closes."""
+        return self.half_open_successes or self.half_open_max_calls
+
+    def as_dict(self) -> dict[str, Any]:
+        """The policy as plain data, ready for JSON."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.verdicts is not None:
+            plain["verdicts"] = {name: str(outcome) for name, outcome in self.verdicts.items()}
+        if self.classify is not None:
+            plain["classify"] = name_of(self.classify)
+        return plain
+
+    def _check_count(self, name: str, *, optional: bool) -> None:
+        value = getattr(self, name)
+        allowed = "an integer, 1 or more" + (", or None" if optional else "")
+        if optional and value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(self._complaint(name, allowed))
+        if value < 1:
+            raise ValueError(self._complaint(name, allowed))
+
+    def _check_rate(self, name: str) -> None:
+        allowed = "a number above 0 and up to 1, or None"
+        if getattr(self, name) is not None:
+            self._check_number(name, allowed, low=0.0, high=1.0, above_low=True)
+
+    def _check_seconds(self, name: str) -> None:
+        self._check_number(name, "a number of seconds above 0", low=0.0, above_low=True)
+
+    def _check_number(
+        self, name: str, allowed: str, *, low: float, high: float = math.inf, above_low: bool = False
+    ) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(self._complaint(name, allowed))
+        number = float(value)
+        if not math.isfinite(number) or not low <= number <= high or (above_low and number == low):
+            raise ValueError(self._complaint(name, allowed))
+        object.__setattr__(self, name, number)
+
+    def _check_group(self) -> None:
+        if self.group is None:
+            return
+        if not isinstance(self.group, str):
+            raise TypeError(self._complaint("group", "a name, or None"))
+        if not self.group or self.group != self.group.strip():
+            raise ValueError(self._complaint("group", "a name without spaces around it, or None"))
+
+    def _check_verdicts(self) -> None:
+        if self.verdicts is None:
+            return
+        if not isinstance(self.verdicts, Mapping):
+            raise TypeError(self._complaint("verdicts", "a mapping of status code to Outcome, or None"))
+        by_name: dict[str, Outcome] = {}
+        for status, outcome in self.verdicts.items():
+            name = self._status_name("verdicts", status)
+            if not isinstance(outcome, Outcome):
+                message = f"BreakerPolicy.verdicts[{name}] must be an Outcome (success, failure, ignored), got {outcome!r}"
+                raise TypeError(message)
+            by_name[name] = outcome
+        object.__setattr__(self, "verdicts", MappingProxyType(by_name))
+
+    def _status_name(self, field: str, status: object) -> str:
+        name = status if isinstance(status, str) else getattr(status, "name", None)
+        if name not in STATUS_NAMES:
+            message = f"BreakerPolicy.{field}: must name a gRPC status such as NOT_FOUND, got {status!r}"
+            raise ValueError(message)
+        return name
+
+    def _check_together(self) -> None:
+        slow_rule = self.slow_call_rate is not None and self.slow_call_duration is not None
+        rate_rule = self.failure_rate is not None
+        if not (rate_rule or slow_rule or self.failure_threshold or self.consecutive_failures):
+            message = (
+                "BreakerPolicy: every trip condition is off, so the breaker could never open; set at least one of "
+                "failure_threshold, failure_rate, consecutive_failures, slow_call_duration with slow_call_rate"
+            )
+            raise ValueError(message)
+        if self.window_calls is not None:
+            if (rate_rule or slow_rule) and self.minimum_calls > self.window_calls:
+                allowed = f"at most window_calls ({self.window_calls}), or no rate could ever trip"
+                raise ValueError(self._complaint("minimum_calls", allowed))
+            if self.failure_threshold is not None and self.failure_threshold > self.window_calls:
+                allowed = f"at most window_calls ({self.window_calls}), or it could never be reached"
+                raise ValueError(self._complaint("failure_threshold", allowed))
+        if self.reset_timeout_multiplier > 1.0 and self.max_reset_timeout < self.reset_timeout:
+            allowed = f"at least reset_timeout ({self.reset_timeout:g}) when reset_timeout_multiplier is above 1"
+            raise ValueError(self._complaint("max_reset_timeout", allowed))
+
+    def _complaint(self, name: str, allowed: str) -> str:
+        return f"BreakerPolicy.{name} must be {allowed}, got {getattr(self, name)!r}"

@@ -1,0 +1,89 @@
+"""The words of the state machine: its states, its reasons, and the one table of legal transitions.
+
+    closed ──a trip condition holds──▶ open ──period over, and a call asks──▶ half_open
+      ▲                                 ▲                                        │  │
+      │                                 └───────────one probe fails──────────────┘  │
+      └──────────────────────────enough probes succeed──────────────────────────────┘
+
+`forced_open` and `disabled` are entered and left by an operator only. A change that is not in the table is a defect of
+this package, never of its user, so `CircuitBreaker` refuses to make it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class State(StrEnum):
+    """What a breaker does with the next call. The values are the same in code, logs, metrics and docs."""
+
+    CLOSED = "closed"
+    """Every call passes and is counted."""
+    OPEN = "open"
+    """No call passes. The first call after the open period makes it `half_open`."""
+    HALF_OPEN = "half_open"
+    """At most `half_open_max_calls` probes are in flight; every other call is refused."""
+    FORCED_OPEN = "forced_open"
+    """No call passes until an operator says otherwise."""
+    DISABLED = "disabled"
+    """Every call passes and is counted, nothing trips, until an operator says otherwise."""
+
+
+class Outcome(StrEnum):
+    """What one ended call says about the server."""
+
+    SUCCESS = "success"
+    """The server answered. It is healthy, whatever it thinks of the request."""
+    FAILURE = "failure"
+    """The server is unwell."""
+    IGNORED = "ignored"
+    """Nothing was learned about the server; the call only gives back what it held."""
+
+
+class Reason(StrEnum):
+    """Why a breaker changed its state."""
+
+    FAILURE_THRESHOLD = "failure_threshold"
+    CONSECUTIVE_FAILURES = "consecutive_failures"
+    FAILURE_RATE = "failure_rate"
+    SLOW_CALL_RATE = "slow_call_rate"
+    RESET_TIMEOUT = "reset_timeout"
+    PROBE_FAILED = "probe_failed"
+    PROBE_SLOW = "probe_slow"
+    PROBES_SUCCEEDED = "probes_succeeded"
+    FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+    RESET = "reset"
+
+
+_TRIPS: Final = frozenset(
+    {
+        Reason.FAILURE_THRESHOLD,
+        Reason.CONSECUTIVE_FAILURES,
+        Reason.FAILURE_RATE,
+        Reason.SLOW_CALL_RATE,
+    }
+)
+_FORCED: Final = frozenset({Reason.FORCED_OPEN})
+_DISABLED: Final = frozenset({Reason.DISABLED})
+_RESET: Final = frozenset({Reason.RESET})
+
+TRANSITIONS: Final[dict[tuple[State, State], frozenset[Reason]]] = {
+    (State.CLOSED, State.OPEN): _TRIPS,
+    (State.OPEN, State.HALF_OPEN): frozenset({Reason.RESET_TIMEOUT}),
+    (State.HALF_OPEN, State.CLOSED): frozenset({Reason.PROBES_SUCCEEDED}) | _RESET,
+    (State.HALF_OPEN, State.OPEN): frozenset({Reason.PROBE_FAILED, Reason.PROBE_SLOW}),
+    (State.CLOSED, State.FORCED_OPEN): _FORCED,
+    (State.OPEN, State.FORCED_OPEN): _FORCED,
+    (State.HALF_OPEN, State.FORCED_OPEN): _FORCED,
+    (State.DISABLED, State.FORCED_OPEN): _FORCED,
+    (State.CLOSED, State.DISABLED): _DISABLED,
+    (State.OPEN, State.DISABLED): _DISABLED,
+    (State.HALF_OPEN, State.DISABLED): _DISABLED,
+    (State.FORCED_OPEN, State.DISABLED): _DISABLED,
+    (State.OPEN, State.CLOSED): _RESET,
+    (State.FORCED_OPEN, State.CLOSED): _RESET,
+    (State.DISABLED, State.CLOSED): _RESET,
+}
+"""Every legal change of state, with the reasons that may cause it."""

@@ -1,0 +1,129 @@
+"""Counting results: how many, how many failed, how many were slow, inside a window.
+
+Two shapes, one face. Both cost O(1) a result and hold constant memory whatever the traffic; neither has a lock or a
+clock of its own: the breaker calls them inside its own critical section and says what time it is.
+
+`TimeWindow` keeps running totals that only ever grow, and a ring of what those totals were when each bucket began. What
+the window holds is the difference to the oldest bucket still inside it, so a result costs one addition and never more.
+Expired buckets leave on reading as well as on writing: a window that is asked late does not report the distant past.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Final, NamedTuple, Protocol
+
+_BUCKETS: Final = 10
+"""A result leaves a time window between 0.9 and 1.0 window lengths after it came; finer costs memory, not time."""
+
+_FAILED: Final = 1
+_SLOW: Final = 2
+
+
+class Counts(NamedTuple):
+    """What a window holds at one moment."""
+
+    calls: int
+    failures: int
+    slow: int
+
+
+class Window(Protocol):
+    """The face of both windows."""
+
+    def record(self, now: float, failed: bool, slow: bool) -> bool:
+        """Count one result; True when the window now holds any failed or slow one."""
+        ...
+
+    def counts(self, now: float) -> Counts:
+        """What the window holds at `now`."""
+        ...
+
+
+class TimeWindow:
+    """The results of the last `seconds`."""
+
+    __slots__ = (
+        "_bases",
+        "_bucket_end",
+        "_bucket_seconds",
+        "_calls",
+        "_failures",
+        "_oldest_calls",
+        "_oldest_failures",
+        "_oldest_slow",
+        "_slot",
+        "_slow",
+    )
+
+    def __init__(self, seconds: float, now: float) -> None:
+        self._bucket_seconds = seconds / _BUCKETS
+        self._bucket_end = now + self._bucket_seconds
+        self._calls = self._failures = self._slow = 0
+        self._oldest_calls = self._oldest_failures = self._oldest_slow = 0
+        self._bases = array("Q", bytes(8 * 3 * _BUCKETS))  # the totals at the start of each bucket
+        self._slot = 0
+
+    def record(self, now: float, failed: bool, slow: bool) -> bool:
+        """Count one result; True when the window now holds any failed or slow one."""
+        if now >= self._bucket_end:
+            self._advance(now)
+        self._calls += 1
+        if failed:
+            self._failures += 1
+        if slow:
+            self._slow += 1
+        return self._failures != self._oldest_failures or self._slow != self._oldest_slow
+
+    def counts(self, now: float) -> Counts:
+        """What the window holds at `now`."""
+        if now >= self._bucket_end:
+            self._advance(now)
+        return Counts(
+            self._calls - self._oldest_calls,
+            self._failures - self._oldest_failures,
+            self._slow - self._oldest_slow,
+        )
+
+    def _advance(self, now: float) -> None:
+        """Begin the bucket that `now` falls into, forgetting those that left the window."""
+        passed = (now - self._bucket_end) // self._bucket_seconds + 1
+        totals = (self._calls, self._failures, self._slow)
+        for _ in range(int(min(passed, _BUCKETS))):
+            self._slot = (self._slot + 1) % _BUCKETS
+            at = 3 * self._slot
+            self._bases[at], self._bases[at + 1], self._bases[at + 2] = totals
+        oldest = 3 * ((self._slot + 1) % _BUCKETS)
+        self._oldest_calls = self._bases[oldest]
+        self._oldest_failures = self._bases[oldest + 1]
+        self._oldest_slow = self._bases[oldest + 2]
+        self._bucket_end += passed * self._bucket_seconds
+
+
+class CountWindow:
+    """The last `size` results."""
+
+    __slots__ = ("_at", "_calls", "_failures", "_ring", "_slow")
+
+    def __init__(self, size: int) -> None:
+        self._ring = bytearray(size)
+        self._at = self._calls = self._failures = self._slow = 0
+
+    def record(self, now: float, failed: bool, slow: bool) -> bool:  # noqa: ARG002 - the face of both windows
+        """Count one result; True when the window now holds any failed or slow one."""
+        at = self._at
+        if self._calls == len(self._ring):
+            forgotten = self._ring[at]
+            self._failures -= forgotten & _FAILED
+            self._slow -= (forgotten & _SLOW) >> 1
+        else:
+            self._calls += 1
+        self._failures += failed
+        self._slow += slow
+        self._ring[at] = failed * _FAILED + slow * _SLOW
+        self._at = (at + 1) % len(self._ring)
+        return self._failures > 0 or self._slow > 0
+
+    def counts(self, now: float) -> Counts:  # noqa: ARG002 - the face of both windows
+        """What the window holds."""
+        return Counts(self._calls, self._failures, self._slow)

@@ -1,0 +1,190 @@
+"""What gRPC means to a breaker: the one file with an opinion about statuses. Both skins use it; it knows neither.
+
+Three outcomes, not two. An answer is a success, whatever the server thinks of the request: counting NOT_FOUND as an
+outage is the commonest false alarm on record (Linkerd #2183).
+
+    success   OK, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION,
+              OUT_OF_RANGE, ABORTED, UNIMPLEMENTED
+    failure   UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
+    ignored   CANCELLED, and what was made locally before the server was asked
+
+Locally made statuses look like the server's by their code, so they are told apart by what grpcio writes in their
+details. A local and a server-sent DEADLINE_EXCEEDED look the same in every field; only the breaker's own clock tells.
+
+Two rules hold for everything here. An exception in our own bookkeeping is logged once and the call goes on unguarded. And
+what cannot be judged is ignored, so that its permit comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+
+from grpc_breaker._core.breaker import Permit, classified
+from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.events import EndedCall, Rejection
+from grpc_breaker._core.log import log_once
+from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.registry import BreakerRegistry
+from grpc_breaker._core.state import Outcome
+
+OK: Final = grpc.StatusCode.OK
+
+ANSWER_GRACE: Final = 0.05
+"""Seconds that response headers must stay alone before they count as a probe's success.
+
+A server that fails at once sends its headers and its status together, but grpcio reports them one after the other."""
+
+_VERDICTS: Final = {
+    grpc.StatusCode.OK: Outcome.SUCCESS,
+    grpc.StatusCode.INVALID_ARGUMENT: Outcome.SUCCESS,
+    grpc.StatusCode.NOT_FOUND: Outcome.SUCCESS,
+    grpc.StatusCode.ALREADY_EXISTS: Outcome.SUCCESS,
+    grpc.StatusCode.PERMISSION_DENIED: Outcome.SUCCESS,
+    grpc.StatusCode.UNAUTHENTICATED: Outcome.SUCCESS,
+    grpc.StatusCode.FAILED_PRECONDITION: Outcome.SUCCESS,
+    grpc.StatusCode.OUT_OF_RANGE: Outcome.SUCCESS,
+    grpc.StatusCode.ABORTED: Outcome.SUCCESS,
+    grpc.StatusCode.UNIMPLEMENTED: Outcome.SUCCESS,
+    grpc.StatusCode.UNAVAILABLE: Outcome.FAILURE,
+    grpc.StatusCode.INTERNAL: Outcome.FAILURE,
+    grpc.StatusCode.UNKNOWN: Outcome.FAILURE,
+    grpc.StatusCode.DATA_LOSS: Outcome.FAILURE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Outcome.FAILURE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Outcome.FAILURE,
+    grpc.StatusCode.CANCELLED: Outcome.IGNORED,
+}
+
+_MADE_LOCALLY: Final = {
+    grpc.StatusCode.INTERNAL: "Exception serializing request!",
+    grpc.StatusCode.UNKNOWN: "Exception iterating requests!",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "message larger than max",
+}
+
+
+class Guard:
+    """The breakers of one interceptor, asked and told without ever raising."""
+
+    __slots__ = ("_capture", "breakers")
+
+    def __init__(self, breakers: BreakerRegistry | None) -> None:
+        self.breakers = check_registry(breakers)
+        self._capture: Callable[[], object] | None = None
+
+    def capture_with(self, capture: Callable[[], object] | None) -> None:
+        """Have `capture` say, as each call begins, what its events will need."""
+        self._capture = capture
+
+    def admit(self, call_details: Any, *, timed: bool) -> Permit | Rejection | None:
+        """Ask for a permit; `None` when the method is left alone, or when asking went wrong."""
+        try:
+            route = self.breakers.route(call_details.method)
+            if route is None:
+                return None
+            breaker, method = route
+            return breaker.try_admit(method, self._capture() if self._capture is not None else None, timed)
+        except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
+            log_once("asking the breaker failed; the call goes on unguarded")
+            return None
+
+
+def check_registry(breakers: object) -> BreakerRegistry:
+    """The registry itself, or a new one for `None`.
+
+    Raises:
+        TypeError: Something else.
+    """
+    if breakers is None:
+        return BreakerRegistry()
+    if not isinstance(breakers, BreakerRegistry):
+        message = f"breakers must be a BreakerRegistry or None, got {breakers!r}"
+        raise TypeError(message)
+    return breakers
+
+
+def refusal_code(rejection: Rejection) -> grpc.StatusCode:
+    """The status a refused call shows."""
+    return grpc.StatusCode[rejection.code]
+
+
+def timeout_of(call_details: Any) -> float | None:
+    """The seconds the caller gave the call. Other interceptors may hand on bare details, or odd ones."""
+    timeout = getattr(call_details, "timeout", None)
+    return timeout if isinstance(timeout, int | float) else None
+
+
+def settle(  # noqa: PLR0913 - the facts of one ended call
+    permit: Permit,
+    code: Any,
+    details: Any = "",
+    trailing_metadata: Any = (),
+    timeout: float | None = None,
+    error: BaseException | None = None,
+) -> None:
+    """Settle the permit of an ended call by its status. Never raises."""
+    try:
+        policy = permit.policy
+        if not isinstance(code, grpc.StatusCode):
+            permit.ignore()
+            return
+        words = details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details or "")
+        elapsed = permit.elapsed
+        outcome = verdict(policy, code, words, elapsed, timeout)
+        if policy.classify is not None:
+            ended = EndedCall(
+                method=permit.method,
+                code=code,
+                details=words,
+                trailing_metadata=tuple(trailing_metadata or ()),
+                elapsed=elapsed,
+                timeout=timeout,
+                error=error,
+            )
+            outcome = classified(policy, ended, outcome)
+        permit.settle(outcome, code.name, words)
+    except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
+        log_once("judging an ended call failed; it is ignored")
+        give_back(permit)
+
+
+def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -> None:
+    """Settle the permit of a call that ended by raising out of the next interceptor, or out of grpcio. Never raises.
+
+    An RPC's error carries a status. Anything else was made on this side: KeyboardInterrupt, a closed channel, a bug of
+    another interceptor, another breaker's refusal.
+    """
+    if isinstance(error, grpc.RpcError) and not isinstance(error, CircuitOpenError):
+        try:
+            code, details = error.code(), error.details()  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001 - an RpcError of somebody's own need not have them
+            give_back(permit)
+        else:
+            settle(permit, code, details, (), timeout, error)
+    else:
+        give_back(permit)
+
+
+def give_back(permit: Permit) -> None:
+    """Settle a permit from which nothing was learned. Never raises."""
+    try:
+        permit.ignore()
+    except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
+        log_once("giving a permit back failed")
+
+
+def verdict(
+    policy: BreakerPolicy, code: grpc.StatusCode, details: str, elapsed: float, timeout: float | None
+) -> Outcome:
+    """What a status says about the server."""
+    if policy.verdicts is not None and code.name in policy.verdicts:
+        return policy.verdicts[code.name]
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
+        never_sent = timeout <= 0
+        too_short = timeout < policy.minimum_deadline and elapsed >= timeout
+        return Outcome.IGNORED if never_sent or too_short else Outcome.FAILURE
+    mark = _MADE_LOCALLY.get(code)
+    if mark is not None and mark in details:
+        return Outcome.IGNORED
+    return _VERDICTS[code]

@@ -1,0 +1,31 @@
+"""The names telemetry uses, as text, in one place.
+
+No semantic convention for circuit breakers exists (opentelemetry semantic-conventions #2355 is open), so these stand in
+the package's own namespace. The RPC attributes follow the stable convention.
+"""
+
+from typing import Final
+
+EVENT_STATE_CHANGE: Final = "grpc_breaker.state_change"
+
+METRIC_STATE: Final = "grpc_breaker.state"
+METRIC_STATE_CHANGES: Final = "grpc_breaker.state_changes"
+METRIC_CALLS: Final = "grpc_breaker.calls"
+METRIC_IN_FLIGHT: Final = "grpc_breaker.calls.in_flight"
+
+NAME: Final = "grpc_breaker.name"
+STATE: Final = "grpc_breaker.state"
+PREVIOUS_STATE: Final = "grpc_breaker.state.previous"
+REASON: Final = "grpc_breaker.reason"
+OUTCOME: Final = "grpc_breaker.outcome"
+WINDOW_CALLS: Final = "grpc_breaker.window.calls"
+WINDOW_FAILURES: Final = "grpc_breaker.window.failures"
+WINDOW_SLOW: Final = "grpc_breaker.window.slow"
+RETRY_AFTER: Final = "grpc_breaker.retry_after"
+SEQUENCE: Final = "grpc_breaker.sequence"
+LAST_FAILURES: Final = "grpc_breaker.last_failures"
+
+RPC_SYSTEM: Final = "rpc.system.name"
+RPC_METHOD: Final = "rpc.method"
+RPC_STATUS: Final = "rpc.status_code"
+ERROR_TYPE: Final = "error.type"

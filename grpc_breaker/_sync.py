@@ -1,0 +1,277 @@
+"""The interceptor for `grpc`: blocking calls, futures and streams.
+
+Theory of operation
+    grpcio returns failed calls, it does not raise them, so a breaker around `continuation()` sees every outage as a
+    success. What comes back is one of three things, and each ends its permit in its own way:
+
+    what `continuation` returns           how it ends                               settled
+    a finished call (blocking)            it has                                    at once, by its status
+    a running call (future, stream)       its callback, on the channel's thread     there, by its final status
+    a running call that is thrown away    its finalizer                             there; ignored unless it had ended
+
+    A running call is handed to the application as it is: no wrapper, so its whole API is there and a stream costs
+    nothing per message. Our callback must not hold the call, or cancelling on garbage collection would stop working; it
+    holds the call's state, where grpcio keeps the status, and the call only weakly. A call that is no grpcio object, and
+    so has no such state, is asked through the weak reference while it lives.
+
+    A stream that is a probe counts as answered when its headers come. A thread waits for them on the call's state, for
+    as long as the probe's lease at most. There is none for any other call.
+
+    Everything raised by our own bookkeeping is logged once, and the call goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NoReturn
+
+import grpc
+
+from grpc_breaker._core.breaker import Permit
+from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.events import Rejection
+from grpc_breaker._core.log import log_once
+from grpc_breaker._core.registry import BreakerRegistry
+from grpc_breaker._core.state import Outcome
+from grpc_breaker._rpc import ANSWER_GRACE, OK, Guard, give_back, refusal_code, settle, settle_raised, timeout_of
+from grpc_breaker.telemetry import BreakerTelemetry, attach
+
+_SUCCESS: Final = Outcome.SUCCESS
+_LOOK_AGAIN: Final = 1.0
+"""Seconds between looks at whether a probe still is one, while its headers are waited for."""
+
+
+class CircuitBreakerInterceptor(
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
+    grpc.StreamUnaryClientInterceptor,  # type: ignore[misc]
+    grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
+):
+    """Guards every call of the channels it is attached to with `grpc.intercept_channel`.
+
+    Covers all four RPC kinds and every way of calling them: `stub.Method(...)`, `.with_call(...)`, `.future(...)`, and
+    streams. A refused call shows `CircuitOpenError`, which is a `grpc.RpcError`; an admitted one is untouched.
+
+    One interceptor serves any number of channels and threads.
+    """
+
+    def __init__(
+        self, breakers: BreakerRegistry | None = None, *, telemetry: bool | BreakerTelemetry = True
+    ) -> None:
+        """Make an interceptor.
+
+        Args:
+            breakers: The registry to ask. Default: a new one, a breaker with the default policy for each method.
+            telemetry: True for OpenTelemetry's global providers (the default), False for none, or a `BreakerTelemetry`.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+        """
+        self._guard = Guard(breakers)
+        self._guard.capture_with(attach(self._guard.breakers, telemetry))
+
+    @property
+    def breakers(self) -> BreakerRegistry:
+        """The registry this interceptor asks."""
+        return self._guard.breakers
+
+    def intercept_unary_unary(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
+    ) -> Any:
+        """Guard one call; called by grpcio."""
+        return self._call(continuation, client_call_details, request, timed=True, streams=False)
+
+    def intercept_unary_stream(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
+    ) -> Any:
+        """Guard one call; called by grpcio."""
+        return self._call(continuation, client_call_details, request, timed=False, streams=True)
+
+    def intercept_stream_unary(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """Guard one call; called by grpcio."""
+        return self._call(continuation, client_call_details, request_iterator, timed=True, streams=True)
+
+    def intercept_stream_stream(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """Guard one call; called by grpcio."""
+        return self._call(continuation, client_call_details, request_iterator, timed=False, streams=True)
+
+    def _call(  # noqa: PLR0913 - grpcio's three, and the two facts of the kind
+        self,
+        continuation: Callable[[Any, Any], Any],
+        call_details: Any,
+        request: Any,
+        *,
+        timed: bool,
+        streams: bool,
+    ) -> Any:
+        permit = self._guard.admit(call_details, timed=timed)
+        if permit is None:
+            return continuation(call_details, request)
+        if isinstance(permit, Rejection):
+            return RefusedCall(permit, refusal_code(permit))
+        try:
+            call = continuation(call_details, request)
+        except BaseException as error:
+            settle_raised(permit, error, timeout_of(call_details))
+            raise
+        try:
+            _follow(permit, call, call_details, streams=streams)
+        except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
+            log_once("following a call failed; it is ignored")
+            give_back(permit)
+        return call
+
+
+def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> None:
+    """See to it that the permit is settled when the call ends."""
+    if isinstance(call, CircuitOpenError):
+        permit.ignore()
+    elif call.done():
+        _settle_finished(permit, call, call_details)
+    else:
+        follower = _Follower(permit, call, timeout_of(call_details))
+        if not call.add_callback(follower):
+            follower()
+            return
+        weakref.finalize(call, follower).atexit = False
+        if streams and permit.is_probe and follower.sees_headers:
+            threading.Thread(target=follower.await_headers, name="grpc_breaker probe", daemon=True).start()
+
+
+def _settle_finished(permit: Permit, call: Any, call_details: Any) -> None:
+    code = call.code()
+    if code is OK and permit.policy.plain:
+        permit.settle(_SUCCESS, "OK")
+        return
+    error = call.exception()
+    if error is None or error is call:
+        settle(permit, code, call.details(), call.trailing_metadata(), timeout_of(call_details), error)
+    else:  # an exception of another interceptor, which grpcio dresses up as INTERNAL
+        settle_raised(permit, error, timeout_of(call_details))
+
+
+class _Follower:
+    """Settles the permit of a running call: as its callback, and as its finalizer."""
+
+    __slots__ = ("_call", "_permit", "_state", "_timeout")
+
+    def __init__(self, permit: Permit, call: Any, timeout: float | None) -> None:
+        self._permit = permit
+        self._timeout = timeout
+        self._call = weakref.ref(call)
+        self._state = getattr(call, "_state", None)
+
+    def __call__(self) -> None:
+        """Settle by the final status if there is one; else the call was thrown away, and nothing was learned."""
+        permit = self._permit
+        if permit.settled:
+            return
+        try:
+            state, call = self._state, self._call()
+            if hasattr(state, "code") and hasattr(state, "details"):
+                trailing = getattr(state, "trailing_metadata", ())
+                settle(permit, state.code, state.details, trailing, self._timeout, call)
+            elif call is not None:
+                settle(permit, call.code(), call.details(), call.trailing_metadata(), self._timeout, call)
+            else:
+                permit.ignore()
+        except Exception:  # noqa: BLE001 - on the channel's own thread: raising here would harm other calls
+            log_once("settling an ended call failed; it is ignored")
+            give_back(permit)
+
+    @property
+    def sees_headers(self) -> bool:
+        """Whether the call keeps its state where headers can be waited for without holding the call."""
+        return hasattr(self._state, "condition") and hasattr(self._state, "initial_metadata")
+
+    def await_headers(self) -> None:
+        """Wait for the response's headers, and tell the permit. Runs on a thread of its own."""
+        try:
+            state, permit = self._state, self._permit
+            with state.condition:
+                while state.initial_metadata is None:
+                    if state.code is not None or not permit.is_probe:
+                        return
+                    state.condition.wait(_LOOK_AGAIN)
+                failed_at_once = state.condition.wait_for(lambda: state.code is not None, ANSWER_GRACE)
+            if not failed_at_once:
+                permit.answered()
+        except Exception:  # noqa: BLE001 - the final status still settles the permit
+            log_once("waiting for the headers of a probe failed; its final status counts")
+
+
+class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+    """A refused call: the error, and the call and future and stream that shows it in every idiom.
+
+    Returned rather than raised. What is raised inside an interceptor reaches `.future()` as INTERNAL, and reaches the
+    interceptors around us as an object without a call's API.
+    """
+
+    def __init__(self, rejection: Rejection, code: grpc.StatusCode) -> None:
+        super().__init__(rejection)
+        self._code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RefusedCall, (self._rejection, self._code)
+
+    def code(self) -> grpc.StatusCode:
+        """UNAVAILABLE, unless the policy says otherwise."""
+        return self._code
+
+    def initial_metadata(self) -> tuple[()]:
+        return ()
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+    def debug_error_string(self) -> str:
+        return self.details()
+
+    def is_active(self) -> bool:
+        return False
+
+    def time_remaining(self) -> None:
+        return None
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:  # noqa: ARG002 - gRPC's signature
+        """False, as for every call that has ended: the callback will not be called."""
+        return False
+
+    def cancel(self) -> bool:
+        return False
+
+    def cancelled(self) -> bool:
+        return False
+
+    def running(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return True
+
+    def result(self, timeout: float | None = None) -> NoReturn:  # noqa: ARG002 - gRPC's signature
+        """Raises the refusal."""
+        raise self
+
+    def exception(self, timeout: float | None = None) -> RefusedCall:  # noqa: ARG002 - gRPC's signature
+        """The refusal."""
+        return self
+
+    def traceback(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - gRPC's signature
+        return self.__traceback__
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """Calls `fn` at once."""
+        fn(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> NoReturn:
+        raise self

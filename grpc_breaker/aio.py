@@ -1,0 +1,316 @@
+"""The interceptors for `grpc.aio`: four, one for each RPC kind.
+
+Theory of operation
+    `continuation()` returns a call that is still running. It is handed to the application as it is, and never awaited
+    here: cancelling the caller would no longer reach the server (opentelemetry-python-contrib #3271), and awaiting its
+    code can deadlock (grpc #34530). Its done callback settles the permit.
+
+    what happens                                   how the permit is settled
+    the call ends                                  done callback, by its status
+    cancelled while an inner interceptor waits     `BaseException` out of `continuation()`: ignored
+    an inner interceptor answered by itself        at once, as the success it shows
+    a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
+                                                   (grpc #43462), and then a probe's lease ends it
+
+    The callback runs on the loop before the application resumes, and one that raises would break the application's call,
+    so it never does. Its status comes from `call.code()`, a coroutine that finishes at once on a call that is done and
+    is therefore stepped once, without a loop: the callback can come from the garbage collector after the loop is gone.
+
+    A stream that is a probe counts as answered when its headers come; a task waits for them, for as long as the probe's
+    lease at most. There is none for any other call.
+
+    There are four classes because one object that implements several kinds is silently used for the first of them alone
+    (grpc #31442).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any, Final, NoReturn
+
+import grpc
+from grpc import aio
+
+from grpc_breaker._core.breaker import Permit
+from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.events import Rejection
+from grpc_breaker._core.log import log_once
+from grpc_breaker._core.registry import BreakerRegistry
+from grpc_breaker._core.state import Outcome
+from grpc_breaker._rpc import ANSWER_GRACE, OK, Guard, give_back, refusal_code, settle, settle_raised, timeout_of
+from grpc_breaker.telemetry import BreakerTelemetry, attach
+
+_SUCCESS: Final = Outcome.SUCCESS
+
+
+def interceptors(
+    breakers: BreakerRegistry | None = None, *, telemetry: bool | BreakerTelemetry = True
+) -> list[aio.ClientInterceptor]:
+    """The interceptors that guard every call of an asyncio channel.
+
+        channel = grpc.aio.insecure_channel(target, interceptors=aio.interceptors(breakers))
+
+    Covers all four RPC kinds: `await`, `async for`, `read`, `write`, `done_writing`. A refused call shows
+    `CircuitOpenError`, which is a `grpc.aio.AioRpcError`; an admitted one is untouched. They may be shared by any number
+    of channels and event loops.
+
+    Args:
+        breakers: The registry to ask. Default: a new one, a breaker with the default policy for each method.
+        telemetry: True for OpenTelemetry's global providers (the default), False for none, or a `BreakerTelemetry`.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+    """
+    guard = Guard(breakers)
+    guard.capture_with(attach(guard.breakers, telemetry))
+    return [_UnaryUnary(guard), _UnaryStream(guard), _StreamUnary(guard), _StreamStream(guard)]
+
+
+class _UnaryUnary(aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def intercept_unary_unary(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
+    ) -> Any:
+        """Guard one call; called by grpcio."""
+        permit = self._guard.admit(client_call_details, timed=True)
+        if isinstance(permit, Rejection):
+            return _RefusedUnaryUnary(_error(permit))
+        return await _call(permit, continuation, client_call_details, request, streams=False)
+
+
+class _UnaryStream(aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def intercept_unary_stream(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
+    ) -> Any:
+        """Guard one call; called by grpcio."""
+        permit = self._guard.admit(client_call_details, timed=False)
+        if isinstance(permit, Rejection):
+            return _RefusedUnaryStream(_error(permit))
+        return await _call(permit, continuation, client_call_details, request, streams=True)
+
+
+class _StreamUnary(aio.StreamUnaryClientInterceptor):  # type: ignore[misc]
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def intercept_stream_unary(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """Guard one call; called by grpcio."""
+        permit = self._guard.admit(client_call_details, timed=True)
+        if isinstance(permit, Rejection):
+            return _RefusedStreamUnary(_error(permit))
+        return await _call(permit, continuation, client_call_details, request_iterator, streams=True)
+
+
+class _StreamStream(aio.StreamStreamClientInterceptor):  # type: ignore[misc]
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def intercept_stream_stream(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """Guard one call; called by grpcio."""
+        permit = self._guard.admit(client_call_details, timed=False)
+        if isinstance(permit, Rejection):
+            return _RefusedStreamStream(_error(permit))
+        return await _call(permit, continuation, client_call_details, request_iterator, streams=True)
+
+
+async def _call(
+    permit: Permit | None, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any, *, streams: bool
+) -> Any:
+    """Make the call and see to it that its permit is settled."""
+    if permit is None:
+        return await continuation(call_details, request)
+    timeout = timeout_of(call_details)
+    try:
+        call = await continuation(call_details, request)
+    except BaseException as error:
+        settle_raised(permit, error, timeout)
+        raise
+    try:
+        _follow(permit, call, timeout, streams=streams)
+    except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
+        log_once("following a call failed; it is ignored")
+        give_back(permit)
+    return call
+
+
+def _follow(permit: Permit, call: Any, timeout: float | None, *, streams: bool) -> None:
+    """See to it that the permit is settled when the call ends."""
+    if isinstance(call, _RefusedCall):
+        permit.ignore()
+        return
+
+    def settle_now(ended: Any) -> None:
+        _settle_ended(permit, ended, timeout)
+
+    try:
+        call.add_done_callback(settle_now)
+    except (NotImplementedError, AttributeError):
+        # An inner interceptor answered by itself, with a bare value that grpcio made look like a call (grpc #40998).
+        settle_now(call)
+        return
+    if streams and permit.is_probe and not call.done():
+        task = asyncio.get_running_loop().create_task(_await_headers(permit, call))
+        _header_tasks.add(task)
+        task.add_done_callback(_header_tasks.discard)
+
+
+_header_tasks: set[asyncio.Task[None]] = set()
+"""Tasks under way: a loop holds its tasks only weakly."""
+
+
+def _settle_ended(permit: Permit, call: Any, timeout: float | None) -> None:
+    """Settle by the status of a call that is done. Never raises: grpcio would break the application's call."""
+    if permit.settled:
+        return
+    try:
+        code = _now(call.code())
+        if code is OK and permit.policy.plain:
+            permit.settle(_SUCCESS, "OK")
+        else:
+            settle(permit, code, _now(call.details()), _now(call.trailing_metadata()), timeout)
+    except Exception:  # noqa: BLE001 - see above
+        log_once("settling an ended call failed; it is ignored")
+        give_back(permit)
+
+
+def _now(coroutine: Any) -> Any:
+    """The result of a coroutine that finishes at once; `None` of one that does not."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        return finished.value
+    coroutine.close()
+    return None
+
+
+async def _await_headers(permit: Permit, call: Any) -> None:
+    """Wait for the response's headers, and tell the permit."""
+    try:
+        await asyncio.wait_for(call.initial_metadata(), permit.policy.probe_timeout)
+        await asyncio.sleep(ANSWER_GRACE)
+        if not call.done():
+            permit.answered()
+    except asyncio.CancelledError:
+        if call.cancelled():
+            return  # not us but the call was cancelled; its final status settles the permit
+        raise
+    except Exception:  # noqa: BLE001 - no answer came; the final status settles the permit, or its lease ends
+        return
+
+
+def _error(rejection: Rejection) -> AioCircuitOpenError:
+    return AioCircuitOpenError(rejection, refusal_code(rejection))
+
+
+class AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):  # type: ignore[misc]
+    """What a refused asyncio call raises: a `CircuitOpenError` that is a `grpc.aio.AioRpcError`."""
+
+    def __init__(self, rejection: Rejection, code: grpc.StatusCode) -> None:
+        CircuitOpenError.__init__(self, rejection)
+        words = rejection.details
+        self._code = code
+        self._details = self._debug_error_string = words
+        self._initial_metadata = self._trailing_metadata = aio.Metadata()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AioCircuitOpenError, (self._rejection, self._code)
+
+    def __repr__(self) -> str:
+        return f"<AioCircuitOpenError {self._code.name}: {self._details}>"
+
+    def code(self) -> grpc.StatusCode:
+        """UNAVAILABLE, unless the policy says otherwise."""
+        return self._code
+
+
+class _RefusedCall:
+    """A call that ended before it began. Returned rather than raised, so that the interceptors around us see a call."""
+
+    def __init__(self, error: AioCircuitOpenError) -> None:
+        self._error = error
+
+    def cancelled(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return True
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    def cancel(self) -> bool:
+        return False
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        callback(self)
+
+    async def initial_metadata(self) -> aio.Metadata:
+        return self._error.initial_metadata()
+
+    async def trailing_metadata(self) -> aio.Metadata:
+        return self._error.trailing_metadata()
+
+    async def code(self) -> grpc.StatusCode:
+        return self._error.code()
+
+    async def details(self) -> str:
+        return self._error.details()
+
+    async def debug_error_string(self) -> str:
+        return self._error.details()
+
+    async def wait_for_connection(self) -> NoReturn:
+        raise self._error
+
+
+class _RefusedUnaryResponse(_RefusedCall):
+    def __await__(self) -> Generator[Any, None, NoReturn]:
+        raise self._error
+        yield  # makes this a generator, as awaiting needs
+
+
+class _RefusedStreamResponse(_RefusedCall):
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> NoReturn:
+        raise self._error
+
+    async def read(self) -> NoReturn:
+        raise self._error
+
+
+class _RefusedStreamRequest(_RefusedCall):
+    _done_writing_flag = False
+
+    async def write(self, request: Any) -> NoReturn:  # noqa: ARG002 - gRPC's signature
+        raise asyncio.InvalidStateError(self._error.details())
+
+    async def done_writing(self) -> None:
+        return None
+
+
+class _RefusedUnaryUnary(_RefusedUnaryResponse, aio.UnaryUnaryCall):  # type: ignore[misc]
+    pass
+
+
+class _RefusedUnaryStream(_RefusedStreamResponse, aio.UnaryStreamCall):  # type: ignore[misc]
+    pass
+
+
+class _RefusedStreamUnary(_RefusedStreamRequest, _RefusedUnaryResponse, aio.StreamUnaryCall):  # type: ignore[misc]
+    pass
+
+
+class _RefusedStreamStream(_RefusedStreamRequest, _RefusedStreamResponse, aio.StreamStreamCall):  # type: ignore[misc]
+    pass

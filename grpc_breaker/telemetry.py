@@ -1,0 +1,268 @@
+"""OpenTelemetry: what the breakers did, told to whoever looks. A listener of the breakers, and nothing else.
+
+Theory of operation
+    *Span events.* Each change of state is an event on the span of the very call that caused it. The trace context is
+    captured when the call begins and travels with its permit, because the callback that ends a call runs on a thread
+    whose current span is some other call's. Where that span is not recording, or has ended, or no call caused the
+    change, a short span of its own carries the event, linked to the captured context where there is one: no change is
+    lost. `events="log"` emits OpenTelemetry log events instead, correlated by the same context; never both.
+
+    *Metrics.* The instruments are observable: a reader asks, and the breakers' own books answer. So a call pays nothing
+    for them, however many readers there are. Their labels are bounded by the registry's cap; methods beyond it count
+    as `other`.
+
+    *Log records.* One for each change, on the logger `grpc_breaker`, with the same facts as attributes of the record:
+    a warning when it opens, else for information.
+
+Without an SDK all this goes to OpenTelemetry's no-op implementations.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Literal
+
+from opentelemetry import context as otel_context
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from grpc_breaker import _semconv as names
+from grpc_breaker._core.events import StateChange
+from grpc_breaker._core.log import log_once, logger
+from grpc_breaker._core.registry import BreakerRegistry
+from grpc_breaker._core.state import State
+
+__all__ = ["BreakerTelemetry"]
+
+_SCOPE: Final = "grpc_breaker"
+
+
+class BreakerTelemetry:
+    """Where the breakers' telemetry goes.
+
+    Give one to `CircuitBreakerInterceptor(telemetry=…)` or `aio.interceptors(telemetry=…)` to choose providers, or the
+    form of events. One object serves any number of interceptors and registries; attaching it twice to a registry does
+    nothing the second time.
+    """
+
+    def __init__(
+        self,
+        *,
+        events: Literal["span", "log"] = "span",
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        logger_provider: Any = None,
+    ) -> None:
+        """Make a telemetry.
+
+        Args:
+            events: "span": each change of state is a span event. "log": it is an OpenTelemetry log event; needs an
+                opentelemetry-api that has them (1.35 or newer).
+            tracer_provider: Default: the global one.
+            meter_provider: Default: the global one.
+            logger_provider: For `events="log"`. Default: the global one.
+
+        Raises:
+            ValueError: `events` is something else.
+            RuntimeError: The installed opentelemetry-api has no log events.
+        """
+        if events not in {"span", "log"}:
+            message = f"BreakerTelemetry events must be 'span' or 'log', got {events!r}"
+            raise ValueError(message)
+        self._emit = _SpanEvents(tracer_provider) if events == "span" else _log_events(logger_provider)
+        self._registries: weakref.WeakSet[BreakerRegistry] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
+        self._changes = meter.create_counter(names.METRIC_STATE_CHANGES, "{change}", "Changes of a breaker's state.")
+        meter.create_observable_gauge(
+            names.METRIC_STATE, [self._observe_states], "1", "1 for the state a breaker is in, 0 for the others."
+        )
+        meter.create_observable_counter(
+            names.METRIC_CALLS, [self._observe_calls], "{call}", "Calls by what they said about the server."
+        )
+        meter.create_observable_up_down_counter(
+            names.METRIC_IN_FLIGHT, [self._observe_in_flight], "{call}", "Calls admitted and not ended."
+        )
+
+    def attach(self, registry: BreakerRegistry) -> None:
+        """Tell of everything the breakers of `registry` do from now on."""
+        with self._lock:
+            if registry in self._registries:
+                return
+            self._registries.add(registry)
+        registry_ref = weakref.ref(registry)
+
+        def tell(change: StateChange) -> None:
+            there = registry_ref()
+            label = change.breaker if there is None else there.label(change.breaker)
+            self._tell(change, label)
+
+        registry.on_state_change(tell)
+
+    def _tell(self, change: StateChange, label: str) -> None:
+        """Each of the three by itself: an exporter in trouble must not silence the log."""
+        for emit in (_log_record, self._emit, lambda event: self._count(event, label)):
+            try:
+                emit(change)
+            except Exception:  # noqa: BLE001 - telemetry must never break a user's call
+                log_once(f"telling of a state change failed in {type(emit).__name__}")
+
+    def _count(self, change: StateChange, label: str) -> None:
+        attributes = {**_label(label), names.PREVIOUS_STATE: str(change.previous), names.STATE: str(change.state)}
+        self._changes.add(1, attributes)
+
+    def _observe_states(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
+        states: dict[str, set[State]] = {}
+        for registry in tuple(self._registries):
+            for breaker in registry:
+                states.setdefault(registry.label(breaker.name), set()).add(breaker.state)
+        for label, present in states.items():
+            for state in State:
+                yield Observation(int(state in present), {**_label(label), names.STATE: str(state)})
+
+    def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
+        totals: dict[tuple[str, str, str], int] = {}
+        for registry in tuple(self._registries):
+            for label, outcome, status, calls in registry.tallies():
+                key = (label, outcome, status)
+                totals[key] = totals.get(key, 0) + calls
+        for (label, outcome, status), calls in totals.items():
+            attributes = {**_label(label), names.OUTCOME: outcome}
+            if status:
+                attributes[names.RPC_STATUS] = status
+            yield Observation(calls, attributes)
+
+    def _observe_in_flight(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
+        calls: dict[str, int] = {}
+        for registry in tuple(self._registries):
+            for breaker in registry:
+                label = registry.label(breaker.name)
+                calls[label] = calls.get(label, 0) + breaker.in_flight
+        for label, n in calls.items():
+            yield Observation(n, _label(label))
+
+
+_default_lock: Final = threading.Lock()
+_defaults: list[BreakerTelemetry] = []
+
+
+def attach(registry: BreakerRegistry, telemetry: bool | BreakerTelemetry) -> Callable[[], object] | None:
+    """Attach telemetry to a registry as an interceptor was told to.
+
+    Returns:
+        What captures the trace context as a call begins; `None` without telemetry.
+
+    Raises:
+        TypeError: `telemetry` is something else.
+    """
+    if telemetry is False:
+        return None
+    if telemetry is True:
+        with _default_lock:
+            if not _defaults:
+                _defaults.append(BreakerTelemetry())
+        telemetry = _defaults[0]
+    if not isinstance(telemetry, BreakerTelemetry):
+        message = f"telemetry must be True, False or a BreakerTelemetry, got {telemetry!r}"
+        raise TypeError(message)
+    telemetry.attach(registry)
+    return otel_context.get_current
+
+
+class _SpanEvents:
+    """Emits each change as an event on the span of the call that caused it."""
+
+    def __init__(self, tracer_provider: trace.TracerProvider | None) -> None:
+        self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
+
+    def __call__(self, change: StateChange) -> None:
+        attributes = _attributes(change)
+        span = trace.INVALID_SPAN if change.context is None else trace.get_current_span(_context(change))
+        if span.is_recording():
+            span.add_event(names.EVENT_STATE_CHANGE, attributes)
+            return
+        # An event on an ended span is dropped with a warning, so the change gets a span of its own.
+        seen = span.get_span_context()
+        links = [trace.Link(seen)] if seen.is_valid else []
+        with self._tracer.start_as_current_span(
+            names.EVENT_STATE_CHANGE, otel_context.Context(), links=links, attributes={names.NAME: change.breaker}
+        ) as own:
+            own.add_event(names.EVENT_STATE_CHANGE, attributes)
+
+
+def _log_events(logger_provider: Any) -> Callable[[StateChange], None]:
+    """What emits each change as an OpenTelemetry log event (OTEP 4430)."""
+    try:
+        from opentelemetry import _logs as logs  # noqa: PLC0415 - absent from older versions, and only needed here
+
+        logs.LogRecord(event_name=names.EVENT_STATE_CHANGE)
+    except (ImportError, TypeError) as error:
+        message = "events='log' needs opentelemetry-api 1.35 or newer"
+        raise RuntimeError(message) from error
+    otel_logger = logs.get_logger(_SCOPE, logger_provider=logger_provider)
+
+    def emit(change: StateChange) -> None:
+        opened = change.state in {State.OPEN, State.FORCED_OPEN}
+        otel_logger.emit(
+            logs.LogRecord(
+                timestamp=int(change.time * 1e9),
+                context=_context(change),
+                severity_number=logs.SeverityNumber.WARN if opened else logs.SeverityNumber.INFO,
+                severity_text="WARN" if opened else "INFO",
+                body=_words(change),
+                attributes=_attributes(change),
+                event_name=names.EVENT_STATE_CHANGE,
+            )
+        )
+
+    return emit
+
+
+def _log_record(change: StateChange) -> None:
+    """One structured record for each change, at warning when it opens."""
+    level = logging.WARNING if change.state in {State.OPEN, State.FORCED_OPEN} else logging.INFO
+    logger.log(level, "%s", _words(change), extra={"event": names.EVENT_STATE_CHANGE, "breaker": _attributes(change)})
+
+
+def _words(change: StateChange) -> str:
+    words = f"circuit breaker {change.breaker}: {change.previous} -> {change.state} ({change.reason})"
+    if change.state is State.OPEN:
+        words += f"; {change.failures} of {change.calls} calls failed, next probe in {change.retry_after:.1f} s"
+    return words
+
+
+def _attributes(change: StateChange) -> dict[str, Any]:
+    return dict(_pairs(change))
+
+
+def _pairs(change: StateChange) -> Iterator[tuple[str, Any]]:
+    yield names.NAME, change.breaker
+    yield names.PREVIOUS_STATE, str(change.previous)
+    yield names.STATE, str(change.state)
+    yield names.REASON, str(change.reason)
+    yield names.WINDOW_CALLS, change.calls
+    yield names.WINDOW_FAILURES, change.failures
+    yield names.WINDOW_SLOW, change.slow
+    yield names.SEQUENCE, change.sequence
+    if change.retry_after is not None:
+        yield names.RETRY_AFTER, change.retry_after
+    if change.last_failures:
+        yield names.LAST_FAILURES, tuple(f"{it.status}: {it.details}" for it in change.last_failures)
+    if change.method:
+        yield names.RPC_SYSTEM, "grpc"
+        yield names.RPC_METHOD, change.method
+        if change.status:
+            yield names.RPC_STATUS, change.status
+            if change.status != "OK":
+                yield names.ERROR_TYPE, change.status
+
+
+def _context(change: StateChange) -> otel_context.Context | None:
+    return change.context if isinstance(change.context, otel_context.Context) else None
+
+
+def _label(label: str) -> dict[str, str]:
+    return {names.NAME: label, names.RPC_METHOD: label} if "/" in label else {names.NAME: label}
