@@ -17,8 +17,12 @@ Theory of operation
         time. A listener that causes the next event finds it queued behind the one it is handling, not nested in it.
     6.  The lock is re-entrant, because a signal handler or a finalizer that the garbage collector runs can make a call
         in the middle of our own critical section, on the same thread. Such a visitor sees `_busy` and touches nothing:
-        what it settles is queued and taken up by the next caller, what it admits passes uncounted if calls pass.
+        what it settles is queued and taken up by the next caller; where only the lock could decide, it is refused.
     7.  A forked child has a fresh lock and nothing in flight; permits it inherited are ignored.
+    8.  Admission takes the lock only where it has to decide something. All it needs stands in one immutable `_Gate`,
+        made anew by each change and read once, so what it sees is always of one piece. A permit keeps the gate it came
+        through, and is stale when the breaker has another. A call that comes through a gate while it is being replaced
+        is a call of the old generation: stale, never wrong.
 
     The result of a call, by the state the breaker is in when it comes (same generation):
 
@@ -41,6 +45,7 @@ import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
+from itertools import count
 from random import random as _random
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
@@ -71,11 +76,59 @@ _DISABLED: Final = State.DISABLED
 _SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
 
-_UNCOUNTED: Final = -1
-"""The generation of a permit whose result is no longer waited for: a lost probe, or a visitor's call (rule 6)."""
+_UNSETTLED: Final = 0
+_SETTLED: Final = 1
+
+_TALLIED: Final = ("success", "failure", "ignored", "stale")
+_STALE: Final = 3
 
 _MAX_STATUSES: Final = 32
 """Different statuses counted by name; more can only come from free text, and count as "other"."""
+
+
+class _Gate:
+    """What a call finds when it comes, from one change of state to the next (rule 8)."""
+
+    __slots__ = ("code", "generation", "passes", "reason", "refuses_until", "state")
+
+    def __init__(  # noqa: PLR0913 - the facts of one generation
+        self, generation: int, state: State, reason: Reason, refuses_until: float, code: str
+    ) -> None:
+        self.generation = generation
+        self.state = state
+        self.reason = reason
+        """Which condition opened the breaker last."""
+        self.passes = state is _CLOSED or state is _DISABLED
+        self.refuses_until = refuses_until
+        """Until then a call is refused without a closer look."""
+        self.code = code
+        """What a refused RPC shows."""
+
+
+class _Counter:
+    """Counts up without a lock: an iterator's step is one indivisible operation, `+=` is three."""
+
+    __slots__ = ("_looks", "step")
+
+    def __init__(self) -> None:
+        self.step = count().__next__
+        self._looks = 0
+
+    def value(self) -> int:
+        """How many steps were made. Under the breaker's lock: looking is a step, too, and is counted off."""
+        self._looks += 1
+        return self.step() + 1 - self._looks
+
+
+_LOST: Final = _Gate(-1, _HALF_OPEN, Reason.RESET_TIMEOUT, -math.inf, "")
+"""The gate of a probe whose lease has ended: never the breaker's own, so the probe's result is stale."""
+
+
+def _retry_after(gate: _Gate, now: float) -> float | None:
+    """Seconds until a call may pass this gate; `None` when only an operator knows."""
+    if gate.state is State.FORCED_OPEN:
+        return None
+    return max(0.0, gate.refuses_until - now)
 
 
 class Permit:
@@ -84,21 +137,20 @@ class Permit:
     Safe to settle from any thread, from a finalizer and from a signal handler. Settling twice does nothing.
     """
 
-    __slots__ = ("_answered", "_breaker", "_generation", "_settled", "context", "method", "started", "timed")
+    __slots__ = ("_breaker", "_gate", "_step", "context", "method", "started", "timed")
 
     def __init__(  # noqa: PLR0913 - made in two places of this file, for every call
         self,
         breaker: CircuitBreaker,
-        generation: int,
+        gate: _Gate,
         started: float,
         method: str,
         context: object,
         timed: bool,
     ) -> None:
         self._breaker = breaker
-        self._generation = generation
-        self._settled = False
-        self._answered = False
+        self._gate = gate
+        self._step = _UNSETTLED
         self.started = started
         """When the call was admitted, by the breaker's clock."""
         self.method = method
@@ -109,17 +161,17 @@ class Permit:
     @property
     def settled(self) -> bool:
         """Whether this permit has been settled."""
-        return self._settled
+        return self._step == _SETTLED
 
     @property
     def policy(self) -> BreakerPolicy:
         """The policy of the breaker that admitted the call."""
-        return self._breaker._policy  # noqa: SLF001
+        return self._breaker._policy
 
     @property
     def elapsed(self) -> float:
         """Seconds since the call was admitted, by the breaker's clock."""
-        return self._breaker._clock() - self.started  # noqa: SLF001 - a permit is a part of its breaker
+        return self._breaker._clock() - self.started
 
     def settle(self, outcome: Outcome, status: str = "", details: str = "") -> bool:
         """End the call.
@@ -132,24 +184,56 @@ class Permit:
         Returns:
             False when the permit had been settled before.
         """
-        return self._breaker._settle(self, outcome, status, details)  # noqa: SLF001
+        breaker = self._breaker
+        now = breaker._clock()
+        with breaker._lock:
+            if breaker._busy:
+                breaker._late.append((self, outcome, status, details))
+                return True
+            breaker._busy = True
+            try:
+                if breaker._late:
+                    breaker._take_up_late(now)
+                if self._step == _SETTLED:
+                    return False
+                self._step = _SETTLED
+                if (
+                    outcome is _SUCCESS
+                    and self._gate is breaker._gate
+                    and self._gate.passes
+                    and (status == "OK" or not status)
+                    and now - self.started <= breaker._slow_after
+                ):  # what nearly every call is; the rest of this file does the same, and more
+                    breaker._ended += 1
+                    breaker._succeeded += 1
+                    breaker._consecutive_failures = 0
+                    if not breaker._window.record_good(now):
+                        return True
+                    breaker._judge_window(self, now, status, "")
+                else:
+                    breaker._end(self, outcome, status, details, now)
+            finally:
+                breaker._busy = False
+        if breaker._outbox:
+            breaker._deliver()
+        return True
 
     def success(self) -> bool:
         """Settle as a success."""
-        return self._breaker._settle(self, _SUCCESS, "", "")  # noqa: SLF001
+        return self.settle(_SUCCESS, "OK")
 
     def failure(self, status: str = "", details: str = "") -> bool:
         """Settle as a failure."""
-        return self._breaker._settle(self, _FAILURE, status, details)  # noqa: SLF001
+        return self.settle(_FAILURE, status, details)
 
     def ignore(self) -> bool:
         """Settle as having learned nothing about the server."""
-        return self._breaker._settle(self, Outcome.IGNORED, "", "")  # noqa: SLF001
+        return self.settle(Outcome.IGNORED)
 
     @property
     def is_probe(self) -> bool:
         """Whether this call holds one of the slots of a half-open breaker."""
-        return self in self._breaker._probes  # noqa: SLF001
+        return self._gate is self._breaker._gate and self in self._breaker._probes
 
     def answered(self) -> None:
         """Say that the first answer of a stream has come.
@@ -158,7 +242,7 @@ class Permit:
         breaker half-open. A failing end that comes while the breaker is still half-open counts after all. Outside
         half-open this does nothing.
         """
-        self._breaker._answer(self)  # noqa: SLF001
+        self._breaker._answer(self)
 
 
 class CircuitBreaker:
@@ -175,20 +259,19 @@ class CircuitBreaker:
 
     __slots__ = (
         "__weakref__",
+        "_admitted",
         "_busy",
         "_change_listeners",
         "_clock",
         "_consecutive_failures",
         "_delivering",
+        "_ended",
         "_entered",
         "_first_generation",
-        "_generation",
-        "_in_flight",
+        "_gate",
         "_last_failures",
         "_late",
         "_lock",
-        "_opened_by",
-        "_open_until",
         "_outbox",
         "_policy",
         "_probe_failures",
@@ -201,7 +284,7 @@ class CircuitBreaker:
         "_reopenings",
         "_sequence",
         "_slow_after",
-        "_state",
+        "_succeeded",
         "_tallies",
         "_used",
         "_window",
@@ -237,19 +320,19 @@ class CircuitBreaker:
         self._random = random
         self._lock = threading.RLock()
         self._busy = False
-        self._state = _CLOSED
-        self._generation = self._first_generation = 0
+        self._gate = _Gate(0, _CLOSED, Reason.RESET, -math.inf, self._policy.refusal_code)
+        self._first_generation = 0
         self._sequence = 0
-        self._opened_by = Reason.RESET
-        self._open_until = -math.inf
         self._reopenings = 0
-        self._in_flight = 0
+        self._admitted = _Counter()
+        self._ended = 0
+        self._succeeded = 0
         self._consecutive_failures = 0
         self._last_failures: tuple[FailureReason, ...] = ()
         self._probes: dict[Permit, float] = {}
         self._probe_successes = self._probe_failures = self._probe_slow = 0
-        self._rejected = 0
-        self._tallies: tuple[dict[str, int], ...] = ({}, {}, {}, {})  # success, failure, ignored, stale
+        self._rejected = _Counter()
+        self._tallies: tuple[dict[str, int], ...] = ({}, {}, {}, {})  # _TALLIED
         self._entered: dict[Permit, None] = {}
         self._late: list[tuple[Permit, Outcome, str, str]] = []
         self._outbox: list[StateChange] = []
@@ -271,45 +354,47 @@ class CircuitBreaker:
     @property
     def state(self) -> State:
         """The state. Reading it never changes it: an open breaker whose period is over is open until a call asks."""
-        return self._state
+        return self._gate.state
 
     @property
     def generation(self) -> int:
         """Goes up with every change of state; results of calls from an earlier one are stale."""
-        return self._generation
+        return self._gate.generation
 
     @property
     def retry_after(self) -> float | None:
         """Seconds until a call may pass: 0 unless it is open, `None` when only an operator can end it."""
-        return self._retry_after(self._clock())
+        return _retry_after(self._gate, self._clock())
 
     @property
     def in_flight(self) -> int:
         """Permits handed out and not settled, lost probes excepted."""
         self._tidy()
-        return self._in_flight
+        with self._lock:
+            return self._in_flight()
 
     def snapshot(self) -> dict[str, Any]:
         """Everything about this breaker at one moment, as plain data ready for JSON."""
         self._tidy()
         now = self._clock()
         with self._lock:
+            gate = self._gate
             counts = self._counts(now)
             successes, failures, ignored, stale = (sum(tally.values()) for tally in self._tallies)
             return {
                 "name": self.name,
-                "state": str(self._state),
-                "retry_after": self._retry_after(now),
-                "reason": str(self._opened_by) if self._state not in {_CLOSED, _DISABLED} else None,
-                "in_flight": self._in_flight,
-                "generation": self._generation,
+                "state": str(gate.state),
+                "retry_after": _retry_after(gate, now),
+                "reason": None if gate.passes else str(gate.reason),
+                "in_flight": self._in_flight(),
+                "generation": gate.generation,
                 "sequence": self._sequence,
                 "window": {**counts._asdict(), "consecutive_failures": self._consecutive_failures},
                 "totals": {
-                    "success": successes,
+                    "success": self._succeeded + successes,
                     "failure": failures,
                     "ignored": ignored,
-                    "rejected": self._rejected,
+                    "rejected": self._rejected.value(),
                     "stale": stale,
                 },
                 "last_failures": [
@@ -321,17 +406,22 @@ class CircuitBreaker:
     def tallies(self) -> dict[tuple[str, str], int]:
         """How many calls ended how since the beginning: {(outcome, status name): calls}, refusals included."""
         with self._lock:
-            by_outcome = zip(("success", "failure", "ignored", "stale"), self._tallies, strict=True)
-            counted = {(outcome, status): n for outcome, tally in by_outcome for status, n in tally.items()}
-            if self._rejected:
-                counted["rejected", ""] = self._rejected
+            counted = {
+                (outcome, status): calls
+                for outcome, tally in zip(_TALLIED, self._tallies, strict=True)
+                for status, calls in tally.items()
+            }
+            for key, calls in ((("success", "OK"), self._succeeded), (("rejected", ""), self._rejected.value())):
+                if calls:
+                    counted[key] = calls
             return counted
 
     def _take_tallies(self) -> dict[tuple[str, str], int]:
         """The tallies, which begin again at zero: a registry that forgets the breaker keeps them."""
         with self._lock:
             taken = self.tallies()
-            self._rejected = 0
+            self._succeeded = 0
+            self._rejected = _Counter()
             for tally in self._tallies:
                 tally.clear()
             return taken
@@ -339,10 +429,10 @@ class CircuitBreaker:
     def __repr__(self) -> str:
         now = self._clock()
         with self._lock:
-            state = self._state
+            state = self._gate.state
             counts = self._counts(now)
             if state is _OPEN:
-                story = f"{self._opened_by}, next probe in {self._retry_after(now):.1f} s"
+                story = f"{self._gate.reason}, next probe in {_retry_after(self._gate, now):.1f} s"
             elif state is _HALF_OPEN:
                 story = (
                     f"{self._probe_successes} of {self._policy.probes_to_close} probes succeeded, "
@@ -375,115 +465,85 @@ class CircuitBreaker:
 
     def try_admit(self, method: str = "", context: object = None, timed: bool = True) -> Permit | Rejection:
         """Ask to make a call; like `admit`, but a refusal is returned, not raised."""
+        gate = self._gate
         now = self._clock()
-        with self._lock:
-            if self._busy:
-                return self._admit_visitor(now, method, context, timed)
-            self._busy = True
-            try:
-                if self._late:
-                    self._take_up_late(now)
-                state = self._state
-                if state is _CLOSED or state is _DISABLED:
-                    self._in_flight += 1
-                    self._used = now
-                    return Permit(self, self._generation, now, method, context, timed)
-                answer = self._admit_probe(now, method, context, timed)
-            finally:
-                self._busy = False
-        if self._outbox:
-            self._deliver()
-        if answer.__class__ is Rejection:
-            self._announce(cast("Rejection", answer))
+        if gate.passes:
+            self._admitted.step()
+            self._used = now
+            return Permit(self, gate, now, method, context, timed)
+        answer = None if now < gate.refuses_until else self._admit_probe(now, method, context, timed)
+        if answer is None:
+            self._rejected.step()
+            gate = self._gate
+            answer = Rejection(self.name, method, gate, _retry_after(gate, now), self._slots_taken(), context)
+            for listeners in self._rejection_listeners:
+                if listeners.all:
+                    listeners.notify(answer)
         return answer
 
-    def _admit_probe(self, now: float, method: str, context: object, timed: bool) -> Permit | Rejection:
-        """Admission when calls do not simply pass. Under the lock."""
-        if self._state is _OPEN and now >= self._open_until:
-            self._change(State.HALF_OPEN, Reason.RESET_TIMEOUT, now, method, context)
-        if self._state is _HALF_OPEN:
-            self._end_leases(now)
-            if self._slots_taken() < self._policy.half_open_max_calls:
-                self._in_flight += 1
-                self._used = now
-                probe = Permit(self, self._generation, now, method, context, timed)
-                self._probes[probe] = now + self._policy.probe_timeout
-                return probe
-        self._rejected += 1
-        return self._rejection(now, method, context)
-
-    def _admit_visitor(self, now: float, method: str, context: object, timed: bool) -> Permit | Rejection:
-        """Admission in the middle of our own critical section (rule 6): look, touch nothing."""
-        if self._state is _CLOSED or self._state is _DISABLED:
-            return Permit(self, _UNCOUNTED, now, method, context, timed)
-        return self._rejection(now, method, context)
-
-    def _rejection(self, now: float, method: str, context: object) -> Rejection:
-        return Rejection(
-            self.name,
-            method,
-            self._state,
-            self._opened_by,
-            self._retry_after(now),
-            self._slots_taken(),
-            self._policy.refusal_code,
-            context,
-        )
-
-    def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str) -> bool:
-        """The second step."""
-        now = self._clock()
+    def _admit_probe(self, now: float, method: str, context: object, timed: bool) -> Permit | None:
+        """Admission where it takes the lock to decide; `None` refuses."""
         with self._lock:
             if self._busy:
-                self._late.append((permit, outcome, status, details))
-                return True
+                return None  # a visitor (rule 6)
             self._busy = True
             try:
                 if self._late:
                     self._take_up_late(now)
-                if permit._settled:
-                    return False
-                self._end(permit, outcome, status, details, now)
+                if self._gate.state is _OPEN and now >= self._gate.refuses_until:
+                    self._change(_HALF_OPEN, Reason.RESET_TIMEOUT, now, method, context)
+                probe = None
+                if self._gate.passes:
+                    probe = Permit(self, self._gate, now, method, context, timed)
+                elif self._gate.state is _HALF_OPEN:
+                    self._end_leases(now)
+                    if self._slots_taken() < self._policy.half_open_max_calls:
+                        probe = Permit(self, self._gate, now, method, context, timed)
+                        self._probes[probe] = now + self._policy.probe_timeout
+                if probe is not None:
+                    self._admitted.step()
+                    self._used = now
             finally:
                 self._busy = False
         if self._outbox:
             self._deliver()
-        return True
+        return probe
 
     def _end(self, permit: Permit, outcome: Outcome, status: str, details: str, now: float) -> None:
-        """End one unsettled permit. Under the lock."""
-        permit._settled = True
-        if permit._generation != self._generation:
-            if permit._generation >= self._first_generation:
-                self._in_flight -= 1
+        """Take in the result of a permit that has just been settled. Under the lock."""
+        gate = permit._gate
+        if gate is not self._gate:
+            if gate.generation >= self._first_generation:
+                self._ended += 1
             self._probes.pop(permit, None)
-            self._count(3, status)
+            self._count(_STALE, status)
             return
-        self._in_flight -= 1
+        self._ended += 1
         if outcome is _SUCCESS:
-            tally = self._tallies[0]
-            try:
-                tally[status] += 1
-            except KeyError:
+            if status in {"", "OK"}:
+                self._succeeded += 1
+            else:
                 self._count(0, status)
             self._consecutive_failures = 0
-            failed = False
         elif outcome is _FAILURE:
             self._count(1, status)
             self._consecutive_failures += 1
-            self._last_failures = (
-                *self._last_failures[1 - LAST_FAILURES :],
-                FailureReason(status, details[:DETAILS_LENGTH]),
-            )
-            failed = True
+            reason = FailureReason(status, details[:DETAILS_LENGTH])
+            self._last_failures = (*self._last_failures[1 - LAST_FAILURES :], reason)
         else:
             self._count(2, status)
             self._probes.pop(permit, None)
             return
-        slow = now - permit.started > self._slow_after and permit.timed
-        if self._state is _HALF_OPEN:
+        failed = outcome is _FAILURE
+        slow = permit.timed and now - permit.started > self._slow_after
+        if gate.state is _HALF_OPEN:
             self._end_probe(permit, failed, slow, now, status, details)
-        elif self._window.record(now, failed, slow) and self._state is _CLOSED:
+        elif self._window.record(now, failed, slow):
+            self._judge_window(permit, now, status, details)
+
+    def _judge_window(self, permit: Permit, now: float, status: str, details: str) -> None:
+        """Open if a trip condition holds after the result of `permit`. Under the lock."""
+        if self._gate.state is _CLOSED:
             reason = self._tripped(now)
             if reason is not None:
                 self._change(_OPEN, reason, now, permit.method, permit.context, status, details)
@@ -492,13 +552,13 @@ class CircuitBreaker:
         self, probe: Permit, failed: bool, slow: bool, now: float, status: str, details: str
     ) -> None:
         """Judge the result of a probe. Under the lock."""
-        self._probes.pop(probe, None)
+        holds_slot = self._probes.pop(probe, None) is not None
         if failed or slow:
             self._probe_failures += failed
             self._probe_slow += slow
             reason = Reason.PROBE_FAILED if failed else Reason.PROBE_SLOW
             self._change(_OPEN, reason, now, probe.method, probe.context, status, details)
-        elif not probe._answered:
+        elif holds_slot:  # else its first answer has been counted already
             self._probe_succeeded(probe, now, status)
 
     def _probe_succeeded(self, probe: Permit, now: float, status: str) -> None:
@@ -510,12 +570,11 @@ class CircuitBreaker:
         """Take the first answer of a stream."""
         now = self._clock()
         with self._lock:
-            if self._busy or probe not in self._probes or probe._generation != self._generation:
+            if self._busy or probe not in self._probes or probe._gate is not self._gate:
                 return  # no probe, or no longer one; a visitor's answer is left to its final status (rule 6)
-            del self._probes[probe]
             self._busy = True
             try:
-                probe._answered = True
+                del self._probes[probe]
                 self._probe_succeeded(probe, now, "")
             finally:
                 self._busy = False
@@ -526,18 +585,19 @@ class CircuitBreaker:
         """Give up the probes not heard of for `probe_timeout`. Under the lock."""
         for probe in [probe for probe, until in self._probes.items() if until <= now]:
             del self._probes[probe]
-            probe._generation = _UNCOUNTED
-            self._in_flight -= 1
+            probe._gate = _LOST
+            self._ended += 1
 
     def _slots_taken(self) -> int:
         """Probes in flight. Those of an earlier half-open period keep their lease but hold no slot."""
-        return sum(probe._generation == self._generation for probe in self._probes)
+        return sum(probe._gate is self._gate for probe in tuple(self._probes))
 
     def _take_up_late(self, now: float) -> None:
         """Settle what visitors left (rule 6). Under the lock."""
         while self._late:
             permit, outcome, status, details = self._late.pop(0)
-            if not permit._settled:
+            if permit._step != _SETTLED:
+                permit._step = _SETTLED
                 self._end(permit, outcome, status, details, now)
 
     def _tidy(self) -> None:
@@ -583,21 +643,22 @@ class CircuitBreaker:
         details: str = "",
     ) -> None:
         """Change the state: the only place that does. Under the lock."""
-        previous = self._state
+        previous = self._gate.state
         if reason not in TRANSITIONS.get((previous, state), ()):
             message = f"{self.name}: no transition from {previous} to {state} by {reason}; please report this"
             raise RuntimeError(message)
         counts = self._counts(now)
-        open_until = now + self._open_period(previous) if state is _OPEN else -math.inf
-        self._state = state
-        self._generation += 1
+        refuses_until = -math.inf
+        opened_by = self._gate.reason
+        if state is _OPEN:
+            refuses_until, opened_by = now + self._open_period(previous), reason
+        elif state is State.FORCED_OPEN:
+            refuses_until, opened_by = math.inf, reason
+        self._gate = _Gate(self._gate.generation + 1, state, opened_by, refuses_until, self._policy.refusal_code)
         self._sequence += 1
-        self._open_until = open_until
         self._probe_successes = self._probe_failures = self._probe_slow = 0
         if state is _OPEN:
             self._reopenings = self._reopenings + 1 if previous is _HALF_OPEN else 1
-        if state in {_OPEN, State.FORCED_OPEN}:
-            self._opened_by = reason
         event = StateChange(
             sequence=self._sequence,
             breaker=self.name,
@@ -608,7 +669,7 @@ class CircuitBreaker:
             calls=counts.calls,
             failures=counts.failures,
             slow=counts.slow,
-            retry_after=self._retry_after(now),
+            retry_after=_retry_after(self._gate, now),
             status=status,
             details=details[:DETAILS_LENGTH],
             last_failures=self._last_failures,
@@ -616,7 +677,7 @@ class CircuitBreaker:
             at=now,
             time=time.time(),
         )
-        if state in {_CLOSED, _DISABLED}:
+        if self._gate.passes:
             self._forget(now)
         self._outbox.append(event)
 
@@ -640,15 +701,18 @@ class CircuitBreaker:
 
     def _counts(self, now: float) -> Counts:
         """The results that count in the present state. Under the lock."""
-        if self._state is _HALF_OPEN:
+        if self._gate.state is _HALF_OPEN:
             failures = self._probe_failures
             return Counts(self._probe_successes + max(failures, self._probe_slow), failures, self._probe_slow)
         return self._window.counts(now)
 
-    def _retry_after(self, now: float) -> float | None:
-        if self._state is State.FORCED_OPEN:
-            return None
-        return max(0.0, self._open_until - now)
+    def _renew_gate(self) -> None:
+        """Begin a new generation without a change of state: results of calls in flight are stale. Under the lock."""
+        gate = self._gate
+        self._gate = _Gate(gate.generation + 1, gate.state, gate.reason, gate.refuses_until, gate.code)
+
+    def _in_flight(self) -> int:
+        return self._admitted.value() - self._ended
 
     def _new_window(self, now: float) -> Window:
         if self._policy.window_calls is not None:
@@ -695,6 +759,7 @@ class CircuitBreaker:
         now = self._clock()
         with self._lock:
             old, self._policy = self._policy, policy
+            self._gate.code = policy.refusal_code
             self._slow_after = self._slow_limit()
             if policy.window_calls != old.window_calls or policy.window_seconds != old.window_seconds:
                 self._window = self._new_window(now)
@@ -704,10 +769,11 @@ class CircuitBreaker:
         with self._lock:
             self._busy = True
             try:
-                if self._state is not state:
+                gate = self._gate
+                if gate.state is not state:
                     self._change(state, reason, now)
                 elif state is _CLOSED:
-                    self._generation += 1
+                    self._renew_gate()
                     self._forget(now)
             finally:
                 self._busy = False
@@ -757,11 +823,6 @@ class CircuitBreaker:
                     listeners.notify(event)
             finally:
                 self._delivering = False
-
-    def _announce(self, rejection: Rejection) -> None:
-        for listeners in self._rejection_listeners:
-            if listeners:
-                listeners.notify(rejection)
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -882,9 +943,9 @@ class CircuitBreaker:
         self._late.clear()
         self._outbox.clear()
         self._probes.clear()
-        self._in_flight = 0
-        self._generation += 1
-        self._first_generation = self._generation
+        self._admitted, self._ended = _Counter(), 0
+        self._renew_gate()
+        self._first_generation = self._gate.generation
 
 
 def classified(policy: BreakerPolicy, ended: EndedCall, outcome: Outcome) -> Outcome:

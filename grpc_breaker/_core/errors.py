@@ -27,9 +27,13 @@ class CircuitOpenError(Exception):
         reason: Which condition had opened the breaker.
     """
 
-    def __init__(self, rejection: Rejection) -> None:
-        super().__init__(rejection)
-        self._rejection = rejection
+    args: tuple[Any, ...]
+
+    @property
+    def _rejection(self) -> Rejection:
+        # Kept where the interpreter itself puts it: an error made for every refusal should cost no more than it must.
+        rejection: Rejection = self.args[0]
+        return rejection
 
     @property
     def method(self) -> str:

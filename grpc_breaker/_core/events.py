@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from grpc_breaker._core.log import log_once, name_of
 from grpc_breaker._core.state import Reason, State
@@ -89,43 +89,55 @@ class EndedCall:
     """The exception that ended it, where there was one."""
 
 
-class Rejection:
-    """One refused call. Made for every refusal, so it is a plain object: cheap, and not to be changed."""
+class _Facts(Protocol):
+    """What a breaker's state says to everyone it refuses."""
 
-    __slots__ = ("breaker", "code", "context", "method", "probes", "reason", "retry_after", "state")
+    state: State
+    reason: Reason
+    code: str
+
+
+class Rejection:
+    """One refused call. Made for every refusal, so it is a plain object: cheap, and not to be changed.
+
+    Attributes:
+        breaker: Name of the breaker that refused.
+        method: The refused method; empty outside gRPC.
+        retry_after: Seconds until a call may pass: 0 when half-open, `None` when only an operator knows.
+        probes: Probes in flight, when half-open.
+        context: What the call came with.
+    """
+
+    __slots__ = ("_facts", "breaker", "context", "method", "probes", "retry_after")
 
     def __init__(  # noqa: PLR0913 - plain data, made in one place
-        self,
-        breaker: str,
-        method: str,
-        state: State,
-        reason: Reason,
-        retry_after: float | None,
-        probes: int,
-        code: str,
-        context: object,
+        self, breaker: str, method: str, facts: _Facts, retry_after: float | None, probes: int, context: object
     ) -> None:
         self.breaker = breaker
-        """Name of the breaker that refused."""
         self.method = method
-        """The refused method; empty outside gRPC."""
-        self.state = state
-        """`open`, `half_open` or `forced_open`."""
-        self.reason = reason
-        """Why the breaker had opened."""
+        self._facts = facts
         self.retry_after = retry_after
-        """Seconds until a call may pass: 0 when half-open, `None` when only an operator knows."""
         self.probes = probes
-        """Probes in flight, when half-open."""
-        self.code = code
-        """The name of the status that a refused RPC shows."""
         self.context = context
-        """What the call came with."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles without its context, which belongs to this process."""
-        facts = (self.breaker, self.method, self.state, self.reason, self.retry_after, self.probes, self.code, None)
-        return Rejection, facts
+        return Rejection, (self.breaker, self.method, self._facts, self.retry_after, self.probes, None)
+
+    @property
+    def state(self) -> State:
+        """`open`, `half_open` or `forced_open`."""
+        return self._facts.state
+
+    @property
+    def reason(self) -> Reason:
+        """Which condition had opened the breaker."""
+        return self._facts.reason
+
+    @property
+    def code(self) -> str:
+        """The name of the status that a refused RPC shows."""
+        return self._facts.code
 
     @property
     def details(self) -> str:
@@ -148,13 +160,10 @@ class Listeners(Generic[Event]):
     Adding and removing are single list operations, so they need no lock; each delivery works on a copy.
     """
 
-    __slots__ = ("_listeners",)
+    __slots__ = ("all",)
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Event], object]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._listeners)
+        self.all: list[Callable[[Event], object]] = []
 
     def add(self, listener: Callable[[Event], object]) -> Callable[[], None]:
         """Call `listener` with every event from now on; answers a function that ends it.
@@ -165,17 +174,17 @@ class Listeners(Generic[Event]):
         if not callable(listener):
             message = f"a listener must be callable with one event, got {listener!r}"
             raise TypeError(message)
-        self._listeners.append(listener)
+        self.all.append(listener)
 
         def remove() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            if listener in self.all:
+                self.all.remove(listener)
 
         return remove
 
     def notify(self, event: Event) -> None:
         """Tell each listener, in order. One that raises is logged once; the others still hear of it."""
-        for listener in tuple(self._listeners):
+        for listener in tuple(self.all):
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - a user's listener must never break a user's call

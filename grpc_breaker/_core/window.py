@@ -31,6 +31,10 @@ class Counts(NamedTuple):
 class Window(Protocol):
     """The face of both windows."""
 
+    def record_good(self, now: float) -> bool:
+        """Count one result that neither failed nor was slow; True when the window holds any that did."""
+        ...
+
     def record(self, now: float, failed: bool, slow: bool) -> bool:
         """Count one result; True when the window now holds any failed or slow one."""
         ...
@@ -44,6 +48,7 @@ class TimeWindow:
     """The results of the last `seconds`."""
 
     __slots__ = (
+        "_any_bad",
         "_bases",
         "_bucket_end",
         "_bucket_seconds",
@@ -63,17 +68,24 @@ class TimeWindow:
         self._oldest_calls = self._oldest_failures = self._oldest_slow = 0
         self._bases = array("Q", bytes(8 * 3 * _BUCKETS))  # the totals at the start of each bucket
         self._slot = 0
+        self._any_bad = False
+
+    def record_good(self, now: float) -> bool:
+        """Count one result that neither failed nor was slow; True when the window holds any that did."""
+        if now >= self._bucket_end:
+            self._advance(now)
+        self._calls += 1
+        return self._any_bad
 
     def record(self, now: float, failed: bool, slow: bool) -> bool:
         """Count one result; True when the window now holds any failed or slow one."""
         if now >= self._bucket_end:
             self._advance(now)
         self._calls += 1
-        if failed:
-            self._failures += 1
-        if slow:
-            self._slow += 1
-        return self._failures != self._oldest_failures or self._slow != self._oldest_slow
+        self._failures += failed
+        self._slow += slow
+        self._any_bad = self._any_bad or failed or slow
+        return self._any_bad
 
     def counts(self, now: float) -> Counts:
         """What the window holds at `now`."""
@@ -97,6 +109,7 @@ class TimeWindow:
         self._oldest_calls = self._bases[oldest]
         self._oldest_failures = self._bases[oldest + 1]
         self._oldest_slow = self._bases[oldest + 2]
+        self._any_bad = self._failures != self._oldest_failures or self._slow != self._oldest_slow
         self._bucket_end += passed * self._bucket_seconds
 
 
@@ -108,6 +121,10 @@ class CountWindow:
     def __init__(self, size: int) -> None:
         self._ring = bytearray(size)
         self._at = self._calls = self._failures = self._slow = 0
+
+    def record_good(self, now: float) -> bool:
+        """Count one result that neither failed nor was slow; True when the window holds any that did."""
+        return self.record(now, failed=False, slow=False)
 
     def record(self, now: float, failed: bool, slow: bool) -> bool:  # noqa: ARG002 - the face of both windows
         """Count one result; True when the window now holds any failed or slow one."""
