@@ -17,12 +17,16 @@ Theory of operation
         time. A listener that causes the next event finds it queued behind the one it is handling, not nested in it.
     6.  The lock is re-entrant, because a signal handler or a finalizer that the garbage collector runs can make a call
         in the middle of our own critical section, on the same thread. Such a visitor sees `_busy` and touches nothing:
-        what it settles is queued and taken up by the next caller; where only the lock could decide, it is refused.
+        what it settles or commands is queued and done by the next caller; where only the lock can decide, it is refused.
     7.  A forked child has a fresh lock and nothing in flight; permits it inherited are ignored.
     8.  Admission takes the lock only where it has to decide something. All it needs stands in one immutable `_Gate`,
         made anew by each change and read once, so what it sees is always of one piece. A permit keeps the gate it came
         through, and is stale when the breaker has another. A call that comes through a gate while it is being replaced
         is a call of the old generation: stale, never wrong.
+    9.  Settling takes the lock unless it has nothing to decide: a success in a calm breaker, one that is closed with no
+        failed or slow result in its window. `_calm_until` says how long that holds, at most to the end of the window's
+        current bucket. Such a success is one step of a counter. What makes it happen once is the set of the calls in
+        flight: removing a permit from it succeeds for exactly one caller.
 
     The result of a call, by the state the breaker is in when it comes (same generation):
 
@@ -76,10 +80,9 @@ _DISABLED: Final = State.DISABLED
 _SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
 
-_UNSETTLED: Final = 0
-_SETTLED: Final = 1
-
 _TALLIED: Final = ("success", "failure", "ignored", "stale")
+_OK: Final = ("success", "OK")
+_REJECTED: Final = ("rejected", "")
 _STALE: Final = 3
 
 _MAX_STATUSES: Final = 32
@@ -123,6 +126,9 @@ class _Counter:
 _LOST: Final = _Gate(-1, _HALF_OPEN, Reason.RESET_TIMEOUT, -math.inf, "")
 """The gate of a probe whose lease has ended: never the breaker's own, so the probe's result is stale."""
 
+_SETTLED: Final = _Gate(-2, _HALF_OPEN, Reason.RESET_TIMEOUT, -math.inf, "")
+"""The gate of such a probe once its late result has come: that is counted once, too."""
+
 
 def _retry_after(gate: _Gate, now: float) -> float | None:
     """Seconds until a call may pass this gate; `None` when only an operator knows."""
@@ -137,7 +143,7 @@ class Permit:
     Safe to settle from any thread, from a finalizer and from a signal handler. Settling twice does nothing.
     """
 
-    __slots__ = ("_breaker", "_gate", "_step", "context", "method", "started", "timed")
+    __slots__ = ("_breaker", "_gate", "context", "method", "started", "timed")
 
     def __init__(  # noqa: PLR0913 - made in two places of this file, for every call
         self,
@@ -150,7 +156,6 @@ class Permit:
     ) -> None:
         self._breaker = breaker
         self._gate = gate
-        self._step = _UNSETTLED
         self.started = started
         """When the call was admitted, by the breaker's clock."""
         self.method = method
@@ -160,8 +165,8 @@ class Permit:
 
     @property
     def settled(self) -> bool:
-        """Whether this permit has been settled."""
-        return self._step == _SETTLED
+        """Whether this permit has been settled, or its lease has ended."""
+        return self not in self._breaker._in_flight
 
     @property
     def policy(self) -> BreakerPolicy:
@@ -186,37 +191,20 @@ class Permit:
         """
         breaker = self._breaker
         now = breaker._clock()
-        with breaker._lock:
-            if breaker._busy:
-                breaker._late.append((self, outcome, status, details))
-                return True
-            breaker._busy = True
+        if (
+            outcome is _SUCCESS
+            and now < breaker._calm_until
+            and self._gate is breaker._gate
+            and (status == "OK" or not status)
+            and now - self.started <= breaker._slow_after
+        ):
             try:
-                if breaker._late:
-                    breaker._take_up_late(now)
-                if self._step == _SETTLED:
-                    return False
-                self._step = _SETTLED
-                if (
-                    outcome is _SUCCESS
-                    and self._gate is breaker._gate
-                    and self._gate.passes
-                    and (status == "OK" or not status)
-                    and now - self.started <= breaker._slow_after
-                ):  # what nearly every call is; the rest of this file does the same, and more
-                    breaker._ended += 1
-                    breaker._succeeded += 1
-                    breaker._consecutive_failures = 0
-                    if not breaker._window.record_good(now):
-                        return True
-                    breaker._judge_window(self, now, status, "")
-                else:
-                    breaker._end(self, outcome, status, details, now)
-            finally:
-                breaker._busy = False
-        if breaker._outbox:
-            breaker._deliver()
-        return True
+                breaker._in_flight.remove(self)
+            except KeyError:
+                return False
+            breaker._calm_successes.step()
+            return True
+        return breaker._settle(self, outcome, status, details, now)
 
     def success(self) -> bool:
         """Settle as a success."""
@@ -259,16 +247,16 @@ class CircuitBreaker:
 
     __slots__ = (
         "__weakref__",
-        "_admitted",
         "_busy",
+        "_calm_successes",
+        "_calm_until",
         "_change_listeners",
         "_clock",
         "_consecutive_failures",
         "_delivering",
-        "_ended",
         "_entered",
-        "_first_generation",
         "_gate",
+        "_in_flight",
         "_last_failures",
         "_late",
         "_lock",
@@ -321,12 +309,12 @@ class CircuitBreaker:
         self._lock = threading.RLock()
         self._busy = False
         self._gate = _Gate(0, _CLOSED, Reason.RESET, -math.inf, self._policy.refusal_code)
-        self._first_generation = 0
         self._sequence = 0
         self._reopenings = 0
-        self._admitted = _Counter()
-        self._ended = 0
-        self._succeeded = 0
+        self._in_flight: set[Permit] = set()
+        self._calm_until = -math.inf
+        self._calm_successes = _Counter()
+        self._succeeded = 0  # under the lock; the calm ones are counted apart
         self._consecutive_failures = 0
         self._last_failures: tuple[FailureReason, ...] = ()
         self._probes: dict[Permit, float] = {}
@@ -334,7 +322,7 @@ class CircuitBreaker:
         self._rejected = _Counter()
         self._tallies: tuple[dict[str, int], ...] = ({}, {}, {}, {})  # _TALLIED
         self._entered: dict[Permit, None] = {}
-        self._late: list[tuple[Permit, Outcome, str, str]] = []
+        self._late: list[Callable[[float], None]] = []
         self._outbox: list[StateChange] = []
         self._delivering = False
         self._change_listeners: tuple[Listeners[StateChange], ...] = (Listeners(),)
@@ -370,8 +358,7 @@ class CircuitBreaker:
     def in_flight(self) -> int:
         """Permits handed out and not settled, lost probes excepted."""
         self._tidy()
-        with self._lock:
-            return self._in_flight()
+        return len(self._in_flight)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything about this breaker at one moment, as plain data ready for JSON."""
@@ -386,12 +373,12 @@ class CircuitBreaker:
                 "state": str(gate.state),
                 "retry_after": _retry_after(gate, now),
                 "reason": None if gate.passes else str(gate.reason),
-                "in_flight": self._in_flight(),
+                "in_flight": len(self._in_flight),
                 "generation": gate.generation,
                 "sequence": self._sequence,
                 "window": {**counts._asdict(), "consecutive_failures": self._consecutive_failures},
                 "totals": {
-                    "success": self._succeeded + successes,
+                    "success": self._calm_successes.value() + self._succeeded + successes,
                     "failure": failures,
                     "ignored": ignored,
                     "rejected": self._rejected.value(),
@@ -411,7 +398,7 @@ class CircuitBreaker:
                 for outcome, tally in zip(_TALLIED, self._tallies, strict=True)
                 for status, calls in tally.items()
             }
-            for key, calls in ((("success", "OK"), self._succeeded), (("rejected", ""), self._rejected.value())):
+            for key, calls in ((_OK, self._calm_successes.value() + self._succeeded), (_REJECTED, self._rejected.value())):
                 if calls:
                     counted[key] = calls
             return counted
@@ -420,7 +407,7 @@ class CircuitBreaker:
         """The tallies, which begin again at zero: a registry that forgets the breaker keeps them."""
         with self._lock:
             taken = self.tallies()
-            self._succeeded = 0
+            self._succeeded = -self._calm_successes.value()
             self._rejected = _Counter()
             for tally in self._tallies:
                 tally.clear()
@@ -459,71 +446,92 @@ class CircuitBreaker:
             CircuitOpenError: The breaker refuses.
         """
         answer = self.try_admit(method, context, timed)
-        if answer.__class__ is Permit:
-            return cast("Permit", answer)
-        raise CircuitOpenError(cast("Rejection", answer))
+        if isinstance(answer, Permit):
+            return answer
+        raise CircuitOpenError(answer)
 
     def try_admit(self, method: str = "", context: object = None, timed: bool = True) -> Permit | Rejection:
         """Ask to make a call; like `admit`, but a refusal is returned, not raised."""
         gate = self._gate
         now = self._clock()
         if gate.passes:
-            self._admitted.step()
             self._used = now
-            return Permit(self, gate, now, method, context, timed)
-        answer = None if now < gate.refuses_until else self._admit_probe(now, method, context, timed)
-        if answer is None:
-            self._rejected.step()
-            gate = self._gate
-            answer = Rejection(self.name, method, gate, _retry_after(gate, now), self._slots_taken(), context)
-            for listeners in self._rejection_listeners:
-                if listeners.all:
-                    listeners.notify(answer)
-        return answer
+            permit = Permit(self, gate, now, method, context, timed)
+            self._in_flight.add(permit)
+            return permit
+        if now >= gate.refuses_until:
+            answer = self._admit_probe(now, method, context, timed)
+            if isinstance(answer, Permit):
+                return answer
+            gate = answer
+        self._rejected.step()
+        probes = self._slots_taken() if gate.state is _HALF_OPEN else 0
+        rejection = Rejection(self.name, method, gate, _retry_after(gate, now), probes, context)
+        for listeners in self._rejection_listeners:
+            if listeners.all:
+                listeners.notify(rejection)
+        return rejection
 
-    def _admit_probe(self, now: float, method: str, context: object, timed: bool) -> Permit | None:
-        """Admission where it takes the lock to decide; `None` refuses."""
+    def _admit_probe(self, now: float, method: str, context: object, timed: bool) -> Permit | _Gate:
+        """Admission where it takes the lock to decide; a gate refuses."""
         with self._lock:
             if self._busy:
-                return None  # a visitor (rule 6)
+                return self._gate  # a visitor (rule 6)
             self._busy = True
             try:
-                if self._late:
-                    self._take_up_late(now)
+                self._take_up_late(now)
                 if self._gate.state is _OPEN and now >= self._gate.refuses_until:
                     self._change(_HALF_OPEN, Reason.RESET_TIMEOUT, now, method, context)
-                probe = None
-                if self._gate.passes:
-                    probe = Permit(self, self._gate, now, method, context, timed)
-                elif self._gate.state is _HALF_OPEN:
+                answer: Permit | _Gate = self._gate
+                if answer.state is _HALF_OPEN:
                     self._end_leases(now)
                     if self._slots_taken() < self._policy.half_open_max_calls:
-                        probe = Permit(self, self._gate, now, method, context, timed)
-                        self._probes[probe] = now + self._policy.probe_timeout
-                if probe is not None:
-                    self._admitted.step()
+                        answer = Permit(self, answer, now, method, context, timed)
+                        self._probes[answer] = now + self._policy.probe_timeout
+                elif answer.passes:  # closed in the meantime
+                    answer = Permit(self, answer, now, method, context, timed)
+                if isinstance(answer, Permit):
+                    self._in_flight.add(answer)
                     self._used = now
             finally:
                 self._busy = False
         if self._outbox:
             self._deliver()
-        return probe
+        return answer
+
+    def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str, now: float) -> bool:
+        """Settle a permit where there is something to decide."""
+        try:
+            self._in_flight.remove(permit)
+        except KeyError:
+            if permit._gate is not _LOST:
+                return False
+            permit._gate = _SETTLED
+            with self._lock:
+                self._count(_STALE, status)
+            return True
+        with self._lock:
+            if self._busy:
+                self._late.append(lambda later: self._end(permit, outcome, status, details, later))
+                return True
+            self._busy = True
+            try:
+                self._take_up_late(now)
+                self._end(permit, outcome, status, details, now)
+            finally:
+                self._busy = False
+        if self._outbox:
+            self._deliver()
+        return True
 
     def _end(self, permit: Permit, outcome: Outcome, status: str, details: str, now: float) -> None:
         """Take in the result of a permit that has just been settled. Under the lock."""
-        gate = permit._gate
-        if gate is not self._gate:
-            if gate.generation >= self._first_generation:
-                self._ended += 1
-            self._probes.pop(permit, None)
+        held_slot = self._probes.pop(permit, None) is not None
+        if permit._gate is not self._gate:
             self._count(_STALE, status)
             return
-        self._ended += 1
         if outcome is _SUCCESS:
-            if status in {"", "OK"}:
-                self._succeeded += 1
-            else:
-                self._count(0, status)
+            self._count_success(status)
             self._consecutive_failures = 0
         elif outcome is _FAILURE:
             self._count(1, status)
@@ -532,33 +540,38 @@ class CircuitBreaker:
             self._last_failures = (*self._last_failures[1 - LAST_FAILURES :], reason)
         else:
             self._count(2, status)
-            self._probes.pop(permit, None)
             return
         failed = outcome is _FAILURE
         slow = permit.timed and now - permit.started > self._slow_after
-        if gate.state is _HALF_OPEN:
-            self._end_probe(permit, failed, slow, now, status, details)
-        elif self._window.record(now, failed, slow):
-            self._judge_window(permit, now, status, details)
+        if self._gate.state is _HALF_OPEN:
+            self._judge_probe(permit, held_slot, failed, slow, now, status, details)
+        else:
+            self._judge_window(permit, failed, slow, now, status, details)
 
-    def _judge_window(self, permit: Permit, now: float, status: str, details: str) -> None:
-        """Open if a trip condition holds after the result of `permit`. Under the lock."""
+    def _judge_window(  # noqa: PLR0913 - the facts of one result
+        self, permit: Permit, failed: bool, slow: bool, now: float, status: str, details: str
+    ) -> None:
+        """Count a result in the window, and open if a trip condition holds now. Under the lock."""
+        any_bad = self._window.record(now, failed, slow)
+        if not any_bad:
+            self._calm_until = self._window.calm_until
+            return
+        self._calm_until = -math.inf
         if self._gate.state is _CLOSED:
             reason = self._tripped(now)
             if reason is not None:
                 self._change(_OPEN, reason, now, permit.method, permit.context, status, details)
 
-    def _end_probe(  # noqa: PLR0913 - the facts of one result
-        self, probe: Permit, failed: bool, slow: bool, now: float, status: str, details: str
+    def _judge_probe(  # noqa: PLR0913 - the facts of one result
+        self, probe: Permit, held_slot: bool, failed: bool, slow: bool, now: float, status: str, details: str
     ) -> None:
         """Judge the result of a probe. Under the lock."""
-        holds_slot = self._probes.pop(probe, None) is not None
         if failed or slow:
             self._probe_failures += failed
             self._probe_slow += slow
             reason = Reason.PROBE_FAILED if failed else Reason.PROBE_SLOW
             self._change(_OPEN, reason, now, probe.method, probe.context, status, details)
-        elif holds_slot:  # else its first answer has been counted already
+        elif held_slot:  # else its first answer has been counted already
             self._probe_succeeded(probe, now, status)
 
     def _probe_succeeded(self, probe: Permit, now: float, status: str) -> None:
@@ -586,19 +599,16 @@ class CircuitBreaker:
         for probe in [probe for probe, until in self._probes.items() if until <= now]:
             del self._probes[probe]
             probe._gate = _LOST
-            self._ended += 1
+            self._in_flight.discard(probe)
 
     def _slots_taken(self) -> int:
         """Probes in flight. Those of an earlier half-open period keep their lease but hold no slot."""
         return sum(probe._gate is self._gate for probe in tuple(self._probes))
 
     def _take_up_late(self, now: float) -> None:
-        """Settle what visitors left (rule 6). Under the lock."""
+        """Do what visitors left to do (rule 6). Under the lock."""
         while self._late:
-            permit, outcome, status, details = self._late.pop(0)
-            if permit._step != _SETTLED:
-                permit._step = _SETTLED
-                self._end(permit, outcome, status, details, now)
+            self._late.pop(0)(now)
 
     def _tidy(self) -> None:
         """Bring the books up to date before they are read: take up what visitors left, end leases."""
@@ -655,6 +665,7 @@ class CircuitBreaker:
         elif state is State.FORCED_OPEN:
             refuses_until, opened_by = math.inf, reason
         self._gate = _Gate(self._gate.generation + 1, state, opened_by, refuses_until, self._policy.refusal_code)
+        self._calm_until = -math.inf
         self._sequence += 1
         self._probe_successes = self._probe_failures = self._probe_slow = 0
         if state is _OPEN:
@@ -683,6 +694,7 @@ class CircuitBreaker:
 
     def _forget(self, now: float) -> None:
         """Start counting afresh. Under the lock."""
+        self._calm_until = -math.inf
         self._window = self._new_window(now)
         self._consecutive_failures = 0
         self._last_failures = ()
@@ -711,16 +723,19 @@ class CircuitBreaker:
         gate = self._gate
         self._gate = _Gate(gate.generation + 1, gate.state, gate.reason, gate.refuses_until, gate.code)
 
-    def _in_flight(self) -> int:
-        return self._admitted.value() - self._ended
-
     def _new_window(self, now: float) -> Window:
         if self._policy.window_calls is not None:
             return CountWindow(self._policy.window_calls)
-        return TimeWindow(self._policy.window_seconds, now)
+        return TimeWindow(self._policy.window_seconds, now, self._calm_successes.value)
 
     def _slow_limit(self) -> float:
         return math.inf if self._policy.slow_call_duration is None else self._policy.slow_call_duration
+
+    def _count_success(self, status: str) -> None:
+        if status in {"", "OK"}:
+            self._succeeded += 1
+        else:
+            self._count(0, status)
 
     def _count(self, which: int, status: str) -> None:
         tally = self._tallies[which]
@@ -762,22 +777,30 @@ class CircuitBreaker:
             self._gate.code = policy.refusal_code
             self._slow_after = self._slow_limit()
             if policy.window_calls != old.window_calls or policy.window_seconds != old.window_seconds:
+                self._calm_until = -math.inf
                 self._window = self._new_window(now)
 
     def _command(self, state: State, reason: Reason) -> None:
         now = self._clock()
         with self._lock:
+            if self._busy:
+                self._late.append(lambda later: self._obey(state, reason, later))
+                return
             self._busy = True
             try:
-                gate = self._gate
-                if gate.state is not state:
-                    self._change(state, reason, now)
-                elif state is _CLOSED:
-                    self._renew_gate()
-                    self._forget(now)
+                self._take_up_late(now)
+                self._obey(state, reason, now)
             finally:
                 self._busy = False
         self._deliver()
+
+    def _obey(self, state: State, reason: Reason, now: float) -> None:
+        """Do what an operator said. Under the lock."""
+        if self._gate.state is not state:
+            self._change(state, reason, now)
+        elif state is _CLOSED:
+            self._renew_gate()
+            self._forget(now)
 
     # ── Events ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -943,9 +966,8 @@ class CircuitBreaker:
         self._late.clear()
         self._outbox.clear()
         self._probes.clear()
-        self._admitted, self._ended = _Counter(), 0
+        self._in_flight.clear()
         self._renew_gate()
-        self._first_generation = self._gate.generation
 
 
 def classified(policy: BreakerPolicy, ended: EndedCall, outcome: Outcome) -> Outcome:

@@ -3,6 +3,9 @@
 Two shapes, one face. Both cost O(1) a result and hold constant memory whatever the traffic; neither has a lock or a
 clock of its own: the breaker calls them inside its own critical section and says what time it is.
 
+Good results that the breaker counts outside that section, one step of a counter each, are the time window's too: it is
+given the counter to read, and `calm_until`, the end of its current bucket, is how long they may go on without it.
+
 `TimeWindow` keeps running totals that only ever grow, and a ring of what those totals were when each bucket began. What
 the window holds is the difference to the oldest bucket still inside it, so a result costs one addition and never more.
 Expired buckets leave on reading as well as on writing: a window that is asked late does not report the distant past.
@@ -10,7 +13,9 @@ Expired buckets leave on reading as well as on writing: a window that is asked l
 
 from __future__ import annotations
 
+import math
 from array import array
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 _BUCKETS: Final = 10
@@ -31,9 +36,8 @@ class Counts(NamedTuple):
 class Window(Protocol):
     """The face of both windows."""
 
-    def record_good(self, now: float) -> bool:
-        """Count one result that neither failed nor was slow; True when the window holds any that did."""
-        ...
+    calm_until: float
+    """Until when good results may be counted without the window."""
 
     def record(self, now: float, failed: bool, slow: bool) -> bool:
         """Count one result; True when the window now holds any failed or slow one."""
@@ -47,84 +51,60 @@ class Window(Protocol):
 class TimeWindow:
     """The results of the last `seconds`."""
 
-    __slots__ = (
-        "_any_bad",
-        "_bases",
-        "_bucket_end",
-        "_bucket_seconds",
-        "_calls",
-        "_failures",
-        "_oldest_calls",
-        "_oldest_failures",
-        "_oldest_slow",
-        "_slot",
-        "_slow",
-    )
+    __slots__ = ("_bases", "_bucket_seconds", "_calls", "_elsewhere", "_failures", "_oldest", "_slot", "_slow", "calm_until")
 
-    def __init__(self, seconds: float, now: float) -> None:
+    def __init__(self, seconds: float, now: float, elsewhere: Callable[[], int] = int) -> None:
+        """Make an empty window; `elsewhere` reads how many good results were ever counted without it."""
         self._bucket_seconds = seconds / _BUCKETS
-        self._bucket_end = now + self._bucket_seconds
-        self._calls = self._failures = self._slow = 0
-        self._oldest_calls = self._oldest_failures = self._oldest_slow = 0
+        self.calm_until = now + self._bucket_seconds
+        self._elsewhere = elsewhere
+        self._calls = -elsewhere()
+        self._failures = self._slow = 0
+        self._oldest = Counts(0, 0, 0)
         self._bases = array("Q", bytes(8 * 3 * _BUCKETS))  # the totals at the start of each bucket
         self._slot = 0
-        self._any_bad = False
-
-    def record_good(self, now: float) -> bool:
-        """Count one result that neither failed nor was slow; True when the window holds any that did."""
-        if now >= self._bucket_end:
-            self._advance(now)
-        self._calls += 1
-        return self._any_bad
 
     def record(self, now: float, failed: bool, slow: bool) -> bool:
         """Count one result; True when the window now holds any failed or slow one."""
-        if now >= self._bucket_end:
+        if now >= self.calm_until:
             self._advance(now)
         self._calls += 1
         self._failures += failed
         self._slow += slow
-        self._any_bad = self._any_bad or failed or slow
-        return self._any_bad
+        return self._failures != self._oldest.failures or self._slow != self._oldest.slow
 
     def counts(self, now: float) -> Counts:
         """What the window holds at `now`."""
-        if now >= self._bucket_end:
+        if now >= self.calm_until:
             self._advance(now)
         return Counts(
-            self._calls - self._oldest_calls,
-            self._failures - self._oldest_failures,
-            self._slow - self._oldest_slow,
+            self._calls + self._elsewhere() - self._oldest.calls,
+            self._failures - self._oldest.failures,
+            self._slow - self._oldest.slow,
         )
 
     def _advance(self, now: float) -> None:
         """Begin the bucket that `now` falls into, forgetting those that left the window."""
-        passed = (now - self._bucket_end) // self._bucket_seconds + 1
-        totals = (self._calls, self._failures, self._slow)
+        passed = (now - self.calm_until) // self._bucket_seconds + 1
+        totals = (self._calls + self._elsewhere(), self._failures, self._slow)
         for _ in range(int(min(passed, _BUCKETS))):
             self._slot = (self._slot + 1) % _BUCKETS
             at = 3 * self._slot
             self._bases[at], self._bases[at + 1], self._bases[at + 2] = totals
         oldest = 3 * ((self._slot + 1) % _BUCKETS)
-        self._oldest_calls = self._bases[oldest]
-        self._oldest_failures = self._bases[oldest + 1]
-        self._oldest_slow = self._bases[oldest + 2]
-        self._any_bad = self._failures != self._oldest_failures or self._slow != self._oldest_slow
-        self._bucket_end += passed * self._bucket_seconds
+        self._oldest = Counts(self._bases[oldest], self._bases[oldest + 1], self._bases[oldest + 2])
+        self.calm_until += passed * self._bucket_seconds
 
 
 class CountWindow:
     """The last `size` results."""
 
-    __slots__ = ("_at", "_calls", "_failures", "_ring", "_slow")
+    __slots__ = ("_at", "_calls", "_failures", "_ring", "_slow", "calm_until")
 
     def __init__(self, size: int) -> None:
+        self.calm_until = -math.inf  # which result leaves depends on every one that came
         self._ring = bytearray(size)
         self._at = self._calls = self._failures = self._slow = 0
-
-    def record_good(self, now: float) -> bool:
-        """Count one result that neither failed nor was slow; True when the window holds any that did."""
-        return self.record(now, failed=False, slow=False)
 
     def record(self, now: float, failed: bool, slow: bool) -> bool:  # noqa: ARG002 - the face of both windows
         """Count one result; True when the window now holds any failed or slow one."""
