@@ -504,12 +504,12 @@ class CircuitBreaker:
         try:
             self._in_flight.remove(permit)
         except KeyError:
-            if permit._gate is not _LOST:
-                return False
-            permit._gate = _SETTLED
             with self._lock:
-                self._count(_STALE, status)
-            return True
+                lost = permit._gate is _LOST
+                if lost:
+                    permit._gate = _SETTLED
+                    self._count(_STALE, status)
+            return lost
         with self._lock:
             if self._busy:
                 self._late.append(lambda later: self._end(permit, outcome, status, details, later))

@@ -1,0 +1,69 @@
+"""The README says what is true: its examples run, and its tables are the code's own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import grpc
+import pytest
+
+from grpc_breaker import BreakerPolicy, State
+from grpc_breaker._rpc import verdict
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_is_short() -> None:
+    """The README has at most 200 lines."""
+    assert len(README.splitlines()) <= 200
+
+
+def test_first_example_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first example prints what the README says: five failures, then two refusals."""
+    exec(compile(BLOCKS[0], "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["UNAVAILABLE"] * 7
+    refused = ["circuit breaker open for pricing.v1.Pricing/GetPrice; next probe in" in line for line in lines]
+    assert refused == [False] * 5 + [True] * 2
+
+
+def test_first_example_has_nine_lines() -> None:
+    """The first example is nine lines long."""
+    assert len(BLOCKS[0].splitlines()) == 9
+
+
+def test_every_example_runs_in_order() -> None:
+    """Every other Python block runs as printed, one after the other, in one namespace."""
+    namespace: dict[str, object] = {}
+    for block in BLOCKS[1:]:
+        exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_knobs_table_shows_every_field_and_its_default() -> None:
+    """Each field of `BreakerPolicy` stands in the README with its default."""
+    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    for field in fields(BreakerPolicy):
+        row = next((row for row in rows if f"`{field.name}`" in row.split("|")[1]), None)
+        assert row is not None, field.name
+        named = re.findall(r"`(\w+)`", row.split("|")[1])
+        defaults = [text.strip("` ") for text in row.split("|")[2].split(",")]
+        if defaults[-1] == "as many" or len(defaults) < len(named):
+            continue
+        assert defaults[named.index(field.name)] == str(field.default), field.name
+
+
+def test_status_table_is_what_the_code_does() -> None:
+    """Each status stands in the README's row of the outcome it has."""
+    for code in grpc.StatusCode:
+        outcome = verdict(BreakerPolicy(), code, "", 1.0, 2.0)
+        row = next(row for row in README.splitlines() if row.startswith("| `") and f"`{code.name}`" in row.split("|")[1])
+        assert str(outcome) in row.split("|")[2], code
+
+
+def test_states_table_has_every_state() -> None:
+    """Each state has a row in the README."""
+    for state in State:
+        assert f"| `{state}` |" in README
