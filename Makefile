@@ -1,0 +1,53 @@
+# Every command of the project. Those that need an environment make it: Python 3.11 or newer and make are enough.
+
+# The first Python that runs and is new enough. Asked by running it: a name on the PATH may be a shim that fails.
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
+VENV ?= .venv
+CONSTRAINTS ?=
+COVERAGE ?= 1
+DEMO_ARGS ?=
+OTLP_ENDPOINT ?=
+
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help test demo lint format types proto proto-check clean
+
+help:  ## Show this
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@echo "making $(VENV) with $(PYTHON) ..."
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@"$(RUN)" -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@touch "$@"
+
+test: $(READY)  ## Run every test, with branch coverage
+	@COVERAGE_FILE=$(VENV)/.coverage $(if $(filter 1,$(COVERAGE)),"$(RUN)" -m coverage run -m pytest,"$(RUN)" -m pytest) $(TEST_ARGS)
+	@$(if $(filter 1,$(COVERAGE)),COVERAGE_FILE=$(VENV)/.coverage "$(RUN)" -m coverage report)
+
+demo: $(READY)  ## See an outage with and without a breaker (OTLP_ENDPOINT=http://host:4317 to trace it)
+	@"$(RUN)" -m examples.pricing.demo $(if $(OTLP_ENDPOINT),--otlp-endpoint $(OTLP_ENDPOINT)) $(DEMO_ARGS)
+
+lint: $(READY)  ## Check style
+	@"$(RUN)" -m ruff check .
+	@"$(RUN)" -m ruff format --check .
+
+format: $(READY)  ## Format the code
+	@"$(RUN)" -m ruff format .
+	@"$(RUN)" -m ruff check --fix .
+
+types: $(READY)  ## Check types with mypy and pyright, both strict
+	@"$(RUN)" -m mypy
+	@"$(RUN)" -m pyright
+
+proto: $(READY)  ## Generate the protobuf code again
+	@"$(RUN)" protos/generate.py
+
+proto-check: $(READY)  ## Check that the generated protobuf code is what the protos say
+	@"$(RUN)" protos/generate.py --check
+
+clean:  ## Remove what was made
+	@rm -rf .venv .ci/venvs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
