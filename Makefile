@@ -41,7 +41,7 @@ format: $(READY)  ## Format the code
 
 types: $(READY)  ## Check types with mypy and pyright, both strict
 	@"$(RUN)" -m mypy
-	@"$(RUN)" -m pyright
+	@"$(RUN)" -m pyright --pythonpath "$(RUN)"
 
 proto: $(READY)  ## Generate the protobuf code again
 	@"$(RUN)" protos/generate.py

@@ -11,8 +11,8 @@ outage is the commonest false alarm on record (Linkerd #2183).
 Locally made statuses look like the server's by their code, so they are told apart by what grpcio writes in their
 details. A local and a server-sent DEADLINE_EXCEEDED look the same in every field; only the breaker's own clock tells.
 
-Two rules hold for everything here. An exception in our own bookkeeping is logged once and the call goes on unguarded. And
-what cannot be judged is ignored, so that its permit comes back.
+Two rules hold for everything here. An exception in our own bookkeeping is logged once and the call goes on unguarded.
+And what cannot be judged is ignored, so that its permit comes back.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def timeout_of(call_details: Any) -> float | None:
     return timeout if isinstance(timeout, int | float) else None
 
 
-def settle(  # noqa: PLR0913 - the facts of one ended call
+def settle(
     permit: Permit,
     code: Any,
     details: Any = "",
@@ -157,7 +157,7 @@ def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -
     """
     if isinstance(error, grpc.RpcError) and not isinstance(error, CircuitOpenError):
         try:
-            code, details = error.code(), error.details()  # type: ignore[attr-defined]
+            code, details = error.code(), error.details()
         except Exception:  # noqa: BLE001 - an RpcError of somebody's own need not have them
             give_back(permit)
         else:

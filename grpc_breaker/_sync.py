@@ -11,14 +11,17 @@ Theory of operation
 
     A running call is handed to the application as it is: no wrapper, so its whole API is there and a stream costs
     nothing per message. Our callback must not hold the call, or cancelling on garbage collection would stop working; it
-    holds the call's state, where grpcio keeps the status, and the call only weakly. A call that is no grpcio object, and
-    so has no such state, is asked through the weak reference while it lives.
+    holds the call's state, where grpcio keeps the status, and the call only weakly. A call that is no grpcio object,
+    and so has no such state, is asked through the weak reference while it lives.
 
     A stream that is a probe counts as answered when its headers come. A thread waits for them on the call's state, for
     as long as the probe's lease at most. There is none for any other call.
 
     Everything raised by our own bookkeeping is logged once, and the call goes on.
 """
+
+# pyright: reportMissingTypeArgument=false
+# grpc's classes are generic in their stubs and not at run time.
 
 from __future__ import annotations
 
@@ -44,10 +47,10 @@ _LOOK_AGAIN: Final = 1.0
 
 
 class CircuitBreakerInterceptor(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
-    grpc.StreamUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     """Guards every call of the channels it is attached to with `grpc.intercept_channel`.
 
@@ -57,9 +60,7 @@ class CircuitBreakerInterceptor(
     One interceptor serves any number of channels and threads.
     """
 
-    def __init__(
-        self, breakers: BreakerRegistry | None = None, *, telemetry: bool | BreakerTelemetry = True
-    ) -> None:
+    def __init__(self, breakers: BreakerRegistry | None = None, *, telemetry: bool | BreakerTelemetry = True) -> None:
         """Make an interceptor.
 
         Args:
@@ -101,7 +102,7 @@ class CircuitBreakerInterceptor(
         """Guard one call; called by grpcio."""
         return self._call(continuation, client_call_details, request_iterator, timed=False, streams=True)
 
-    def _call(  # noqa: PLR0913 - grpcio's three, and the two facts of the kind
+    def _call(
         self,
         continuation: Callable[[Any, Any], Any],
         call_details: Any,
@@ -165,7 +166,7 @@ class _Follower:
         self._permit = permit
         self._timeout = timeout
         self._call = weakref.ref(call)
-        self._state = getattr(call, "_state", None)
+        self._state: Any = getattr(call, "_state", None)
 
     def __call__(self) -> None:
         """Settle by the final status if there is one; else the call was thrown away, and nothing was learned."""
@@ -206,7 +207,7 @@ class _Follower:
             log_once("waiting for the headers of a probe failed; its final status counts")
 
 
-class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # noqa: N818 - it is the call, too
     """A refused call: the error, and the call and future and stream that shows it in every idiom.
 
     Returned rather than raised. What is raised inside an interceptor reaches `.future()` as INTERNAL, and reaches the
@@ -236,7 +237,7 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # t
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> None:
+    def time_remaining(self) -> Any:
         return None
 
     def add_callback(self, callback: Callable[[], None]) -> bool:  # noqa: ARG002 - gRPC's signature

@@ -12,9 +12,10 @@ Theory of operation
     a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
                                                    (grpc #43462), and then a probe's lease ends it
 
-    The callback runs on the loop before the application resumes, and one that raises would break the application's call,
-    so it never does. Its status comes from `call.code()`, a coroutine that finishes at once on a call that is done and
-    is therefore stepped once, without a loop: the callback can come from the garbage collector after the loop is gone.
+    The callback runs on the loop before the application resumes, and one that raises would break the application's
+    call, so it never does. Its status comes from `call.code()`, a coroutine that finishes at once on a call that is
+    done and is therefore stepped once, without a loop: the callback can come from the garbage collector after the loop
+    is gone.
 
     A stream that is a probe counts as answered when its headers come; a task waits for them, for as long as the probe's
     lease at most. There is none for any other call.
@@ -22,6 +23,9 @@ Theory of operation
     There are four classes because one object that implements several kinds is silently used for the first of them alone
     (grpc #31442).
 """
+
+# pyright: reportMissingTypeArgument=false
+# grpc's classes are generic in their stubs and not at run time.
 
 from __future__ import annotations
 
@@ -52,8 +56,8 @@ def interceptors(
         channel = grpc.aio.insecure_channel(target, interceptors=aio.interceptors(breakers))
 
     Covers all four RPC kinds: `await`, `async for`, `read`, `write`, `done_writing`. A refused call shows
-    `CircuitOpenError`, which is a `grpc.aio.AioRpcError`; an admitted one is untouched. They may be shared by any number
-    of channels and event loops.
+    `CircuitOpenError`, which is a `grpc.aio.AioRpcError`; an admitted one is untouched. They may be shared by any
+    number of channels and event loops.
 
     Args:
         breakers: The registry to ask. Default: a new one, a breaker with the default policy for each method.
@@ -67,7 +71,7 @@ def interceptors(
     return [_UnaryUnary(guard), _UnaryStream(guard), _StreamUnary(guard), _StreamStream(guard)]
 
 
-class _UnaryUnary(aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
@@ -81,7 +85,7 @@ class _UnaryUnary(aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
         return await _call(permit, continuation, client_call_details, request, streams=False)
 
 
-class _UnaryStream(aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
+class _UnaryStream(aio.UnaryStreamClientInterceptor):
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
@@ -95,7 +99,7 @@ class _UnaryStream(aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
         return await _call(permit, continuation, client_call_details, request, streams=True)
 
 
-class _StreamUnary(aio.StreamUnaryClientInterceptor):  # type: ignore[misc]
+class _StreamUnary(aio.StreamUnaryClientInterceptor):
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
@@ -109,7 +113,7 @@ class _StreamUnary(aio.StreamUnaryClientInterceptor):  # type: ignore[misc]
         return await _call(permit, continuation, client_call_details, request_iterator, streams=True)
 
 
-class _StreamStream(aio.StreamStreamClientInterceptor):  # type: ignore[misc]
+class _StreamStream(aio.StreamStreamClientInterceptor):
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
@@ -212,7 +216,7 @@ def _error(rejection: Rejection) -> AioCircuitOpenError:
     return AioCircuitOpenError(rejection, refusal_code(rejection))
 
 
-class AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):  # type: ignore[misc]
+class AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):
     """What a refused asyncio call raises: a `CircuitOpenError` that is a `grpc.aio.AioRpcError`."""
 
     def __init__(self, rejection: Rejection, code: grpc.StatusCode) -> None:
@@ -300,17 +304,17 @@ class _RefusedStreamRequest(_RefusedCall):
         return None
 
 
-class _RefusedUnaryUnary(_RefusedUnaryResponse, aio.UnaryUnaryCall):  # type: ignore[misc]
+class _RefusedUnaryUnary(_RefusedUnaryResponse, aio.UnaryUnaryCall):
     pass
 
 
-class _RefusedUnaryStream(_RefusedStreamResponse, aio.UnaryStreamCall):  # type: ignore[misc]
+class _RefusedUnaryStream(_RefusedStreamResponse, aio.UnaryStreamCall):
     pass
 
 
-class _RefusedStreamUnary(_RefusedStreamRequest, _RefusedUnaryResponse, aio.StreamUnaryCall):  # type: ignore[misc]
+class _RefusedStreamUnary(_RefusedStreamRequest, _RefusedUnaryResponse, aio.StreamUnaryCall):
     pass
 
 
-class _RefusedStreamStream(_RefusedStreamRequest, _RefusedStreamResponse, aio.StreamStreamCall):  # type: ignore[misc]
+class _RefusedStreamStream(_RefusedStreamRequest, _RefusedStreamResponse, aio.StreamStreamCall):
     pass

@@ -23,6 +23,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, Literal
 
 from opentelemetry import context as otel_context
@@ -104,13 +105,14 @@ class BreakerTelemetry:
 
     def _tell(self, change: StateChange, label: str) -> None:
         """Each of the three by itself: an exporter in trouble must not silence the log."""
-        for emit in (_log_record, self._emit, lambda event: self._count(event, label)):
+        emitters: tuple[Callable[[StateChange], None], ...] = (_log_record, self._emit, partial(self._count, label))
+        for emit in emitters:
             try:
                 emit(change)
             except Exception:  # noqa: BLE001 - telemetry must never break a user's call
-                log_once(f"telling of a state change failed in {type(emit).__name__}")
+                log_once(f"telling of a state change failed: {emit!r}")
 
-    def _count(self, change: StateChange, label: str) -> None:
+    def _count(self, label: str, change: StateChange) -> None:
         attributes = {**_label(label), names.PREVIOUS_STATE: str(change.previous), names.STATE: str(change.state)}
         self._changes.add(1, attributes)
 

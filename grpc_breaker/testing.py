@@ -10,7 +10,7 @@ The pytest fixtures `fake_clock` and `hold_breaker_open` are there as soon as th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from grpc_breaker._core.breaker import CircuitBreaker
@@ -73,7 +73,9 @@ class EventRecorder:
 
 
 @contextmanager
-def hold_open(source: BreakerRegistry | CircuitBreaker, method: str | None = None) -> Iterator[CircuitBreaker]:
+def hold_open(
+    source: BreakerRegistry | CircuitBreaker, method: str | None = None
+) -> Generator[CircuitBreaker, None, None]:
     """Hold a breaker open for the length of a `with` block: every call is refused, as in an outage.
 
     Args:

@@ -6,18 +6,19 @@ Theory of operation
 
     1.  State changes in one method, `_change`, under one lock, by the table in `state.py`. Each change begins a new
         *generation* and makes one event, numbered without a gap.
-    2.  A permit carries the generation it was admitted in. When it is settled in a later one, its result is *stale*: it
-        is counted as such and changes nothing. So an answer to the traffic of before the outage can neither close nor
-        reopen a breaker that is probing.
+    2.  A permit carries the generation it was admitted in. When it is settled in a later one, its result is *stale*:
+        it is counted as such and changes nothing. So an answer to the traffic of before the outage can neither close
+        nor reopen a breaker that is probing.
     3.  A probe's slot is reserved in the very critical section that makes the breaker half-open, so no stampede fits
         between the two. It is given back by the first of: its result; its first answer, for a stream; its lease
         (`probe_timeout`), because some endings can never be seen. A probe whose lease ended is stale from then on.
     4.  Refusals and ignored results never enter the window and never change a state.
-    5.  Decide under the lock, act after it: events are queued inside and delivered outside, in order, by one thread at a
-        time. A listener that causes the next event finds it queued behind the one it is handling, not nested in it.
+    5.  Decide under the lock, act after it: events are queued inside and delivered outside, in order, by one thread at
+        a time. A listener that causes the next event finds it queued behind the one it is handling, not nested in it.
     6.  The lock is re-entrant, because a signal handler or a finalizer that the garbage collector runs can make a call
         in the middle of our own critical section, on the same thread. Such a visitor sees `_busy` and touches nothing:
-        what it settles or commands is queued and done by the next caller; where only the lock can decide, it is refused.
+        what it settles or commands is queued and done by the next caller; where only the lock can decide, it is
+        refused.
     7.  A forked child has a fresh lock and nothing in flight; permits it inherited are ignored.
     8.  Admission takes the lock only where it has to decide something. All it needs stands in one immutable `_Gate`,
         made anew by each change and read once, so what it sees is always of one piece. A permit keeps the gate it came
@@ -50,9 +51,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
 from itertools import count
-from random import random as _random
+from random import random as uniform
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, cast
 
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import (
@@ -94,9 +95,7 @@ class _Gate:
 
     __slots__ = ("code", "generation", "passes", "reason", "refuses_until", "state")
 
-    def __init__(  # noqa: PLR0913 - the facts of one generation
-        self, generation: int, state: State, reason: Reason, refuses_until: float, code: str
-    ) -> None:
+    def __init__(self, generation: int, state: State, reason: Reason, refuses_until: float, code: str) -> None:
         self.generation = generation
         self.state = state
         self.reason = reason
@@ -145,7 +144,7 @@ class Permit:
 
     __slots__ = ("_breaker", "_gate", "context", "method", "started", "timed")
 
-    def __init__(  # noqa: PLR0913 - made in two places of this file, for every call
+    def __init__(
         self,
         breaker: CircuitBreaker,
         gate: _Gate,
@@ -285,7 +284,7 @@ class CircuitBreaker:
         policy: BreakerPolicy | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        random: Callable[[], float] = _random,
+        random: Callable[[], float] = uniform,
     ) -> None:
         """Make a closed breaker.
 
@@ -398,10 +397,9 @@ class CircuitBreaker:
                 for outcome, tally in zip(_TALLIED, self._tallies, strict=True)
                 for status, calls in tally.items()
             }
-            for key, calls in ((_OK, self._calm_successes.value() + self._succeeded), (_REJECTED, self._rejected.value())):
-                if calls:
-                    counted[key] = calls
-            return counted
+            counted[_OK] = self._calm_successes.value() + self._succeeded
+            counted[_REJECTED] = self._rejected.value()
+            return {key: calls for key, calls in counted.items() if calls}
 
     def _take_tallies(self) -> dict[tuple[str, str], int]:
         """The tallies, which begin again at zero: a registry that forgets the breaker keeps them."""
@@ -482,14 +480,15 @@ class CircuitBreaker:
                 self._take_up_late(now)
                 if self._gate.state is _OPEN and now >= self._gate.refuses_until:
                     self._change(_HALF_OPEN, Reason.RESET_TIMEOUT, now, method, context)
-                answer: Permit | _Gate = self._gate
-                if answer.state is _HALF_OPEN:
+                gate = self._gate
+                answer: Permit | _Gate = gate
+                if gate.state is _HALF_OPEN:
                     self._end_leases(now)
                     if self._slots_taken() < self._policy.half_open_max_calls:
-                        answer = Permit(self, answer, now, method, context, timed)
+                        answer = Permit(self, gate, now, method, context, timed)
                         self._probes[answer] = now + self._policy.probe_timeout
-                elif answer.passes:  # closed in the meantime
-                    answer = Permit(self, answer, now, method, context, timed)
+                elif gate.passes:  # closed in the meantime
+                    answer = Permit(self, gate, now, method, context, timed)
                 if isinstance(answer, Permit):
                     self._in_flight.add(answer)
                     self._used = now
@@ -548,9 +547,7 @@ class CircuitBreaker:
         else:
             self._judge_window(permit, failed, slow, now, status, details)
 
-    def _judge_window(  # noqa: PLR0913 - the facts of one result
-        self, permit: Permit, failed: bool, slow: bool, now: float, status: str, details: str
-    ) -> None:
+    def _judge_window(self, permit: Permit, failed: bool, slow: bool, now: float, status: str, details: str) -> None:
         """Count a result in the window, and open if a trip condition holds now. Under the lock."""
         any_bad = self._window.record(now, failed, slow)
         if not any_bad:
@@ -562,7 +559,7 @@ class CircuitBreaker:
             if reason is not None:
                 self._change(_OPEN, reason, now, permit.method, permit.context, status, details)
 
-    def _judge_probe(  # noqa: PLR0913 - the facts of one result
+    def _judge_probe(
         self, probe: Permit, held_slot: bool, failed: bool, slow: bool, now: float, status: str, details: str
     ) -> None:
         """Judge the result of a probe. Under the lock."""
@@ -642,7 +639,7 @@ class CircuitBreaker:
                 return Reason.SLOW_CALL_RATE
         return None
 
-    def _change(  # noqa: PLR0913 - the facts of one change
+    def _change(
         self,
         state: State,
         reason: Reason,
@@ -849,7 +846,7 @@ class CircuitBreaker:
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def __enter__(self) -> CircuitBreaker:
+    def __enter__(self) -> Self:
         permit = self.admit()
         self._entered[permit] = None
         _entered.set((permit, _entered.get()))
@@ -862,7 +859,7 @@ class CircuitBreaker:
         outcome, status, details = self._judge(error, permit)
         permit.settle(outcome, status, details)
 
-    async def __aenter__(self) -> CircuitBreaker:
+    async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(
@@ -878,7 +875,9 @@ class CircuitBreaker:
                 count; guard the loop over it with `with breaker:`.
         """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            message = f"a breaker cannot decorate the generator function {name_of(function)}; use 'with breaker:' inside"
+            message = (
+                f"a breaker cannot decorate the generator function {name_of(function)}; use 'with breaker:' inside"
+            )
             raise TypeError(message)
         if not callable(function):
             message = f"a breaker decorates a function or a coroutine function, got {function!r}"
@@ -960,7 +959,7 @@ class CircuitBreaker:
     # ── Processes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _after_fork(self) -> None:
-        """Begin afresh in a forked child: the parent's threads, and so its lock and its calls, are not here (rule 7)."""
+        """Begin afresh in a forked child: the parent's threads, its lock and its calls are not here (rule 7)."""
         self._lock = threading.RLock()
         self._busy = self._delivering = False
         self._late.clear()
@@ -973,8 +972,8 @@ class CircuitBreaker:
 def classified(policy: BreakerPolicy, ended: EndedCall, outcome: Outcome) -> Outcome:
     """What `policy.classify` makes of an ended call; `outcome` where it has no opinion.
 
-    A classifier that raises or answers no `Outcome` makes the call a failure: a call that cannot be judged must not keep
-    a breaker closed.
+    A classifier that raises or answers no `Outcome` makes the call a failure: a call that cannot be judged must not
+    keep a breaker closed.
     """
     if policy.classify is None:
         return outcome
@@ -1028,6 +1027,7 @@ def _check_clock(clock: object) -> float:
 
 
 _entered: ContextVar[Any] = ContextVar("grpc_breaker_entered", default=None)
+
 
 class _Forkable(Protocol):
     def _after_fork(self) -> None: ...

@@ -110,7 +110,7 @@ class Rejection:
 
     __slots__ = ("_facts", "breaker", "context", "method", "probes", "retry_after")
 
-    def __init__(  # noqa: PLR0913 - plain data, made in one place
+    def __init__(
         self, breaker: str, method: str, facts: _Facts, retry_after: float | None, probes: int, context: object
     ) -> None:
         self.breaker = breaker

@@ -198,7 +198,9 @@ class BreakerPolicy:
         for status, outcome in self.verdicts.items():
             name = self._status_name("verdicts", status)
             if not isinstance(outcome, Outcome):
-                message = f"BreakerPolicy.verdicts[{name}] must be an Outcome (success, failure, ignored), got {outcome!r}"
+                message = (
+                    f"BreakerPolicy.verdicts[{name}] must be an Outcome (success, failure, ignored), got {outcome!r}"
+                )
                 raise TypeError(message)
             by_name[name] = outcome
         object.__setattr__(self, "verdicts", MappingProxyType(by_name))

@@ -1,14 +1,14 @@
 """Which breaker guards which method.
 
 Names follow gRPC's own service config: a policy for "pkg.Service/Method" beats one for "pkg.Service" beats the default.
-Each method has a breaker of its own, also when its policy was given for the whole service; a `group` in the policy makes
-methods share one. Health checks, reflection and channelz are left alone unless named: a breaker must not refuse the very
-call that says whether the server is well (Mimir #5650).
+Each method has a breaker of its own, also when its policy was given for the whole service; a `group` in the policy
+makes methods share one. Health checks, reflection and channelz are left alone unless named: a breaker must not refuse
+the very call that says whether the server is well (Mimir #5650).
 
-The registry is bounded. Above `max_breakers` the closed breaker that has been idle longest is forgotten, so a client that
-makes up method names cannot exhaust memory, and no open breaker is ever lost. A forgotten breaker that somebody still
-holds, an operator or a call in flight, is found again by its next call: it leaves the registry for good only when nobody
-is left to notice.
+The registry is bounded. Above `max_breakers` the closed breaker that has been idle longest is forgotten, so a client
+that makes up method names cannot exhaust memory, and no open breaker is ever lost. A forgotten breaker that somebody
+still holds, an operator or a call in flight, is found again by its next call: it leaves the registry for good only
+when nobody is left to notice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from random import random as _random
+from random import random as uniform
 from typing import Any, Final
 
 from grpc_breaker._core.breaker import CircuitBreaker, reset_after_fork
@@ -47,7 +47,7 @@ class BreakerRegistry:
         default: BreakerPolicy | None = _DEFAULT_POLICY,
         max_breakers: int = 1000,
         clock: Callable[[], float] = time.monotonic,
-        random: Callable[[], float] = _random,
+        random: Callable[[], float] = uniform,
     ) -> None:
         """Make a registry.
 
@@ -146,7 +146,7 @@ class BreakerRegistry:
         return self._labels.get(name, OTHER)
 
     def tallies(self) -> Iterator[tuple[str, str, str, int]]:
-        """How many calls ended how since the beginning, forgotten breakers included: (label, outcome, status, calls)."""
+        """How many calls ended how, forgotten breakers included: (label, outcome, status, calls)."""
         with self._lock:
             totals = dict(self._retired)
             breakers = tuple(self._breakers.values())

@@ -51,7 +51,17 @@ class Window(Protocol):
 class TimeWindow:
     """The results of the last `seconds`."""
 
-    __slots__ = ("_bases", "_bucket_seconds", "_calls", "_elsewhere", "_failures", "_oldest", "_slot", "_slow", "calm_until")
+    __slots__ = (
+        "_bases",
+        "_bucket_seconds",
+        "_calls",
+        "_elsewhere",
+        "_failures",
+        "_oldest",
+        "_slot",
+        "_slow",
+        "calm_until",
+    )
 
     def __init__(self, seconds: float, now: float, elsewhere: Callable[[], int] = int) -> None:
         """Make an empty window; `elsewhere` reads how many good results were ever counted without it."""
