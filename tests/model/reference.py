@@ -1,0 +1,200 @@
+"""A circuit breaker as plain as can be, to hold the real one to. It shares no code with the package.
+
+It keeps every result in a list and recounts them each time, knows no locks, no gates and no fast paths, and is told the
+time. Slow, obvious, and independent: where the two differ, one of them is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Rules:
+    """The policy, field for field as `behaviour` has it."""
+
+    failure_threshold: int | None = None
+    failure_rate: float | None = None
+    minimum_calls: int = 1
+    consecutive_failures: int | None = None
+    slow_call_duration: float | None = None
+    slow_call_rate: float | None = None
+    window_seconds: float = 10.0
+    window_calls: int | None = None
+    reset_timeout: float = 5.0
+    reset_timeout_multiplier: float = 1.0
+    max_reset_timeout: float = 600.0
+    half_open_max_calls: int = 1
+    half_open_successes: int | None = None
+    probe_timeout: float = 3.0
+
+
+@dataclass(eq=False)
+class Call:
+    """One admitted call."""
+
+    generation: int
+    started: float
+    probe: bool
+    lease_end: float
+    settled: bool = False
+    lost: bool = False
+    answered: bool = False
+
+
+@dataclass
+class Reference:
+    """The breaker. Its jitter is off: the open period is exact."""
+
+    rules: Rules
+    now: float = 0.0
+    state: str = "closed"
+    generation: int = 0
+    open_until: float = -math.inf
+    reopened: int = 0
+    born: float = 0.0
+    results: list[tuple[float, bool, bool]] = field(default_factory=list)
+    in_a_row: int = 0
+    probes_won: int = 0
+    calls: list[Call] = field(default_factory=list)
+    changes: list[tuple[str, str, str]] = field(default_factory=list)
+    totals: dict[str, int] = field(
+        default_factory=lambda: {"success": 0, "failure": 0, "ignored": 0, "rejected": 0, "stale": 0}
+    )
+
+    def admit(self) -> Call | None:
+        """A call comes."""
+        self.end_leases()
+        if self.state == "open" and self.now >= self.open_until:
+            self.go("half_open", "reset_timeout")
+        if self.state in {"closed", "disabled"}:
+            return self.hand_out(probe=False)
+        if self.state == "half_open" and self.slots_taken() < self.rules.half_open_max_calls:
+            return self.hand_out(probe=True)
+        self.totals["rejected"] += 1
+        return None
+
+    def hand_out(self, *, probe: bool) -> Call:
+        """Admit it."""
+        call = Call(self.generation, self.now, probe, self.now + self.rules.probe_timeout if probe else math.inf)
+        self.calls.append(call)
+        return call
+
+    def slots_taken(self) -> int:
+        """Probes that hold a slot now."""
+        return sum(
+            call.generation == self.generation and not call.settled and not call.answered and not call.lost
+            for call in self.calls
+            if call.probe
+        )
+
+    def in_flight(self) -> int:
+        """Calls admitted and not heard of."""
+        self.end_leases()
+        return sum(not call.settled and not call.lost for call in self.calls)
+
+    def end_leases(self) -> None:
+        """Probes not heard of for too long are lost. Their loss shows when somebody looks or asks."""
+        for call in self.calls:
+            if not call.settled and not call.answered and call.lease_end <= self.now:
+                call.lost = True
+
+    def settle(self, call: Call, outcome: str) -> None:
+        """A call ends."""
+        if call.settled:
+            return
+        held_slot = call.probe and not call.answered
+        call.settled = True
+        if call.lost or call.generation != self.generation:
+            self.totals["stale"] += 1
+            return
+        self.totals[outcome] += 1
+        if outcome == "ignored":
+            return
+        failed = outcome == "failure"
+        slow = self.rules.slow_call_duration is not None and self.now - call.started > self.rules.slow_call_duration
+        self.in_a_row = self.in_a_row + 1 if failed else 0
+        if self.state == "half_open":
+            if failed or slow:
+                self.go("open", "probe_failed" if failed else "probe_slow")
+            elif held_slot:
+                self.win()
+            return
+        self.results.append((self.now, failed, slow))
+        if self.state == "closed":
+            reason = self.tripped()
+            if reason:
+                self.go("open", reason)
+
+    def answer(self, call: Call) -> None:
+        """The first answer of a stream comes."""
+        current = call.generation == self.generation and self.state == "half_open"
+        if call.probe and current and not call.settled and not call.answered and not call.lost:
+            call.answered = True
+            self.win()
+
+    def win(self) -> None:
+        """One probe more has succeeded."""
+        self.probes_won += 1
+        if self.probes_won >= (self.rules.half_open_successes or self.rules.half_open_max_calls):
+            self.go("closed", "probes_succeeded")
+
+    def window(self) -> tuple[int, int, int]:
+        """Calls, failures and slow ones that count now."""
+        if self.rules.window_calls is not None:
+            counted = self.results[-self.rules.window_calls :]
+        else:
+            width = self.rules.window_seconds / 10
+            bucket = math.floor((self.now - self.born) / width)
+            counted = [it for it in self.results if math.floor((it[0] - self.born) / width) > bucket - 10]
+        return len(counted), sum(it[1] for it in counted), sum(it[2] for it in counted)
+
+    def tripped(self) -> str | None:
+        """Which condition holds."""
+        rules = self.rules
+        calls, failures, slow = self.window()
+        if not failures and not slow:
+            return None
+        if rules.failure_threshold is not None and failures >= rules.failure_threshold:
+            return "failure_threshold"
+        if rules.consecutive_failures is not None and self.in_a_row >= rules.consecutive_failures:
+            return "consecutive_failures"
+        if calls >= rules.minimum_calls:
+            if rules.failure_rate is not None and failures / calls >= rules.failure_rate:
+                return "failure_rate"
+            if rules.slow_call_rate is not None and slow / calls >= rules.slow_call_rate:
+                return "slow_call_rate"
+        return None
+
+    def go(self, state: str, reason: str) -> None:
+        """Change the state."""
+        previous, self.state = self.state, state
+        self.generation += 1
+        self.probes_won = 0
+        self.changes.append((previous, state, reason))
+        if state == "open":
+            self.reopened = self.reopened + 1 if previous == "half_open" else 0
+            period = self.rules.reset_timeout * self.rules.reset_timeout_multiplier**self.reopened
+            if self.rules.reset_timeout_multiplier > 1:
+                period = min(period, self.rules.max_reset_timeout)
+            self.open_until = self.now + period
+        else:
+            self.open_until = math.inf if state == "forced_open" else -math.inf
+        if state in {"closed", "disabled"}:
+            self.forget()
+
+    def forget(self) -> None:
+        """Count from here on."""
+        self.results = []
+        self.born = self.now
+        self.in_a_row = 0
+        self.reopened = 0
+
+    def command(self, state: str, reason: str) -> None:
+        """An operator speaks."""
+        if self.state != state:
+            self.go(state, reason)
+        elif state == "closed":
+            self.generation += 1
+            self.forget()
