@@ -1,0 +1,1 @@
+"""The interceptors against real servers on loopback."""
