@@ -2,17 +2,21 @@
 
 Theory of operation
     grpcio returns failed calls, it does not raise them, so a breaker around `continuation()` sees every outage as a
-    success. What comes back is one of three things, and each ends its permit in its own way:
+    success. What comes back is one of four things, and each ends its permit in its own way:
 
     what `continuation` returns           how it ends                               settled
     a finished call (blocking)            it has                                    at once, by its status
     a running call (future, stream)       its callback, on the channel's thread     there, by its final status
     a running call that is thrown away    its finalizer                             there; ignored unless it had ended
+    a bare iterator                       it runs out, raises, or is closed         there
 
     A running call is handed to the application as it is: no wrapper, so its whole API is there and a stream costs
     nothing per message. Our callback must not hold the call, or cancelling on garbage collection would stop working; it
     holds the call's state, where grpcio keeps the status, and the call only weakly. A call that is no grpcio object,
     and so has no such state, is asked through the weak reference while it lives.
+
+    A bare iterator comes from interceptors that wrap streams (OpenTelemetry's, which runs inside ours when it instruments
+    channels). It has no call's API to lose, so it is the one thing that is wrapped.
 
     A stream that is a probe counts as answered when its headers come. A thread waits for them on the call's state, for
     as long as the probe's lease at most. There is none for any other call.
@@ -121,6 +125,8 @@ class CircuitBreakerInterceptor(
         except BaseException as error:
             settle_raised(permit, error, timeout_of(call_details))
             raise
+        if isinstance(call, Iterator) and not hasattr(call, "add_callback"):
+            return _Messages(permit, call, timeout_of(call_details))
         try:
             _follow(permit, call, call_details, streams=streams)
         except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
@@ -155,6 +161,37 @@ def _settle_finished(permit: Permit, call: Any, call_details: Any) -> None:
         settle(permit, code, call.details(), call.trailing_metadata(), timeout_of(call_details), error)
     else:  # an exception of another interceptor, which grpcio dresses up as INTERNAL
         settle_raised(permit, error, timeout_of(call_details))
+
+
+class _Messages:
+    """Hands on the messages of a bare iterator, and settles the permit when it ends or is thrown away."""
+
+    def __init__(self, permit: Permit, messages: Iterator[Any], timeout: float | None) -> None:
+        self._permit = permit
+        self._messages = messages
+        self._timeout = timeout
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            message = next(self._messages)
+        except StopIteration:
+            settle(self._permit, OK, timeout=self._timeout)
+            raise
+        except BaseException as error:
+            settle_raised(self._permit, error, self._timeout)
+            raise
+        if self._permit.is_probe:
+            self._permit.answered()
+        return message
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._messages, name)
+
+    def __del__(self) -> None:
+        give_back(self._permit)
 
 
 class _Follower:

@@ -118,5 +118,6 @@ class Process:
 
 
 if __name__ == "__main__":
-    print(Server(int(sys.argv[1])).port, flush=True)
+    running = Server(int(sys.argv[1]))  # held: a server that nobody holds stops
+    print(running.port, flush=True)
     threading.Event().wait()
