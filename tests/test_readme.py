@@ -59,7 +59,9 @@ def test_status_table_is_what_the_code_does() -> None:
     """Each status stands in the README's row of the outcome it has."""
     for code in grpc.StatusCode:
         outcome = verdict(BreakerPolicy(), code, "", 1.0, 2.0)
-        row = next(row for row in README.splitlines() if row.startswith("| `") and f"`{code.name}`" in row.split("|")[1])
+        row = next(
+            row for row in README.splitlines() if row.startswith("| `") and f"`{code.name}`" in row.split("|")[1]
+        )
         assert str(outcome) in row.split("|")[2], code
 
 

@@ -1,0 +1,203 @@
+"""Every small history of the breaker: all sequences of steps up to a depth, each state compared with the reference.
+
+The steps are: a call comes; any outstanding call ends, with each outcome; a stream's first answer comes; the clock moves
+past the next deadline of any kind, or stops just before it; each operator command. Histories that lead to the same state
+are continued once. A state is everything that can influence what happens next.
+
+    python -m tests.model.explore --depth 9
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit
+from grpc_breaker.testing import FakeClock
+from tests.model.reference import Call, Reference, Rules
+
+SCOPES = {
+    "one probe, consecutive": Rules(consecutive_failures=2, half_open_max_calls=1, reset_timeout=5, probe_timeout=3),
+    "two probes, back-off": Rules(
+        consecutive_failures=1,
+        half_open_max_calls=2,
+        half_open_successes=2,
+        reset_timeout=5,
+        reset_timeout_multiplier=2.0,
+        max_reset_timeout=15,
+        probe_timeout=8,
+    ),
+    "rate in a count window": Rules(
+        failure_rate=0.5, minimum_calls=2, window_calls=3, reset_timeout=5, probe_timeout=3
+    ),
+    "threshold in a time window": Rules(failure_threshold=2, window_seconds=10, reset_timeout=5, probe_timeout=3),
+    "slow": Rules(slow_call_duration=1.0, slow_call_rate=1.0, minimum_calls=2, reset_timeout=5, probe_timeout=3),
+}
+MAX_OUTSTANDING = 3
+
+Step = tuple[Any, ...]
+
+
+@dataclass
+class World:
+    """The real breaker and the reference after one history."""
+
+    rules: Rules
+    history: tuple[Step, ...] = ()
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def __post_init__(self) -> None:
+        policy = BreakerPolicy(
+            reset_timeout_jitter=0.0, **{**asdict(self.rules), "failure_rate": self.rules.failure_rate}
+        )
+        self.real = CircuitBreaker("real", policy, clock=self.clock)
+        self.changes: list[Any] = []
+        self.real.on_state_change(self.changes.append)
+        self.model = Reference(copy.copy(self.rules))
+        self.pairs: list[tuple[Permit, Call]] = []
+
+    def do(self, step: Step) -> None:
+        """One step, on both sides; they must agree on what it did."""
+        match step:
+            case ("admit",):
+                answer, call = self.real.try_admit(), self.model.admit()
+                assert isinstance(answer, Permit) == (call is not None)
+                if isinstance(answer, Permit) and call is not None:
+                    self.pairs.append((answer, call))
+            case ("settle", int(n), Outcome() as outcome):
+                permit, call = self.pairs.pop(n)
+                self.model.settle(call, str(outcome))
+                assert permit.settle(outcome)
+                assert not permit.settle(outcome)
+            case ("answer", int(n)):
+                permit, call = self.pairs[n]
+                self.model.answer(call)
+                permit.answered()
+            case ("wait", float(seconds)):
+                self.clock.advance(seconds)
+                self.model.now += seconds
+            case ("operate", str(command), str(state), str(reason)):
+                getattr(self.real, command)()
+                self.model.command(state, reason)
+        self.compare()
+
+    def compare(self) -> None:
+        """Everything that can be seen is the same; the invariants hold."""
+        seen = self.real.snapshot()
+        assert seen["state"] == self.model.state
+        assert seen["totals"] == self.model.totals
+        assert seen["in_flight"] == self.model.in_flight()
+        assert seen["generation"] == self.model.generation
+        assert seen["window"]["consecutive_failures"] == self.model.in_a_row
+        if self.model.state == "open":
+            assert seen["retry_after"] == max(0.0, self.model.open_until - self.model.now)
+        if self.model.state != "half_open":
+            assert tuple(seen["window"].values())[:3] == self.model.window()
+        assert self.model.slots_taken() <= self.rules.half_open_max_calls
+        assert [(c.sequence, c.previous, c.state, c.reason) for c in self.changes] == [
+            (n, *change) for n, change in enumerate(self.model.changes, 1)
+        ]
+
+    def steps(self) -> Iterator[Step]:
+        """What can happen next."""
+        if len(self.pairs) < MAX_OUTSTANDING:
+            yield ("admit",)
+        for n in range(len(self.pairs)):
+            for outcome in Outcome:
+                yield ("settle", n, outcome)
+            if self.pairs[n][1].probe and not self.pairs[n][1].answered:
+                yield ("answer", n)
+        for deadline in sorted(self.deadlines()):
+            yield ("wait", deadline - self.model.now)
+            if deadline - self.model.now > 0.5:
+                yield ("wait", deadline - self.model.now - 0.5)
+        if self.model.state != "forced_open":
+            yield ("operate", "force_open", "forced_open", "forced_open")
+        if self.model.state != "disabled":
+            yield ("operate", "disable", "disabled", "disabled")
+        yield ("operate", "reset", "closed", "reset")
+
+    def deadlines(self) -> set[float]:
+        """Moments after now at which something ends."""
+        model = self.model
+        moments = {call.lease_end for _, call in self.pairs if call.probe and not call.answered}
+        if model.state == "open":
+            moments.add(model.open_until)
+        if model.results and self.rules.window_calls is None:
+            moments.add(max(at for at, _, _ in model.results) + self.rules.window_seconds)
+        if self.rules.slow_call_duration is not None:
+            moments |= {call.started + self.rules.slow_call_duration + 0.5 for _, call in self.pairs}
+        return {moment for moment in moments if moment > model.now}
+
+    def key(self) -> Any:
+        """All that matters for the future, told from now."""
+        model = self.model
+        now = model.now
+        width = self.rules.window_seconds / 10
+        kept = model.results if self.rules.window_calls is None else model.results[-self.rules.window_calls :]
+        return (
+            model.state,
+            max(model.open_until - now, 0.0),
+            model.in_a_row,
+            model.probes_won,
+            model.reopened,
+            (now - model.born) % width if kept else 0.0,
+            tuple((at - now if self.rules.window_calls is None else 0, bad, slow) for at, bad, slow in kept),
+            tuple(
+                (
+                    call.generation == model.generation,
+                    call.probe,
+                    call.answered,
+                    call.lost,
+                    max(call.lease_end - now, 0.0),
+                    min(now - call.started, 9.0) if self.rules.slow_call_duration is not None else 0.0,
+                )
+                for _, call in self.pairs
+            ),
+        )
+
+    def after(self, step: Step) -> World:
+        """The world one step later, made by living through it all again."""
+        world = World(self.rules, (*self.history, step))
+        for past in world.history:
+            world.do(past)
+        return world
+
+
+def explore(rules: Rules, depth: int) -> tuple[int, int]:
+    """Visit every state that `depth` steps can reach; answers how many states and transitions there were."""
+    start = World(rules)
+    seen = {start.key()}
+    frontier = [start]
+    transitions = 0
+    for _ in range(depth):
+        following: list[World] = []
+        for world in frontier:
+            for step in world.steps():
+                transitions += 1
+                reached = world.after(step)
+                key = reached.key()
+                if key not in seen:
+                    seen.add(key)
+                    following.append(reached)
+        frontier = following
+    return len(seen), transitions
+
+
+def main() -> None:
+    """Explore every scope and say how much was visited."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--depth", type=int, default=8)
+    depth = arguments.parse_args().depth
+    for name, rules in SCOPES.items():
+        began = time.perf_counter()
+        states, transitions = explore(rules, depth)
+        print(f"{name}: depth {depth}, {states} states, {transitions} transitions, {time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
