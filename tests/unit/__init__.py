@@ -1,0 +1,1 @@
+"""Facts about each part by itself: no server, no socket, no waiting."""

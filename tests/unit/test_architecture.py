@@ -1,0 +1,70 @@
+"""The house: who may import whom. Read from the source, so that nobody has to remember it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "grpc_breaker"
+FILES = sorted(PACKAGE.rglob("*.py"))
+CORE = [path for path in FILES if path.parent.name == "_core"]
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """Every module a file imports, with the names it takes from it."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+def test_core_is_standard_library_only(path: Path) -> None:
+    """The core imports the standard library and itself: no gRPC, no OpenTelemetry, no event loop."""
+    for name in imports(path):
+        root = name.partition(".")[0]
+        assert root in sys.stdlib_module_names or name.startswith("grpc_breaker._core."), name
+        assert root not in {"asyncio", "socket", "subprocess", "concurrent"}, name
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+def test_core_neither_sleeps_nor_starts_threads(path: Path) -> None:
+    """The core never waits and has no thread of its own."""
+    attributes = {node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
+    assert not attributes & {"sleep", "Thread", "Timer"}
+
+
+def test_skins_know_nothing_of_each_other() -> None:
+    """Neither skin imports the other."""
+    assert not any("aio" in name.split(".") for name in imports(PACKAGE / "_sync.py"))
+    assert not any("_sync" in name.split(".") for name in imports(PACKAGE / "aio.py"))
+
+
+def test_rpc_knows_neither_skin_nor_telemetry() -> None:
+    """What gRPC means is said without knowing who asks."""
+    assert not {name for name in imports(PACKAGE / "_rpc.py") if {"_sync", "aio", "telemetry"} & set(name.split("."))}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_only_telemetry_knows_opentelemetry(path: Path) -> None:
+    """OpenTelemetry is imported in one file."""
+    if path.name != "telemetry.py":
+        assert not any(name.startswith("opentelemetry") for name in imports(path))
+
+
+def test_plugin_loads_nothing_of_the_package() -> None:
+    """The pytest plugin, loaded in every test run of every project, imports nothing of ours until it is used."""
+    assert not any(name.startswith("grpc_breaker") for name in imports(PACKAGE / "_pytest_plugin.py", top_level=True))
+
+
+def test_every_file_says_what_it_is() -> None:
+    """Each file begins with a docstring."""
+    for path in FILES:
+        assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path

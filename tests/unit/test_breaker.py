@@ -1,0 +1,673 @@
+"""`CircuitBreaker`: what its reference test cannot say. The machine itself is held to a reference in `tests/model`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import json
+import logging
+import os
+import pickle
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from grpc_breaker import (
+    BreakerPolicy,
+    CircuitBreaker,
+    CircuitOpenError,
+    EndedCall,
+    Outcome,
+    Permit,
+    Reason,
+    Rejection,
+    State,
+)
+from grpc_breaker._core.state import TRANSITIONS
+from grpc_breaker.testing import EventRecorder, FakeClock
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The breaker's clock."""
+    return FakeClock()
+
+
+@pytest.fixture
+def breaker(clock: FakeClock) -> CircuitBreaker:
+    """Two failures in a row open it for ten seconds."""
+    policy = BreakerPolicy(consecutive_failures=2, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=1)
+    return CircuitBreaker("prices", policy, clock=clock)
+
+
+def trip(breaker: CircuitBreaker) -> None:
+    """Open it."""
+    for n in range(2):
+        breaker.admit("pkg.S/M", f"context {n}").failure("UNAVAILABLE", f"details {n}")
+
+
+# ── What it says ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_repr_tells_the_story(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """The repr says the state, and what matters in it."""
+    assert repr(breaker) == "<CircuitBreaker 'prices' closed: 0 of 0 failed>"
+    breaker.admit().failure()
+    assert repr(breaker) == "<CircuitBreaker 'prices' closed: 1 of 1 failed>"
+    breaker.admit().failure()
+    assert repr(breaker) == "<CircuitBreaker 'prices' open: consecutive_failures, next probe in 10.0 s>"
+    clock.advance(10)
+    breaker.admit()
+    assert repr(breaker) == "<CircuitBreaker 'prices' half_open: 0 of 1 probes succeeded, 1 in flight>"
+
+
+def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
+    """A snapshot is plain data: state, counts, seconds, policy, and the last reasons."""
+    trip(breaker)
+    plain = json.loads(json.dumps(breaker.snapshot()))
+    assert plain.pop("policy")["consecutive_failures"] == 2
+    assert plain == {
+        "name": "prices",
+        "state": "open",
+        "retry_after": 10.0,
+        "reason": "consecutive_failures",
+        "in_flight": 0,
+        "generation": 1,
+        "sequence": 1,
+        "window": {"calls": 2, "failures": 2, "slow": 0, "consecutive_failures": 2},
+        "totals": {"success": 0, "failure": 2, "ignored": 0, "rejected": 0, "stale": 0},
+        "last_failures": [
+            {"status": "UNAVAILABLE", "details": "details 0"},
+            {"status": "UNAVAILABLE", "details": "details 1"},
+        ],
+    }
+
+
+def test_event_carries_the_causing_call(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """The event of an opening names the call that caused it, its context, and the failures before it."""
+    clock.advance(3)
+    events = EventRecorder(breaker)
+    trip(breaker)
+    (change,) = events.changes
+    assert (change.sequence, change.breaker, change.method) == (1, "prices", "pkg.S/M")
+    assert (change.previous, change.state, change.reason) == ("closed", "open", "consecutive_failures")
+    assert (change.calls, change.failures, change.slow, change.retry_after) == (2, 2, 0, 10.0)
+    assert (change.status, change.details, change.context, change.at) == ("UNAVAILABLE", "details 1", "context 1", 3.0)
+    assert [reason.details for reason in change.last_failures] == ["details 0", "details 1"]
+
+
+def test_last_five_failures_cut_to_length() -> None:
+    """Five reasons go with an event, each cut to 200 characters."""
+    breaker = CircuitBreaker("test", BreakerPolicy(consecutive_failures=7), clock=FakeClock())
+    events = EventRecorder(breaker)
+    for n in range(7):
+        breaker.admit().failure("INTERNAL", str(n) * 1000)
+    reasons = events.changes[0].last_failures
+    assert [reason.details for reason in reasons] == [str(n) * 200 for n in range(2, 7)]
+    assert events.changes[0].details == "6" * 200
+
+
+def test_refusal_says_everything(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A refusal carries method, breaker, state, seconds and reason, as attributes and in words; each is a new one."""
+    trip(breaker)
+    clock.advance(2.5)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(CircuitOpenError) as refused:
+            breaker.admit("pkg.S/M")
+        errors.append(refused.value)
+    error = errors[0]
+    assert error is not errors[1]
+    assert (error.method, error.breaker, error.state) == ("pkg.S/M", "prices", State.OPEN)
+    assert (error.retry_after, error.reason, error.code()) == (7.5, Reason.CONSECUTIVE_FAILURES, None)
+    assert str(error) == error.details() == "circuit breaker open for pkg.S/M; next probe in 7.5 s"
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.details(), again.reason) == (error.details(), error.reason)
+
+
+def test_refusal_when_half_open_or_forced(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """Half-open, a slot may be free at any moment: 0. Forced open, nobody knows: None."""
+    trip(breaker)
+    clock.advance(10)
+    probe = breaker.admit()
+    rejection = breaker.try_admit()
+    assert isinstance(rejection, Rejection)
+    assert (rejection.retry_after, rejection.details) == (
+        0.0,
+        "circuit breaker half_open for prices; 1 probe in flight",
+    )
+    breaker.force_open()
+    assert breaker.retry_after is None
+    rejection = breaker.try_admit()
+    assert isinstance(rejection, Rejection)
+    assert (rejection.retry_after, rejection.reason, rejection.code) == (None, "forced_open", "UNAVAILABLE")
+    assert repr(rejection) == "<Rejection: circuit breaker forced_open for prices; until an operator resets it>"
+    assert probe.success()
+    assert breaker.state is State.FORCED_OPEN
+
+
+def test_reading_changes_nothing(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """An open breaker whose period is over is open until a call asks, however often it is looked at."""
+    trip(breaker)
+    clock.advance(1000)
+    assert (breaker.state, breaker.retry_after, breaker.snapshot()["state"]) == (State.OPEN, 0.0, "open")
+    assert breaker.generation == 1
+    assert breaker.policy.reset_timeout == 10
+
+
+@pytest.mark.parametrize(("drawn", "period"), [(0.0, 10.0), (0.5, 15.0), (0.999, 19.99)])
+def test_jitter_makes_the_open_period_longer(drawn: float, period: float) -> None:
+    """The open period is drawn from [t, t * (1 + jitter)]."""
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=1)
+    breaker = CircuitBreaker("test", policy, clock=FakeClock(), random=lambda: drawn)
+    breaker.admit().failure()
+    assert breaker.retry_after == pytest.approx(period)
+
+
+def test_back_off_has_an_end(clock: FakeClock) -> None:
+    """The open period grows by the multiplier up to its maximum, however often probes fail; a close forgets it."""
+    policy = BreakerPolicy(
+        consecutive_failures=1,
+        reset_timeout=1,
+        reset_timeout_multiplier=10,
+        max_reset_timeout=50,
+        reset_timeout_jitter=0,
+        half_open_max_calls=1,
+    )
+    breaker = CircuitBreaker("test", policy, clock=clock)
+    periods = []
+    for _ in range(1000):
+        breaker.admit().failure()
+        periods.append(breaker.retry_after)
+        clock.advance(50)
+    assert periods[:4] == [pytest.approx(it) for it in (1, 10, 50, 50)]
+    assert set(periods[3:]) == {50}
+    breaker.admit().success()
+    breaker.admit().failure()
+    assert breaker.retry_after == 1
+
+
+def test_statuses_are_counted_by_name_in_bounds(breaker: CircuitBreaker) -> None:
+    """What calls ended with is counted by name; free text beyond thirty-two names counts as other."""
+    for n in range(40):
+        breaker.admit().settle(Outcome.IGNORED, f"text {n}")
+    breaker.admit().settle(Outcome.SUCCESS, "NOT_FOUND")
+    breaker.admit().success()
+    tallies = breaker.tallies()
+    assert tallies["ignored", "other"] == 8
+    assert (tallies["success", "NOT_FOUND"], tallies["success", "OK"]) == (1, 1)
+    assert breaker.snapshot()["totals"]["success"] == 2
+
+
+def test_untimed_calls_are_never_slow(clock: FakeClock) -> None:
+    """A stream's length is not slowness."""
+    policy = BreakerPolicy(slow_call_duration=1, slow_call_rate=0.5, minimum_calls=1)
+    breaker = CircuitBreaker("test", policy, clock=clock)
+    permit = breaker.admit(timed=False)
+    clock.advance(100)
+    permit.success()
+    assert breaker.state is State.CLOSED
+    permit = breaker.admit()
+    clock.advance(2)
+    assert permit.elapsed == 2.0
+    permit.success()
+    assert breaker.snapshot()["reason"] == "slow_call_rate"
+
+
+def test_permit_knows_itself(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A permit knows its policy, whether it is a probe, and whether it is settled."""
+    permit = breaker.admit()
+    assert (permit.settled, permit.is_probe, permit.policy) == (False, False, breaker.policy)
+    assert permit.ignore()
+    assert permit.settled
+    assert not permit.failure()
+    trip(breaker)
+    clock.advance(10)
+    probe = breaker.admit()
+    assert probe.is_probe
+    clock.advance(30)
+    assert breaker.in_flight == 0
+    assert (probe.settled, probe.is_probe) == (True, False)
+    assert probe.success()
+    assert not probe.success()
+    assert breaker.snapshot()["totals"]["stale"] == 1
+
+
+# ── Bad input ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": 7}, "name must be a string, got 7"),
+        ({"name": ""}, "name must not be empty"),
+        ({"policy": {"reset_timeout": 5}}, "a policy must be a BreakerPolicy"),
+        ({"clock": 5}, "clock must be a callable that answers seconds"),
+        ({"clock": lambda: "noon"}, "answering 'noon'"),
+        ({"clock": lambda: float("nan")}, "answering nan"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
+    """A breaker made wrong is an error at once."""
+    with pytest.raises((TypeError, ValueError)) as wrong:
+        CircuitBreaker(**{"name": "test", **arguments})
+    assert words in str(wrong.value)
+
+
+def test_illegal_transition_is_our_bug(breaker: CircuitBreaker) -> None:
+    """A change that is not in the table is refused, and nothing has changed."""
+    with pytest.raises(RuntimeError, match="no transition from closed to half_open"):
+        breaker._change(State.HALF_OPEN, Reason.RESET_TIMEOUT, 0.0)
+    assert (breaker.state, breaker.generation) == (State.CLOSED, 0)
+    assert (State.CLOSED, State.CLOSED) not in TRANSITIONS
+
+
+def test_clock_that_stands_still(breaker: CircuitBreaker) -> None:
+    """With a clock that stands still calls pass, results count, and it opens; only time-outs never end."""
+    for _ in range(100):
+        breaker.admit().success()
+    trip(breaker)
+    assert breaker.snapshot()["window"]["calls"] == 102
+    assert breaker.state is State.OPEN
+
+
+# ── Listeners ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_listener_that_raises_is_logged_once(breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture) -> None:
+    """A listener that raises is logged once; the others hear of the change, and the call goes on."""
+
+    def broken(change: object) -> None:
+        raise LookupError
+
+    breaker.on_state_change(broken)
+    breaker.on_rejection(broken)
+    events = EventRecorder(breaker)
+    trip(breaker)
+    breaker.reset()
+    assert isinstance(breaker.try_admit(), Permit)
+    breaker.force_open()
+    breaker.try_admit()
+    assert len(events.changes) == 3
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_listener_must_be_callable(breaker: CircuitBreaker) -> None:
+    """A listener that cannot be called is an error at once."""
+    with pytest.raises(TypeError, match="a listener must be callable"):
+        breaker.on_state_change("print")  # type: ignore[arg-type]
+
+
+def test_listener_can_be_removed(breaker: CircuitBreaker) -> None:
+    """What `on_state_change` answers ends it; ending it twice does nothing."""
+    heard: list[Any] = []
+    end = breaker.on_state_change(heard.append)
+    breaker.force_open()
+    end()
+    end()
+    breaker.reset()
+    assert len(heard) == 1
+
+
+def test_listener_that_causes_changes_is_not_nested(breaker: CircuitBreaker) -> None:
+    """A listener that causes the next change hears of it after it has handled this one."""
+    story: list[str] = []
+
+    def listener(change: Any) -> None:
+        story.append(f"begin {change.state}")
+        if change.state is State.OPEN:
+            breaker.force_open()
+        story.append(f"end {change.state}")
+
+    breaker.on_state_change(listener)
+    trip(breaker)
+    assert story == ["begin open", "end open", "begin forced_open", "end forced_open"]
+
+
+def test_interrupted_listener_does_not_stop_the_next_delivery(breaker: CircuitBreaker) -> None:
+    """KeyboardInterrupt in a listener is the application's; later events are delivered all the same."""
+    heard: list[Any] = []
+
+    def interrupted(change: Any) -> None:
+        heard.append(change.state)
+        if len(heard) == 1:
+            raise KeyboardInterrupt
+
+    breaker.on_state_change(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        breaker.force_open()
+    breaker.reset()
+    assert heard == [State.FORCED_OPEN, State.CLOSED]
+
+
+def test_listeners_run_without_the_lock(breaker: CircuitBreaker) -> None:
+    """While a listener runs, another thread uses the breaker."""
+    results: list[Any] = []
+
+    def listener(change: Any) -> None:
+        thread = threading.Thread(target=lambda: results.append(breaker.snapshot()["state"]))
+        thread.start()
+        thread.join(10)
+
+    breaker.on_state_change(listener)
+    breaker.on_rejection(listener)
+    trip(breaker)
+    breaker.try_admit()
+    assert results == ["open", "open"]
+
+
+# ── One step ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_with_block_counts(breaker: CircuitBreaker) -> None:
+    """A block that ends is a success, one that raises a failure; the exception goes on."""
+    with breaker as same:
+        assert same is breaker
+    with pytest.raises(LookupError), breaker:
+        raise LookupError("gone")
+    assert breaker.tallies() == {("success", "OK"): 1, ("failure", "LookupError"): 1}
+    assert breaker.snapshot()["last_failures"] == [{"status": "LookupError", "details": "gone"}]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_leaving_is_no_failure(breaker: CircuitBreaker, error: type[BaseException]) -> None:
+    """Ctrl-C, exit and cancellation pass untouched, and are ignored."""
+    with pytest.raises(error), breaker:
+        raise error
+    assert breaker.snapshot()["totals"]["ignored"] == 1
+    assert breaker.snapshot()["window"]["calls"] == 0
+
+
+def test_another_breakers_refusal_is_ignored(breaker: CircuitBreaker) -> None:
+    """The refusal of an inner breaker says nothing about what an outer one guards."""
+    inner = CircuitBreaker("inner", clock=FakeClock())
+    inner.force_open()
+    with pytest.raises(CircuitOpenError), breaker, inner:
+        pass
+    assert breaker.snapshot()["totals"]["ignored"] == 1
+    assert breaker.in_flight == inner.in_flight == 0
+
+
+def test_nested_blocks(breaker: CircuitBreaker) -> None:
+    """Blocks of one breaker nest, with those of others between them."""
+    other = CircuitBreaker("other", clock=FakeClock())
+    with breaker, other, breaker:
+        assert (breaker.in_flight, other.in_flight) == (2, 1)
+    with breaker:
+        other.__enter__()
+    other.__exit__(None, None, None)
+    assert (breaker.in_flight, other.in_flight) == (0, 0)
+    assert breaker.snapshot()["totals"]["success"] == 3
+
+
+def test_block_that_ends_in_another_context(breaker: CircuitBreaker) -> None:
+    """A block may end in another context or thread than it began in."""
+    contextvars.copy_context().run(breaker.__enter__)
+    contextvars.copy_context().run(breaker.__exit__, None, None, None)
+    assert breaker.in_flight == 0
+    assert breaker.snapshot()["totals"]["success"] == 1
+
+
+def test_coroutines_use_one_breaker_at_once(breaker: CircuitBreaker) -> None:
+    """`async with` counts each coroutine by itself."""
+
+    async def one(barrier: asyncio.Barrier, fail: bool) -> None:
+        async with breaker:
+            await barrier.wait()
+            if fail:
+                raise LookupError
+
+    async def all_of_them() -> list[Any]:
+        barrier = asyncio.Barrier(3)
+        return await asyncio.gather(*(one(barrier, n == 1) for n in range(3)), return_exceptions=True)
+
+    results = asyncio.run(all_of_them())
+    assert [type(result).__name__ for result in results] == ["NoneType", "LookupError", "NoneType"]
+    assert breaker.snapshot()["totals"] == {"success": 2, "failure": 1, "ignored": 0, "rejected": 0, "stale": 0}
+    assert breaker.in_flight == 0
+
+
+def test_decorated_function(breaker: CircuitBreaker) -> None:
+    """A decorated function keeps its name, its result and its exceptions, and is refused when it is open."""
+
+    @breaker
+    def price(number: int) -> float:
+        """What it costs."""
+        return 1 / number
+
+    assert (price(2), price.__name__, price.__doc__) == (0.5, "price", "What it costs.")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            price(0)
+    with pytest.raises(CircuitOpenError):
+        price(2)
+
+
+def test_decorated_coroutine_function(breaker: CircuitBreaker) -> None:
+    """A decorated coroutine function is one still, and counts when it ends."""
+
+    @breaker
+    async def price(number: int) -> float:
+        return 1 / number
+
+    async def story() -> None:
+        assert await price(2) == 0.5
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                await price(0)
+        with pytest.raises(CircuitOpenError):
+            await price(2)
+
+    asyncio.run(story())
+    assert breaker.snapshot()["totals"] == {"success": 1, "failure": 2, "ignored": 0, "rejected": 1, "stale": 0}
+
+
+def generator() -> Iterator[int]:
+    """A generator function."""
+    yield 1
+
+
+async def async_generator() -> AsyncIterator[int]:
+    """An asynchronous one."""
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(generator, "generator function"), (async_generator, "generator function"), (7, "decorates a function")],
+)
+def test_what_cannot_be_decorated(breaker: CircuitBreaker, function: Any, words: str) -> None:
+    """A generator function is refused: calling it does nothing yet."""
+    with pytest.raises(TypeError, match=words):
+        breaker(function)
+
+
+def test_classifier_of_plain_code() -> None:
+    """A classifier sees the exception of a block, and may know better."""
+    seen: list[EndedCall] = []
+
+    def classify(call: EndedCall) -> Outcome | None:
+        seen.append(call)
+        return Outcome.SUCCESS if isinstance(call.error, LookupError) else None
+
+    breaker = CircuitBreaker("test", BreakerPolicy(classify=classify), clock=FakeClock())
+    with pytest.raises(LookupError), breaker:
+        raise LookupError
+    with breaker:
+        pass
+    assert breaker.snapshot()["totals"]["success"] == 2
+    assert [type(call.error) for call in seen] == [LookupError, type(None)]
+
+
+def test_error_without_words(breaker: CircuitBreaker) -> None:
+    """An exception that cannot be printed is a failure like any other."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(Mute), breaker:
+        raise Mute
+    assert "no words" in breaker.snapshot()["last_failures"][0]["details"]
+
+
+# ── Visitors, processes ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Hook:
+    """Called in the middle of the breaker's critical section, as a finalizer or a signal handler can be."""
+
+    def __init__(self) -> None:
+        self.visit: Callable[[], object] | None = None
+        self.saw: list[Any] = []
+
+    def __call__(self) -> float:
+        if self.visit is not None:
+            visit, self.visit = self.visit, None
+            self.saw.append(visit())
+        return 0.0
+
+
+@pytest.fixture
+def hook() -> Hook:
+    """Visits while the open period is drawn, in the middle of a change of state."""
+    return Hook()
+
+
+@pytest.fixture
+def visited(hook: Hook, clock: FakeClock) -> CircuitBreaker:
+    """A breaker whose critical section can be visited."""
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, half_open_max_calls=1)
+    return CircuitBreaker("visited", policy, clock=clock, random=hook)
+
+
+def test_visitor_settles(visited: CircuitBreaker, hook: Hook) -> None:
+    """A call that ends in the middle of our critical section is taken up by the next caller."""
+    late = visited.admit()
+    hook.visit = late.failure
+    visited.admit().failure()
+    assert hook.saw == [True]
+    assert visited.snapshot()["totals"]["stale"] == 1
+    assert visited.in_flight == 0
+    assert not late.success()
+
+
+def test_visitor_asks(visited: CircuitBreaker, hook: Hook, clock: FakeClock) -> None:
+    """A call that comes in the middle of our critical section passes a closed breaker, and is refused by another."""
+    hook.visit = visited.try_admit
+    visited.admit().failure()
+    assert isinstance(hook.saw[0], Permit)
+    clock.advance(10)
+    probe = visited.admit()
+    hook.visit = visited.try_admit
+    probe.failure()
+    assert isinstance(hook.saw[1], Rejection)
+    assert visited.in_flight == 1
+
+
+def test_visitor_commands(visited: CircuitBreaker, hook: Hook) -> None:
+    """An operator's word in the middle of our critical section is obeyed by the next caller."""
+    hook.visit = visited.force_open
+    visited.admit().failure()
+    assert visited.in_flight == 0
+    assert visited.state is State.FORCED_OPEN
+
+
+def test_visitor_looks(visited: CircuitBreaker, hook: Hook) -> None:
+    """Looking from the middle of our critical section shows what there is."""
+    hook.visit = visited.snapshot
+    visited.admit().failure()
+    assert hook.saw[0]["state"] == "closed"
+
+
+def test_visitor_answers(visited: CircuitBreaker, hook: Hook, clock: FakeClock) -> None:
+    """Headers that come in the middle of our critical section are left to the final status."""
+    visited.admit().failure()
+    clock.advance(10)
+    probe = visited.admit()
+    hook.visit = probe.answered
+    probe.failure()
+    assert visited.state is State.OPEN
+
+
+def test_finalizer_in_the_critical_section(visited: CircuitBreaker) -> None:
+    """A permit settled by the garbage collector, wherever it runs, is settled once and deadlocks nobody."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.me = self
+            self.permit = visited.admit()
+
+        def __del__(self) -> None:
+            self.permit.ignore()
+
+    was = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(200):
+            Owner()
+            visited.admit().failure()
+            visited.reset()
+    finally:
+        gc.set_threshold(*was)
+    gc.collect()
+    assert visited.in_flight == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_child_begins_afresh(breaker: CircuitBreaker) -> None:
+    """A child forked while the lock is held has a free lock, nothing in flight, and ignores what it inherited."""
+    inherited = breaker.admit()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with breaker._lock:
+            held.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    child = os.fork()
+    if child == 0:
+        alright = (
+            breaker.in_flight == 0
+            and not inherited.failure()
+            and breaker.admit().success()
+            and breaker.snapshot()["totals"]["success"] == 1
+        )
+        os._exit(0 if alright else 1)
+    done.set()
+    thread.join(10)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert breaker.in_flight == 1
+
+
+# ── Reconfiguration ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_new_policy_keeps_the_window(breaker: CircuitBreaker) -> None:
+    """Another policy with the same window keeps what was counted, and judges from the next result."""
+    breaker.admit().failure()
+    breaker.reconfigure(BreakerPolicy(consecutive_failures=None, failure_threshold=2, refusal_code="ABORTED"))
+    breaker.admit().success()
+    assert breaker.state is State.CLOSED
+    breaker.admit().failure()
+    assert breaker.snapshot()["reason"] == "failure_threshold"
+    rejection = breaker.try_admit()
+    assert isinstance(rejection, Rejection)
+    assert rejection.code == "ABORTED"
+
+
+def test_new_window_begins_empty(breaker: CircuitBreaker) -> None:
+    """Another window shape begins empty; an open breaker stays open."""
+    trip(breaker)
+    breaker.reconfigure(BreakerPolicy(window_calls=20))
+    assert breaker.snapshot()["window"]["calls"] == 0
+    assert (breaker.state, breaker.retry_after) == (State.OPEN, 10.0)
+    with pytest.raises(TypeError, match="must be a BreakerPolicy"):
+        breaker.reconfigure(None)  # type: ignore[arg-type]

@@ -1,0 +1,129 @@
+"""`BreakerPolicy`: what is allowed, and what a bad value says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import grpc
+import pytest
+
+from grpc_breaker import BreakerPolicy, EndedCall, Outcome
+
+COUNTS = ["failure_threshold", "consecutive_failures", "window_calls", "half_open_successes"]
+NEEDED_COUNTS = ["minimum_calls", "half_open_max_calls"]
+RATES = ["failure_rate", "slow_call_rate"]
+SECONDS = ["slow_call_duration", "window_seconds", "reset_timeout", "max_reset_timeout", "probe_timeout"]
+NUMBERS = ["minimum_deadline", "reset_timeout_multiplier", "reset_timeout_jitter"]
+
+BAD = [
+    *((name, value) for name in COUNTS + NEEDED_COUNTS for value in (0, -1, 1.5, True, "5", math.nan)),
+    *((name, None) for name in NEEDED_COUNTS),
+    *((name, value) for name in RATES for value in (0, -0.1, 1.01, math.nan, math.inf, True, "0.5")),
+    *((name, value) for name in SECONDS for value in (0, -1.0, math.nan, math.inf, True, "5")),
+    *((name, value) for name in SECONDS[1:] for value in (None,)),
+    *((name, value) for name in NUMBERS for value in (-0.1, math.nan, math.inf, False, None, "1")),
+    ("reset_timeout_multiplier", 0.9),
+    ("reset_timeout_jitter", 1.1),
+    ("group", 7),
+    ("group", ""),
+    ("group", " prices"),
+    ("verdicts", [Outcome.SUCCESS]),
+    ("verdicts", {"NOT_FOUND": "failure"}),
+    ("verdicts", {"NOT_FUOND": Outcome.FAILURE}),
+    ("verdicts", {404: Outcome.FAILURE}),
+    ("classify", "failure"),
+    ("refusal_code", "OK"),
+    ("refusal_code", "SORRY"),
+    ("refusal_code", 14),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_bad_value_says_field_and_value(name: str, value: Any) -> None:
+    """A bad value is an error that names the field and shows a value it got."""
+    with pytest.raises((TypeError, ValueError)) as wrong:
+        BreakerPolicy(**{name: value})
+    assert f"BreakerPolicy.{name}" in str(wrong.value)
+    assert "must" in str(wrong.value)
+    shown = value if not isinstance(value, dict) else next(iter(value))
+    assert str(shown).strip("'") in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"failure_rate": None, "consecutive_failures": None}, "every trip condition is off"),
+        ({"failure_rate": None, "consecutive_failures": None, "slow_call_rate": None}, "every trip condition is off"),
+        ({"window_calls": 10, "minimum_calls": 11}, "minimum_calls must be at most window_calls (10)"),
+        ({"window_calls": 20, "failure_threshold": 21}, "failure_threshold must be at most window_calls (20)"),
+        (
+            {"reset_timeout_multiplier": 2, "reset_timeout": 900},
+            "max_reset_timeout must be at least reset_timeout (900)",
+        ),
+    ],
+)
+def test_combination_that_cannot_work(fields: dict[str, Any], words: str) -> None:
+    """Values that are good by themselves and senseless together are an error that says why."""
+    with pytest.raises(ValueError, match="BreakerPolicy") as wrong:
+        BreakerPolicy(**fields)
+    assert words in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"failure_rate": None, "consecutive_failures": None, "failure_threshold": 5},
+        {"failure_rate": None, "consecutive_failures": None, "slow_call_duration": 1},
+        {"failure_rate": None, "window_calls": 10},
+        {"window_calls": 20, "failure_threshold": 20},
+        {"reset_timeout": 900},
+        {"reset_timeout_multiplier": 2, "max_reset_timeout": 60},
+        {"group": "prices", "refusal_code": grpc.StatusCode.ABORTED},
+    ],
+)
+def test_combination_that_works(fields: dict[str, Any]) -> None:
+    """One trip condition is enough, and limits may touch."""
+    assert dataclasses.asdict(BreakerPolicy(**fields)).keys()
+
+
+def test_whole_numbers_of_seconds_become_floats() -> None:
+    """Seconds may be given as integers."""
+    policy = BreakerPolicy(reset_timeout=5)
+    assert (policy.reset_timeout, type(policy.reset_timeout)) == (5.0, float)
+
+
+def test_policy_is_immutable() -> None:
+    """A policy cannot be changed, and neither can its verdicts."""
+    policy = BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        policy.reset_timeout = 5.0  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        policy.verdicts["OK"] = Outcome.FAILURE  # type: ignore[index]
+
+
+def test_codes_and_their_names_are_the_same() -> None:
+    """Statuses are given as codes or as names."""
+    by_code = BreakerPolicy(verdicts={grpc.StatusCode.NOT_FOUND: Outcome.FAILURE}, refusal_code=grpc.StatusCode.ABORTED)
+    assert by_code == BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE}, refusal_code="ABORTED")
+
+
+def judge(call: EndedCall) -> Outcome:
+    """A classifier."""
+    raise AssertionError(call)
+
+
+def test_policy_as_plain_data() -> None:
+    """A policy is shown as plain data, ready for JSON; a classifier by its name."""
+    plain = BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE}, classify=judge).as_dict()
+    assert plain["verdicts"] == {"NOT_FOUND": "failure"}
+    assert plain["classify"].startswith("tests.unit.test_policy.judge")
+    assert json.loads(json.dumps(plain))["reset_timeout"] == 60.0
+
+
+def test_successes_needed() -> None:
+    """As many successes close a breaker as it lets probes through, unless it is told otherwise."""
+    assert BreakerPolicy(half_open_max_calls=4).probes_to_close == 4
+    assert BreakerPolicy(half_open_max_calls=4, half_open_successes=2).probes_to_close == 2

@@ -1,0 +1,201 @@
+"""What gRPC means to a breaker: the verdict on an ended call."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import grpc
+import pytest
+
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, EndedCall, Outcome, Permit
+from grpc_breaker import _rpc as rpc
+from grpc_breaker._core.policy import STATUS_NAMES
+from grpc_breaker.testing import FakeClock
+
+DEADLINE = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_status_names_are_grpcs() -> None:
+    """The names the core knows are those of `grpc.StatusCode`."""
+    assert {code.name for code in grpc.StatusCode} == STATUS_NAMES
+
+
+def test_every_status_has_a_verdict() -> None:
+    """No status is forgotten."""
+    assert set(rpc._VERDICTS) == set(grpc.StatusCode)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "elapsed", "timeout", "outcome"),
+    [
+        (DEADLINE, "", 1.0, None, Outcome.FAILURE),
+        (DEADLINE, "", 0.0, 0.0, Outcome.IGNORED),
+        (DEADLINE, "", 0.0, -1.0, Outcome.IGNORED),
+        (DEADLINE, "", 0.5, 0.5, Outcome.IGNORED),
+        (DEADLINE, "", 0.4, 0.5, Outcome.FAILURE),
+        (DEADLINE, "", 1.0, 1.0, Outcome.FAILURE),
+        (grpc.StatusCode.INTERNAL, "Exception serializing request!", 0.0, None, Outcome.IGNORED),
+        (grpc.StatusCode.INTERNAL, "Exception deserializing response!", 0.0, None, Outcome.FAILURE),
+        (grpc.StatusCode.UNKNOWN, "Exception iterating requests!", 0.0, None, Outcome.IGNORED),
+        (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "CLIENT: Received message larger than max (9 vs. 4)",
+            0,
+            None,
+            Outcome.IGNORED,
+        ),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "quota", 0.0, None, Outcome.FAILURE),
+        (grpc.StatusCode.CANCELLED, "", 0.0, None, Outcome.IGNORED),
+    ],
+)
+def test_verdict(code: grpc.StatusCode, details: str, elapsed: float, timeout: float | None, outcome: Outcome) -> None:
+    """A deadline too short, and what was made on this side, say nothing about the server."""
+    assert rpc.verdict(BreakerPolicy(minimum_deadline=1.0), code, details, elapsed, timeout) is outcome
+
+
+def test_own_verdicts_come_first() -> None:
+    """A policy's own verdict beats every rule; the other statuses keep theirs."""
+    policy = BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE, "DEADLINE_EXCEEDED": Outcome.SUCCESS})
+    assert rpc.verdict(policy, grpc.StatusCode.NOT_FOUND, "", 0, None) is Outcome.FAILURE
+    assert rpc.verdict(policy, DEADLINE, "", 0, 0) is Outcome.SUCCESS
+    assert rpc.verdict(policy, grpc.StatusCode.INTERNAL, "", 0, None) is Outcome.FAILURE
+
+
+def permit_of(policy: BreakerPolicy | None = None) -> tuple[CircuitBreaker, Permit]:
+    """A breaker and one call."""
+    breaker = CircuitBreaker("test", policy, clock=FakeClock())
+    return breaker, breaker.admit("pkg.Service/Method")
+
+
+def counted(breaker: CircuitBreaker) -> dict[tuple[str, str], int]:
+    """What was counted."""
+    return breaker.tallies()
+
+
+def test_classifier_sees_the_whole_call() -> None:
+    """A classifier is given method, code, details, metadata, times and error, and its answer counts."""
+    seen: list[EndedCall] = []
+
+    def classify(call: EndedCall) -> Outcome:
+        seen.append(call)
+        return Outcome.FAILURE
+
+    breaker, permit = permit_of(BreakerPolicy(classify=classify))
+    error = ValueError()
+    rpc.settle(permit, grpc.StatusCode.OK, b"fine\xff", [("k", "v")], 2.0, error)
+    assert seen == [
+        EndedCall(
+            method="pkg.Service/Method",
+            code=grpc.StatusCode.OK,
+            details="fine\ufffd",
+            trailing_metadata=(("k", "v"),),
+            elapsed=0.0,
+            timeout=2.0,
+            error=error,
+        )
+    ]
+    assert counted(breaker) == {("failure", "OK"): 1}
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [(None, "success"), (Outcome.IGNORED, "ignored"), ("bad", "failure")])
+def test_classifiers_answer(answer: Any, outcome: str, caplog: pytest.LogCaptureFixture) -> None:
+    """`None` keeps the default verdict; what is no outcome is a failure, said once in the log."""
+    breaker, permit = permit_of(BreakerPolicy(classify=lambda call: answer))
+    rpc.settle(permit, grpc.StatusCode.NOT_FOUND)
+    assert counted(breaker) == {(outcome, "NOT_FOUND"): 1}
+    assert ("not an Outcome" in caplog.text) == (answer == "bad")
+
+
+def test_classifier_that_raises_is_a_failure_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A classifier that raises makes the call a failure and is logged once, with its place."""
+
+    def broken(call: EndedCall) -> Outcome:
+        raise LookupError(call.method)
+
+    breaker, permit = permit_of(BreakerPolicy(classify=broken))
+    rpc.settle(permit, grpc.StatusCode.OK)
+    rpc.settle(breaker.admit(), grpc.StatusCode.OK)
+    assert counted(breaker) == {("failure", "OK"): 2}
+    assert len(caplog.records) == 1
+    assert "broken:" in caplog.text
+
+
+def test_code_that_is_no_code_is_ignored() -> None:
+    """A call whose status is no status says nothing."""
+    breaker, permit = permit_of()
+    rpc.settle(permit, 14)
+    assert counted(breaker) == {("ignored", ""): 1}
+
+
+class Unprintable:
+    """Metadata or details of somebody's own."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_trouble_while_judging_gives_the_permit_back(caplog: pytest.LogCaptureFixture) -> None:
+    """A call that cannot be judged is ignored, and the trouble logged once."""
+    breaker, permit = permit_of()
+    rpc.settle(permit, grpc.StatusCode.INTERNAL, Unprintable())
+    assert counted(breaker) == {("ignored", ""): 1}
+    assert "judging an ended call failed" in caplog.text
+
+
+class Failed(grpc.RpcError):
+    """An RPC error with a status."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "gone"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Failed(), {("failure", "UNAVAILABLE"): 1}),
+        (grpc.RpcError(), {("ignored", ""): 1}),
+        (ValueError(), {("ignored", ""): 1}),
+        (KeyboardInterrupt(), {("ignored", ""): 1}),
+    ],
+)
+def test_what_was_raised(error: BaseException, expected: dict[tuple[str, str], int]) -> None:
+    """A raised RPC error counts by its status; everything else was made on this side."""
+    breaker, permit = permit_of()
+    rpc.settle_raised(permit, error, None)
+    assert counted(breaker) == expected
+
+
+def test_giving_back_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """Trouble while giving a permit back is logged, not raised."""
+    rpc.give_back(None)  # type: ignore[arg-type]
+    assert "giving a permit back failed" in caplog.text
+
+
+def test_asking_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """A call whose details have no method goes on unguarded."""
+    assert rpc.Guard(BreakerRegistry()).admit(object(), timed=True) is None
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+@pytest.mark.parametrize(("timeout", "expected"), [(1, 1), (0.5, 0.5), (None, None), ("soon", None)])
+def test_timeout_of_odd_details(timeout: Any, expected: float | None) -> None:
+    """A timeout that is no number is none; so are details without one."""
+
+    class Details:
+        pass
+
+    details = Details()
+    assert rpc.timeout_of(details) is None
+    details.timeout = timeout  # type: ignore[attr-defined]
+    assert rpc.timeout_of(details) == expected
+
+
+@pytest.mark.parametrize("wrong", [BreakerPolicy(), {}, "registry"])
+def test_registry_of_the_wrong_kind(wrong: Any) -> None:
+    """An interceptor made with something else than a registry is an error at once."""
+    with pytest.raises(TypeError, match="breakers must be a BreakerRegistry or None, got"):
+        rpc.check_registry(wrong)

@@ -1,0 +1,54 @@
+"""The windows: what they hold, and what they forget."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from grpc_breaker._core.window import Counts, CountWindow, TimeWindow
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_time_window_counts_what_is_inside(seed: int) -> None:
+    """A time window holds what came in its last ten buckets, whatever the rhythm."""
+    rng = random.Random(seed)
+    window, kept, now = TimeWindow(10.0, 0.0), [], 0.0
+    for _ in range(500):
+        now += rng.choice([0.0, 0.25, 0.5, 1.0, 3.0, 9.75, 10.0, 1000.0])
+        if rng.random() < 0.8:
+            failed, slow = rng.random() < 0.3, rng.random() < 0.3
+            kept.append((now // 1, failed, slow))
+            inside = [it for it in kept if it[0] > now // 1 - 10]
+            assert window.record(now, failed, slow) == any(it[1] or it[2] for it in inside)
+        inside = [it for it in kept if it[0] > now // 1 - 10]
+        assert window.counts(now) == (len(inside), sum(it[1] for it in inside), sum(it[2] for it in inside))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_count_window_counts_the_last(seed: int) -> None:
+    """A count window holds the last results, and no more."""
+    rng = random.Random(seed)
+    window, kept = CountWindow(7), []
+    for _ in range(100):
+        kept = [*kept[-6:], (rng.random() < 0.3, rng.random() < 0.3)]
+        assert window.record(0.0, *kept[-1]) == any(failed or slow for failed, slow in kept)
+        assert window.counts(0.0) == (len(kept), sum(it[0] for it in kept), sum(it[1] for it in kept))
+
+
+def test_clock_that_stands_still_or_runs_backwards() -> None:
+    """With a clock that stands still or runs backwards nothing is lost and nothing raises."""
+    window = TimeWindow(10.0, 100.0)
+    for now in (100.0, 100.0, 50.0, 0.0, 100.0):
+        window.record(now, failed=True, slow=False)
+    assert window.counts(100.0) == Counts(5, 5, 0)
+
+
+def test_good_results_counted_elsewhere_are_in_the_window() -> None:
+    """Results counted without the window leave it in their time, too."""
+    elsewhere = 5
+    window = TimeWindow(10.0, 0.0, lambda: elsewhere)
+    assert window.counts(0.5) == Counts(0, 0, 0)
+    elsewhere = 8
+    assert window.counts(9.5) == Counts(3, 0, 0)
+    assert window.counts(19.5) == Counts(0, 0, 0)
