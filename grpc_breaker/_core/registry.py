@@ -177,7 +177,7 @@ class BreakerRegistry:
                 return None
             policy = self._default
         with self._lock:
-            route = (self._make(policy.group or name, policy), name)
+            route = (self._make(policy.group or name or "/", policy), name)  # even a nameless method needs a name
             if len(self._routes) >= 4 * self._max_breakers:
                 self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
             self._routes[method] = route

@@ -1,0 +1,1 @@
+"""What tracing backends, metric readers and logs are told, with the real OpenTelemetry SDK."""

@@ -1,0 +1,294 @@
+"""Metrics, log records, log events, and the switches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import _logs as logs
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, State, telemetry
+from grpc_breaker._core import log
+from grpc_breaker.telemetry import BreakerTelemetry
+from grpc_breaker.testing import FakeClock
+from tests.telemetry.receiver import Receiver, attributes
+
+METHOD = "pkg.S/M"
+
+
+@pytest.fixture
+def breakers() -> BreakerRegistry:
+    """Two failures open."""
+    return BreakerRegistry(default=BreakerPolicy(consecutive_failures=2), clock=FakeClock(), max_breakers=2)
+
+
+def open_it(breakers: BreakerRegistry, context: object = None) -> None:
+    """Open a breaker by two calls."""
+    for _ in range(2):
+        breakers[METHOD].admit(METHOD, context).failure("UNAVAILABLE", "ill")
+
+
+class Meter:
+    """A metric reader."""
+
+    def __init__(self) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self.reader])
+
+    def read(self) -> dict[tuple[str, ...], float]:
+        """What it reads now: {(metric, sorted attribute values…): value}."""
+        data: Any = self.reader.get_metrics_data()
+        if data is None:
+            return {}
+        return {
+            (metric.name, *(f"{key}={value}" for key, value in sorted(point.attributes.items()))): point.value
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            for point in metric.data.data_points
+        }
+
+
+@pytest.fixture
+def meter() -> Iterator[Meter]:
+    """A metric reader."""
+    started = Meter()
+    yield started
+    started.provider.shutdown()
+
+
+NAME = (f"grpc_breaker.name={METHOD}",)
+RPC = (f"rpc.method={METHOD}",)
+
+
+def test_metrics_show_states_calls_and_changes(breakers: BreakerRegistry, meter: Meter) -> None:
+    """Metrics say each breaker's state, its changes, its calls by outcome and status, and those in flight."""
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    breakers[METHOD].admit().success()
+    left = breakers[METHOD].admit()
+    assert meter.read()["grpc_breaker.calls.in_flight", *NAME, *RPC] == 1
+    left.settle(telemetry_outcome("success"), "NOT_FOUND")
+    open_it(breakers)
+    breakers[METHOD].try_admit()
+    read = meter.read()
+    states = {
+        state: read["grpc_breaker.state", *NAME, f"grpc_breaker.state={state}", *RPC] for state in map(str, State)
+    }
+    assert states == {"closed": 0, "open": 1, "half_open": 0, "forced_open": 0, "disabled": 0}
+    change = ("grpc_breaker.state=open", "grpc_breaker.state.previous=closed")
+    assert read["grpc_breaker.state_changes", *NAME, *change, *RPC] == 1
+    calls = {key[2:]: value for key, value in read.items() if key[0] == "grpc_breaker.calls"}
+    assert calls == {
+        ("grpc_breaker.outcome=success", *RPC, "rpc.status_code=OK"): 1,
+        ("grpc_breaker.outcome=success", *RPC, "rpc.status_code=NOT_FOUND"): 1,
+        ("grpc_breaker.outcome=failure", *RPC, "rpc.status_code=UNAVAILABLE"): 2,
+        ("grpc_breaker.outcome=rejected", *RPC): 1,
+    }
+    assert read["grpc_breaker.calls.in_flight", *NAME, *RPC] == 0
+
+
+def telemetry_outcome(name: str) -> Any:
+    """An outcome by name."""
+    from grpc_breaker import Outcome
+
+    return Outcome(name)
+
+
+def test_labels_are_bounded_and_counters_never_fall(breakers: BreakerRegistry, meter: Meter) -> None:
+    """However many methods come and go, labels are as many as the cap and `other`, and no counter ever falls."""
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    last = 0.0
+    for n in range(20):
+        breakers[f"flood.S/M{n}"].admit().success()
+        read = {key: value for key, value in meter.read().items() if key[0] == "grpc_breaker.calls"}
+        assert sum(read.values()) > last
+        last = sum(read.values())
+        assert len(read) <= 3
+    assert any("grpc_breaker.name=other" in key for key in read)
+
+
+def test_registries_share_a_telemetry(breakers: BreakerRegistry, meter: Meter) -> None:
+    """One telemetry serves many registries, adding what they have in common; attached twice it counts once."""
+    shared = BreakerTelemetry(meter_provider=meter.provider)
+    other = BreakerRegistry()
+    for registry in (breakers, breakers, other):
+        shared.attach(registry)
+    for registry in (breakers, other):
+        registry[METHOD].force_open()
+    read = meter.read()
+    assert sum(value for key, value in read.items() if key[0] == "grpc_breaker.state_changes") == 2
+    assert read["grpc_breaker.state", *NAME, "grpc_breaker.state=forced_open", *RPC] == 1
+
+
+def test_group_has_no_method(meter: Meter) -> None:
+    """A group's metrics carry its name, and no method."""
+    breakers = BreakerRegistry(default=BreakerPolicy(group="prices"))
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    breakers[METHOD].admit()
+    assert meter.read()["grpc_breaker.calls.in_flight", "grpc_breaker.name=prices"] == 1
+
+
+def test_registry_that_is_gone_still_tells(meter: Meter) -> None:
+    """A breaker that outlives its registry still tells of its changes; telemetry keeps no registry alive."""
+    breakers = BreakerRegistry()
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    breaker = breakers[METHOD]
+    del breakers
+    breaker.force_open()
+    assert any(key[0] == "grpc_breaker.state_changes" for key in meter.read())
+
+
+def test_prometheus_reads_the_names_of_the_alert(breakers: BreakerRegistry) -> None:
+    """With the Prometheus exporter the state reads as an alert on `grpc_breaker_state` would have it."""
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import REGISTRY, generate_latest
+
+    reader = PrometheusMetricReader()
+    provider = MeterProvider([reader])
+    try:
+        BreakerTelemetry(meter_provider=provider).attach(breakers)
+        open_it(breakers)
+        lines = [
+            line for line in generate_latest(REGISTRY).decode().splitlines() if line.startswith("grpc_breaker_state")
+        ]
+        opened = [line for line in lines if 'grpc_breaker_state="open"' in line and "state_changes" not in line]
+        assert len(opened) == 1
+        assert f'grpc_breaker_name="{METHOD}"' in opened[0]
+        assert opened[0].endswith(" 1.0")
+    finally:
+        provider.shutdown()
+
+
+def test_one_log_record_for_each_change(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """Each change is one log record, a warning when it opens, with its facts as attributes."""
+    caplog.set_level(logging.INFO, "grpc_breaker")
+    BreakerTelemetry().attach(breakers)
+    open_it(breakers)
+    breakers[METHOD].reset()
+    opened, closed = caplog.records
+    assert (opened.levelname, closed.levelname) == ("WARNING", "INFO")
+    assert opened.getMessage().startswith(
+        "circuit breaker pkg.S/M: closed -> open (consecutive_failures); 2 of 2 calls failed, next probe in 6"
+    )
+    assert closed.getMessage() == "circuit breaker pkg.S/M: open -> closed (reset)"
+    facts: Any = opened
+    assert facts.event == "grpc_breaker.state_change"
+    assert facts.breaker["rpc.status_code"] == "UNAVAILABLE"
+
+
+def spans() -> tuple[TracerProvider, InMemorySpanExporter]:
+    """A tracer provider, and what it exports."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return provider, exporter
+
+
+def test_log_events_instead_of_span_events(breakers: BreakerRegistry) -> None:
+    """With `events="log"` a change arrives as a log event, correlated with the causing call's span; no span event."""
+    pytest.importorskip("opentelemetry.sdk._logs")
+    if not has_log_events():
+        pytest.skip("this opentelemetry-api has no log events")
+    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+
+    receiver = Receiver()
+    provider, exporter = spans()
+    logger_provider = LoggerProvider()
+    logger_provider.add_log_record_processor(
+        SimpleLogRecordProcessor(OTLPLogExporter(endpoint=receiver.endpoint, insecure=True))
+    )
+    BreakerTelemetry(events="log", tracer_provider=provider, logger_provider=logger_provider).attach(breakers)
+    with provider.get_tracer("test").start_as_current_span("application") as span:
+        context = trace.set_span_in_context(span)
+        open_it(breakers, context)
+    breakers[METHOD].reset()
+    logger_provider.force_flush()
+    opened, closed = receiver.logs
+    assert opened.event_name == "grpc_breaker.state_change"
+    assert opened.severity_text == "WARN"
+    assert closed.severity_text == "INFO"
+    assert attributes(opened)["grpc_breaker.state"] == "open"
+    assert opened.span_id == span.get_span_context().span_id.to_bytes(8, "big")
+    assert not closed.span_id
+    assert [event for span in exporter.get_finished_spans() for event in span.events] == []
+    logger_provider.shutdown()
+    receiver.stop()
+
+
+def has_log_events() -> bool:
+    """Whether this API has them."""
+    try:
+        logs.LogRecord(event_name="test")
+    except TypeError:
+        return False
+    return True
+
+
+def test_api_without_log_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An opentelemetry-api that has no log events is an error in words, where they are asked for."""
+
+    class Old:
+        def __init__(self, timestamp: int | None = None) -> None:
+            pass
+
+    monkeypatch.setattr(logs, "LogRecord", Old)
+    with pytest.raises(RuntimeError, match=r"events='log' needs opentelemetry-api 1.35 or newer"):
+        BreakerTelemetry(events="log")
+
+
+def test_bad_switch() -> None:
+    """Any other form of events is an error that says which there are."""
+    with pytest.raises(ValueError, match="events must be 'span' or 'log', got 'both'"):
+        BreakerTelemetry(events="both")  # type: ignore[arg-type]
+
+
+def test_telemetry_off(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """With `telemetry=False` nothing is captured and nothing told."""
+    caplog.set_level(logging.DEBUG, "grpc_breaker")
+    interceptor = CircuitBreakerInterceptor(breakers, telemetry=False)
+    assert interceptor._guard._capture is None
+    open_it(breakers)
+    assert not caplog.records
+
+
+def test_telemetry_on_by_default(caplog: pytest.LogCaptureFixture) -> None:
+    """Without an SDK telemetry is on, told to nobody but the log; every interceptor shares the default."""
+    breakers = BreakerRegistry()
+    for _ in range(2):
+        CircuitBreakerInterceptor(breakers)
+    breakers[METHOD].force_open()
+    assert len(telemetry._defaults) == 1
+    assert len(caplog.records) == 1
+
+
+def test_exporter_in_trouble_harms_nobody(
+    breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Telemetry that raises is logged once; the log record and the metrics are told all the same."""
+    monkeypatch.setattr(log, "_said", set())
+
+    class Broken:
+        def get_tracer(self, *arguments: Any, **more: Any) -> Any:
+            return self
+
+        def start_as_current_span(self, *arguments: Any, **more: Any) -> Any:
+            raise OSError
+
+    broken: Any = Broken()
+    BreakerTelemetry(tracer_provider=broken).attach(breakers)
+    for _ in range(2):
+        breakers[METHOD].force_open()
+        breakers[METHOD].reset()
+    said = [record.levelname for record in caplog.records]
+    assert said.count("ERROR") == 1
+    assert said.count("WARNING") == 2

@@ -1,0 +1,247 @@
+"""`BreakerRegistry`: which breaker guards which method, and how many there may be."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from grpc_breaker import BreakerPolicy, BreakerRegistry, Permit, State
+from grpc_breaker.testing import EventRecorder, FakeClock
+
+METHOD, SERVICE, DEFAULT = (BreakerPolicy(reset_timeout=seconds) for seconds in (1, 2, 3))
+
+
+def registry(**arguments: Any) -> BreakerRegistry:
+    """A registry with a policy of each kind."""
+    policies = {"pkg.S/Named": METHOD, "/pkg.S": SERVICE, "grpc.health.v1.Health/Check": METHOD}
+    return BreakerRegistry(policies, clock=FakeClock(), **{"default": DEFAULT, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("method", "policy"),
+    [
+        ("/pkg.S/Named", METHOD),
+        ("pkg.S/Named", METHOD),
+        (b"/pkg.S/Named", METHOD),
+        ("/pkg.S/Other", SERVICE),
+        ("/other.S/Named", DEFAULT),
+        ("/grpc.health.v1.Health/Check", METHOD),
+        ("/a/b/c", DEFAULT),
+        ("", DEFAULT),
+        (b"/\xff/\xfe", DEFAULT),
+    ],
+)
+def test_most_specific_policy_wins(method: str | bytes, policy: BreakerPolicy) -> None:
+    """A method's policy beats its service's, which beats the default; odd names have the default."""
+    breaker = registry().breaker_for(method)
+    assert breaker is not None
+    assert breaker.policy is policy
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/grpc.channelz.v1.Channelz/GetServers",
+    ],
+)
+def test_left_alone_unless_named(method: str) -> None:
+    """Health checks, reflection and channelz have no breaker unless they are named."""
+    assert registry().breaker_for(method) is None
+
+
+def test_without_default_only_named_methods_are_guarded() -> None:
+    """With `default=None` methods not named are left alone."""
+    breakers = registry(default=None)
+    assert breakers.breaker_for("/other.S/M") is None
+    with pytest.raises(KeyError, match="no policy covers other.S/M"):
+        breakers["other.S/M"]
+
+
+def test_each_method_has_its_own_breaker() -> None:
+    """Methods of one service policy do not share a breaker; a call and an operator find the same one."""
+    breakers = registry()
+    assert breakers["pkg.S/A"] is not breakers["pkg.S/B"]
+    assert breakers["pkg.S/A"] is breakers["/pkg.S/A"] is breakers.breaker_for(b"/pkg.S/A")
+
+
+def test_group_shares_one_breaker() -> None:
+    """Methods whose policies name the same group share its breaker; it is found by its name, too."""
+    policy = BreakerPolicy(group="prices")
+    breakers = BreakerRegistry({"pkg.S/A": policy, "pkg.T": BreakerPolicy(group="prices")}, default=None)
+    assert breakers["prices"] is breakers["pkg.S/A"] is breakers["pkg.T/B"]
+    assert breakers["prices"].name == "prices"
+
+
+def test_default_group_shares_one_breaker() -> None:
+    """A group in the default policy makes everything else share one."""
+    breakers = BreakerRegistry(default=BreakerPolicy(group="all"))
+    assert breakers["pkg.S/A"] is breakers["pkg.T/B"] is breakers["all"]
+
+
+@pytest.mark.parametrize("name", ["", "/", "a/b/c", "pkg.S/", "//M", "pricing service", "pkg.S/Get Price", " pkg.S"])
+def test_name_that_is_no_name(name: str) -> None:
+    """A name that is no method name is an error at once, in the constructor and in a lookup."""
+    with pytest.raises(ValueError, match="a method name must look like"):
+        BreakerRegistry({name: METHOD})
+    with pytest.raises(ValueError, match="a method name must look like"):
+        registry()[name]
+
+
+def test_lookup_of_a_service() -> None:
+    """A service has no breaker; its methods have."""
+    with pytest.raises(ValueError, match="one for each method"):
+        registry()["pkg.S"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"policies": [METHOD]}, "policies must be a mapping"),
+        ({"policies": BreakerRegistry()}, "policies must be a mapping"),
+        ({"policies": METHOD}, "policies must be a mapping"),
+        ({"policies": {"pkg.S": {"reset_timeout": 5}}}, "policy for 'pkg.S' must be a BreakerPolicy"),
+        ({"policies": {b"pkg.S": METHOD}}, "a method name must be a string"),
+        ({"policies": {"pkg.S": METHOD, "/pkg.S": METHOD}}, "two policies for 'pkg.S'"),
+        (
+            {"policies": {"a.S": BreakerPolicy(group="g"), "b.S": BreakerPolicy(group="g", reset_timeout=1)}},
+            "group 'g' has two different policies",
+        ),
+        ({"default": "none"}, "default must be a BreakerPolicy or None"),
+        ({"max_breakers": 0}, "max_breakers must be an integer, 1 or more, got 0"),
+        ({"max_breakers": True}, "max_breakers must be an integer, 1 or more, got True"),
+        ({"max_breakers": 1.5}, "max_breakers must be an integer, 1 or more, got 1.5"),
+        ({"clock": None}, "clock must be a callable"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
+    """A registry made wrong is an error at once that says what and why."""
+    with pytest.raises((TypeError, ValueError)) as wrong:
+        BreakerRegistry(**arguments)
+    assert words in str(wrong.value)
+
+
+def test_what_it_shows() -> None:
+    """A registry can be counted, asked, iterated, printed and shown as JSON; an empty one is true."""
+    breakers = registry()
+    assert breakers
+    assert repr(breakers) == "<BreakerRegistry of 0 breakers: all closed>"
+    breakers["pkg.S/A"].force_open()
+    assert repr(breakers) == "<BreakerRegistry of 1 breakers: pkg.S/A forced_open>"
+    assert (len(breakers), "pkg.S/A" in breakers, "/pkg.S/A" in breakers, 7 in breakers) == (1, True, True, False)
+    assert [breaker.name for breaker in breakers] == ["pkg.S/A"]
+    assert json.loads(json.dumps(breakers.snapshot()))["pkg.S/A"]["state"] == "forced_open"
+
+
+def test_listeners_hear_every_breaker() -> None:
+    """A registry's listeners hear of its breakers, those made before and those made later."""
+    breakers = registry()
+    breakers["pkg.S/A"]
+    events = EventRecorder(breakers)
+    for name in ("pkg.S/A", "pkg.S/B"):
+        breakers[name].force_open()
+        breakers[name].try_admit()
+    events.stop()
+    breakers["pkg.S/A"].reset()
+    assert [change.breaker for change in events.changes] == ["pkg.S/A", "pkg.S/B"]
+    assert [rejection.breaker for rejection in events.rejections] == ["pkg.S/A", "pkg.S/B"]
+
+
+def test_never_more_than_its_cap() -> None:
+    """Above the cap the breakers idle longest are forgotten; one that is open or has a call in flight never is."""
+    clock = FakeClock()
+    breakers = BreakerRegistry(max_breakers=20, clock=clock)
+    breakers["kept.S/Open"].force_open()
+    call = breakers["kept.S/Busy"].admit()
+    for n in range(200):
+        clock.advance(1)
+        breakers[f"flood.S/M{n}"].admit().success()
+        assert len(breakers) <= 20
+    names = {breaker.name for breaker in breakers}
+    assert {"kept.S/Open", "kept.S/Busy", "flood.S/M199"} <= names
+    assert "flood.S/M0" not in names
+    assert call.success()
+
+
+def test_open_breakers_may_exceed_the_cap() -> None:
+    """When none of them is closed and idle, none is forgotten."""
+    breakers = BreakerRegistry(max_breakers=3, clock=FakeClock())
+    for n in range(5):
+        breakers[f"pkg.S/M{n}"].force_open()
+    assert len(breakers) == 5
+
+
+def test_forgotten_breaker_that_is_held_is_found_again() -> None:
+    """A breaker that an operator holds is the one its next call finds, forgotten or not."""
+    breakers = BreakerRegistry(max_breakers=2, clock=FakeClock())
+    held = breakers["pkg.S/Held"]
+    for n in range(5):
+        breakers[f"pkg.S/M{n}"]
+    assert "pkg.S/Held" not in breakers
+    held.force_open()
+    assert breakers.breaker_for("/pkg.S/Held") is held
+    assert held.state is State.FORCED_OPEN
+
+
+def test_memory_of_forgotten_names_is_bounded() -> None:
+    """A client that makes up method names exhausts neither breakers, routes nor labels."""
+    breakers = BreakerRegistry(max_breakers=10, clock=FakeClock())
+    for n in range(1000):
+        breakers.breaker_for(f"/flood.S/M{n}")
+        breakers.breaker_for(f"flood.S/M{n}".encode())
+    gc.collect()
+    assert len(breakers) <= 10
+    assert len(breakers._routes) <= 40
+    assert len(breakers._remembered) <= 10
+    assert len(breakers._labels) <= 10
+    shared = BreakerRegistry(default=BreakerPolicy(group="g"), max_breakers=10)
+    for n in range(1000):
+        shared.breaker_for(f"/flood.S/M{n}")
+    assert len(shared._routes) <= 40
+
+
+def test_counts_of_forgotten_breakers_are_kept() -> None:
+    """What forgotten breakers counted stays in the totals, under their name or as `other`."""
+    breakers = BreakerRegistry(max_breakers=2, clock=FakeClock())
+    for n in range(10):
+        breaker = breakers[f"pkg.S/M{n}"]
+        breaker.admit().success()
+        breaker.admit().failure("INTERNAL")
+    totals = {(label, outcome): calls for label, outcome, _, calls in breakers.tallies()}
+    assert sum(calls for (_, outcome), calls in totals.items() if outcome == "success") == 10
+    assert {label for label, _ in totals} == {"pkg.S/M0", "pkg.S/M1", "other"}
+    assert totals["other", "failure"] == 8
+    assert breakers.label("pkg.S/M0") == "pkg.S/M0"
+
+
+def test_threads_find_one_breaker() -> None:
+    """However many threads call a method for the first time at once, it has one breaker."""
+    breakers = BreakerRegistry()
+    barrier = threading.Barrier(8)
+    found: list[Any] = []
+
+    def find() -> None:
+        barrier.wait(10)
+        found.append(breakers.breaker_for("/pkg.S/M"))
+
+    threads = [threading.Thread(target=find) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(found) == 8
+    assert len(set(map(id, found))) == 1
+
+
+def test_fork_gives_a_fresh_lock() -> None:
+    """A forked child's registry has a lock that nobody holds."""
+    breakers = BreakerRegistry()
+    lock = breakers._lock
+    breakers._after_fork()
+    assert breakers._lock is not lock
+    assert isinstance(breakers["pkg.S/M"].admit(), Permit)

@@ -1,0 +1,533 @@
+"""Both skins, where no real server leads: odd calls, trouble in our own bookkeeping, the refused call's whole API."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, Outcome, Permit, Rejection, aio
+from grpc_breaker import _sync as sync
+from grpc_breaker._core.breaker import CircuitBreaker
+from grpc_breaker.testing import FakeClock
+
+METHOD = "/pkg.S/M"
+
+
+class Details:
+    """Call details with nothing but a method."""
+
+    method = METHOD
+
+
+@pytest.fixture
+def breakers() -> BreakerRegistry:
+    """A registry."""
+    return BreakerRegistry(clock=FakeClock())
+
+
+def totals(breakers: BreakerRegistry) -> dict[str, int]:
+    """What was counted, without the zeros."""
+    counted: dict[str, int] = breakers[METHOD].snapshot()["totals"]
+    return {name: calls for name, calls in counted.items() if calls}
+
+
+def intercept(breakers: BreakerRegistry, call: Any, kind: str = "unary_stream") -> Any:
+    """Make one guarded call that answers `call`."""
+    interceptor = CircuitBreakerInterceptor(breakers, telemetry=False)
+    return getattr(interceptor, f"intercept_{kind}")(lambda details, request: call, Details(), b"")
+
+
+class Running:
+    """A call of somebody else's: it has the public API, and no grpcio state."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+        self.ended: grpc.StatusCode | None = None
+
+    def done(self) -> bool:
+        return self.ended is not None
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self.callbacks.append(callback)
+        return True
+
+    def code(self) -> Any:
+        return self.ended
+
+    def details(self) -> str:
+        return ""
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+    def end(self, code: grpc.StatusCode) -> None:
+        self.ended = code
+        for callback in self.callbacks:
+            callback()
+
+
+# ── Sync ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_call_of_somebody_elses(breakers: BreakerRegistry) -> None:
+    """A call without grpcio's state is settled by its public API."""
+    call = Running()
+    assert intercept(breakers, call) is call
+    call.end(grpc.StatusCode.UNAVAILABLE)
+    assert totals(breakers) == {"failure": 1}
+
+
+def test_call_of_somebody_elses_that_is_thrown_away(breakers: BreakerRegistry) -> None:
+    """Such a call gives its permit back when it is thrown away; we do not keep it alive."""
+    intercept(breakers, Running())
+    gc.collect()
+    assert totals(breakers) == {"ignored": 1}
+
+
+def test_call_that_ends_while_we_look(breakers: BreakerRegistry) -> None:
+    """A call that ends between two looks takes no callback any more, and is settled at once."""
+
+    class Ending(Running):
+        def add_callback(self, callback: Callable[[], None]) -> bool:
+            self.ended = grpc.StatusCode.OK
+            return False
+
+    intercept(breakers, Ending())
+    assert totals(breakers) == {"success": 1}
+
+
+def test_call_without_an_api(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no call at all is handed on, and ignored; the log says so once."""
+    answer = object()
+    assert intercept(breakers, answer, "unary_unary") is answer
+    assert totals(breakers) == {"ignored": 1}
+    assert "following a call failed" in caplog.text
+
+
+def test_call_whose_status_raises(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """Trouble in a callback, on the channel's own thread, is logged and harms nobody."""
+
+    class Broken(Running):
+        def code(self) -> Any:
+            raise LookupError
+
+    call = Broken()
+    intercept(breakers, call)
+    call.end(grpc.StatusCode.OK)
+    assert totals(breakers) == {"ignored": 1}
+    assert "settling an ended call failed" in caplog.text
+
+
+def test_method_left_alone() -> None:
+    """A method without a breaker is called as if we were not there."""
+    call = object()
+    assert intercept(BreakerRegistry(default=None), call) is call
+
+
+def test_clock_that_begins_to_fail(caplog: pytest.LogCaptureFixture) -> None:
+    """When our own bookkeeping fails, calls go on unguarded, and the log says so once."""
+    trouble: list[bool] = []
+
+    def clock() -> float:
+        if trouble:
+            raise OSError
+        return 0.0
+
+    breakers = BreakerRegistry(clock=clock)
+    breakers[METHOD]
+    call = Running()
+    trouble.append(True)
+    assert intercept(breakers, call) is call
+    assert not call.callbacks
+    assert "asking the breaker failed" in caplog.text
+
+
+class State:
+    """A call's state as grpcio keeps it."""
+
+    def __init__(self, condition: Any) -> None:
+        self.condition = condition
+        self.code: Any = None
+        self.details = ""
+        self.initial_metadata: Any = None
+
+
+def probe(breakers: BreakerRegistry) -> Permit:
+    """A probe of a half-open breaker."""
+    breaker = breakers[METHOD]
+    for _ in range(5):
+        breaker.admit().failure()
+    breaker._clock.advance(1000)  # type: ignore[attr-defined]
+    return breaker.admit()
+
+
+class Condition:
+    """A condition that does, instead of waiting, what a test says."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def wait(self, timeout: float) -> None:
+        self.act()
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: float) -> bool:
+        self.act()
+        return predicate()
+
+
+def await_headers(permit: Permit, act: Callable[[State], object]) -> None:
+    """Wait for headers while `act` happens to the call's state."""
+    call = Running()
+    state = State(None)
+    state.condition = Condition(lambda: act(state))
+    call._state = state  # type: ignore[attr-defined]
+    sync._Follower(permit, call, None).await_headers()
+
+
+@pytest.mark.parametrize(
+    ("happening", "slots"),
+    [
+        (lambda state: setattr(state, "initial_metadata", ()), 0),
+        (lambda state: setattr(state, "code", grpc.StatusCode.OK), 1),
+        (lambda state: 1 / 0, 1),
+    ],
+)
+def test_waiting_for_headers(breakers: BreakerRegistry, happening: Callable[[Any], object], slots: int) -> None:
+    """Headers free the slot; a status or trouble leaves it to the callback."""
+    permit = probe(breakers)
+    await_headers(permit, happening)
+    assert breakers[METHOD]._slots_taken() == slots
+
+
+def test_waiting_for_headers_ends_with_the_lease(breakers: BreakerRegistry) -> None:
+    """Nobody waits for the headers of a probe that is none any more."""
+    permit = probe(breakers)
+    await_headers(permit, lambda state: permit.ignore())
+    assert breakers[METHOD].in_flight == 0
+
+
+def test_headers_and_failure_together(breakers: BreakerRegistry) -> None:
+    """Headers that come with a failing status are no answer."""
+    permit = probe(breakers)
+
+    def both(state: State) -> None:
+        state.code = grpc.StatusCode.UNAVAILABLE if state.initial_metadata is not None else None
+        state.initial_metadata = ()
+
+    await_headers(permit, both)
+    assert breakers[METHOD]._slots_taken() == 1
+
+
+def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry) -> None:
+    """A bare iterator is handed on with what it has, and settled when it ends."""
+
+    class Messages:
+        words = "its own"
+
+        def __init__(self) -> None:
+            self.left = [b"2", b"1"]
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> bytes:
+            if not self.left:
+                raise StopIteration
+            return self.left.pop()
+
+    permit = probe(breakers)
+    permit.success()
+    stream = intercept(breakers, Messages())
+    assert stream.words == "its own"
+    assert list(stream) == [b"1", b"2"]
+    assert breakers[METHOD].in_flight == 0
+    assert totals(breakers)["success"] == 2
+
+
+def refused(code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> sync.RefusedCall:
+    """A refused sync call."""
+    breaker = CircuitBreaker("pkg.S/M", clock=FakeClock())
+    breaker.force_open()
+    rejection = breaker.try_admit("pkg.S/M")
+    assert isinstance(rejection, Rejection)
+    return sync.RefusedCall(rejection, code)
+
+
+def test_refused_call_is_error_call_future_and_stream() -> None:
+    """A refused call answers everything that a call, a future and a stream can be asked."""
+    call = refused()
+    assert isinstance(call, CircuitOpenError | grpc.RpcError)
+    assert (call.code(), call.debug_error_string()) == (grpc.StatusCode.UNAVAILABLE, call.details())
+    assert (call.initial_metadata(), call.trailing_metadata(), call.time_remaining()) == ((), (), None)
+    assert (call.done(), call.running(), call.is_active()) == (True, False, False)
+    assert (call.cancel(), call.cancelled(), call.add_callback(lambda: None)) == (False, False, False)
+    assert call.exception(timeout=1) is call
+    assert call.traceback(timeout=1) is None
+    told: list[Any] = []
+    call.add_done_callback(told.append)
+    assert told == [call]
+    for attempt in (lambda: call.result(timeout=1), lambda: next(call), lambda: list(call)):
+        with pytest.raises(CircuitOpenError) as error:
+            attempt()
+        assert error.value is call
+
+
+def test_refusals_can_be_copied_and_pickled() -> None:
+    """A refusal survives the way to another process."""
+    for error in (
+        refused(grpc.StatusCode.ABORTED),
+        aio.AioCircuitOpenError(refused()._rejection, grpc.StatusCode.ABORTED),
+    ):
+        for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+            assert type(again) is type(error)
+            assert (again.code(), again.details()) == (grpc.StatusCode.ABORTED, error.details())
+            assert again.state == "forced_open"
+
+
+# ── asyncio ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Ended:
+    """An asyncio call that has ended, or has not."""
+
+    def __init__(self, code: Any = grpc.StatusCode.OK, *, done: bool = True) -> None:
+        self.status = code
+        self.is_done = done
+
+    def done(self) -> bool:
+        return self.is_done
+
+    def cancelled(self) -> bool:
+        return self.status is grpc.StatusCode.CANCELLED
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self.is_done:
+            callback(self)
+
+    async def code(self) -> Any:
+        return self.status
+
+    async def details(self) -> str:
+        return "gone"
+
+    async def trailing_metadata(self) -> None:
+        return None
+
+    async def initial_metadata(self) -> None:
+        return None
+
+
+def intercept_aio(breakers: BreakerRegistry, call: Any, kind: str = "unary_unary") -> Any:
+    """Make one guarded asyncio call that answers `call`."""
+
+    async def continuation(details: Any, request: Any) -> Any:
+        return call
+
+    async def story() -> Any:
+        for interceptor in aio.interceptors(breakers, telemetry=False):
+            if hasattr(interceptor, f"intercept_{kind}"):
+                return await getattr(interceptor, f"intercept_{kind}")(continuation, Details(), b"")
+        raise AssertionError
+
+    return asyncio.run(story())
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+def test_aio_status_counts(breakers: BreakerRegistry, kind: str) -> None:
+    """A call's status is read at its end, without a loop."""
+    intercept_aio(breakers, Ended(grpc.StatusCode.UNAVAILABLE), kind)
+    assert breakers[METHOD].snapshot()["last_failures"] == [{"status": "UNAVAILABLE", "details": "gone"}]
+
+
+def test_aio_method_left_alone() -> None:
+    """A method without a breaker is called as if we were not there."""
+    call = Ended()
+    assert intercept_aio(BreakerRegistry(default=None), call) is call
+
+
+def test_aio_status_that_is_not_there_yet(breakers: BreakerRegistry) -> None:
+    """A status that would have to be waited for is none: the call is ignored."""
+
+    class Waiting(Ended):
+        async def code(self) -> Any:
+            await asyncio.sleep(0)
+
+    intercept_aio(breakers, Waiting())
+    assert totals(breakers) == {"ignored": 1}
+
+
+def test_aio_trouble_in_the_callback(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """A callback of ours never raises: that would break the application's call."""
+
+    class Broken(Ended):
+        async def code(self) -> Any:
+            raise LookupError
+
+    intercept_aio(breakers, Broken())
+    assert totals(breakers) == {"ignored": 1}
+    assert "settling an ended call failed" in caplog.text
+
+
+def test_aio_trouble_while_following(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """Trouble while a call is followed is logged, and the call handed on."""
+
+    class Broken(Ended):
+        def add_done_callback(self, callback: Any) -> None:
+            raise LookupError
+
+    call = Broken()
+    assert intercept_aio(breakers, call) is call
+    assert totals(breakers) == {"ignored": 1}
+    assert "following a call failed" in caplog.text
+
+
+def test_aio_callback_comes_twice(breakers: BreakerRegistry) -> None:
+    """A callback that comes twice settles once."""
+
+    class Twice(Ended):
+        def add_done_callback(self, callback: Any) -> None:
+            callback(self)
+            callback(self)
+
+    intercept_aio(breakers, Twice())
+    assert totals(breakers) == {"success": 1}
+
+
+class Stream(Ended):
+    """A stream under way whose headers are awaited."""
+
+    def __init__(self, headers: Callable[[Stream], Any]) -> None:
+        super().__init__(done=False)
+        self.headers = headers
+
+    async def initial_metadata(self) -> None:
+        self.headers(self)
+
+
+def cancel_us(stream: Stream) -> None:
+    """Our own task is cancelled, as when a loop ends."""
+    raise asyncio.CancelledError
+
+
+def end_in_cancellation(stream: Stream) -> None:
+    """The call is cancelled while its headers are awaited."""
+    stream.status = grpc.StatusCode.CANCELLED
+    raise asyncio.CancelledError
+
+
+def break_off(stream: Stream) -> None:
+    """No headers come."""
+    raise LookupError
+
+
+def fail_at_once(stream: Stream) -> None:
+    """Headers and status come together."""
+    stream.is_done = True
+
+
+@pytest.mark.parametrize(
+    ("headers", "slots", "cancelled"),
+    [
+        (lambda stream: None, 0, False),
+        (fail_at_once, 1, False),
+        (break_off, 1, False),
+        (end_in_cancellation, 1, False),
+        (cancel_us, 1, True),
+    ],
+)
+def test_aio_waiting_for_headers(
+    breakers: BreakerRegistry, headers: Callable[[Stream], Any], slots: int, cancelled: bool, monkeypatch: Any
+) -> None:
+    """Headers that stay alone free a probe's slot; everything else leaves it to the final status."""
+    monkeypatch.setattr(aio, "ANSWER_GRACE", 0)
+    permit = probe(breakers)
+
+    async def story() -> None:
+        await aio._await_headers(permit, Stream(headers))
+
+    if cancelled:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(story())
+    else:
+        asyncio.run(story())
+    assert breakers[METHOD]._slots_taken() == slots
+
+
+def aio_refused(breakers: BreakerRegistry, kind: str) -> Any:
+    """A refused asyncio call."""
+    breakers[METHOD].force_open()
+    return intercept_aio(breakers, None, kind)
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+def test_aio_refused_call_answers_everything(breakers: BreakerRegistry, kind: str) -> None:
+    """A refused asyncio call is a call of its kind that has ended, and answers whatever such a call can be asked."""
+    call = aio_refused(breakers, kind)
+    kinds = {"unary_unary": "UnaryUnaryCall", "unary_stream": "UnaryStreamCall"}
+    kinds |= {"stream_unary": "StreamUnaryCall", "stream_stream": "StreamStreamCall"}
+    assert isinstance(call, getattr(grpc.aio, kinds[kind]))
+    assert (call.done(), call.cancelled(), call.cancel(), call.time_remaining()) == (True, False, False, None)
+    told: list[Any] = []
+    call.add_done_callback(told.append)
+    assert told == [call]
+
+    async def raising(attempt: Any) -> None:
+        with pytest.raises(CircuitOpenError) as error:
+            await attempt
+        assert isinstance(error.value, grpc.aio.AioRpcError)
+        assert "forced_open" in repr(error.value)
+
+    async def story() -> None:
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        assert await call.details() == await call.debug_error_string()
+        assert (tuple(await call.initial_metadata()), tuple(await call.trailing_metadata())) == ((), ())
+        await raising(call.wait_for_connection())
+        if kind.startswith("stream"):
+            with pytest.raises(asyncio.InvalidStateError):
+                await call.write(b"")
+            await call.done_writing()
+        if kind.endswith("unary"):
+            await raising(call)
+        else:
+            await raising(call.read())
+            await raising(anext(aiter(call)))
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("telemetry", ["yes", None, 1])
+def test_telemetry_of_the_wrong_kind(telemetry: Any) -> None:
+    """Telemetry that is none is an error at once."""
+    with pytest.raises(TypeError, match="telemetry must be True, False or a BreakerTelemetry"):
+        CircuitBreakerInterceptor(telemetry=telemetry)
+    with pytest.raises(TypeError, match="telemetry must be True, False or a BreakerTelemetry"):
+        aio.interceptors(telemetry=telemetry)
+
+
+def test_interceptors_know_their_registry(breakers: BreakerRegistry) -> None:
+    """The sync interceptor shows its registry; made without one it has its own."""
+    assert CircuitBreakerInterceptor(breakers).breakers is breakers
+    assert CircuitBreakerInterceptor().breakers is not CircuitBreakerInterceptor().breakers
+    assert len(aio.interceptors()) == 4
+
+
+def test_one_outcome_for_each_call(breakers: BreakerRegistry) -> None:
+    """Whatever a caller does afterwards, a call counts once."""
+    call = Running()
+    intercept(breakers, call)
+    call.end(grpc.StatusCode.OK)
+    call.end(grpc.StatusCode.UNAVAILABLE)
+    assert totals(breakers) == {str(Outcome.SUCCESS): 1}
