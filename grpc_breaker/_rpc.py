@@ -142,7 +142,7 @@ def settle(
                 timeout=timeout,
                 error=error,
             )
-            outcome = classified(policy, ended, outcome)
+            outcome = classified(policy.classify, ended, outcome)
         permit.settle(outcome, code.name, words)
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("judging an ended call failed; it is ignored")

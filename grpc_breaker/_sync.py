@@ -15,8 +15,8 @@ Theory of operation
     holds the call's state, where grpcio keeps the status, and the call only weakly. A call that is no grpcio object,
     and so has no such state, is asked through the weak reference while it lives.
 
-    A bare iterator comes from interceptors that wrap streams (OpenTelemetry's, which runs inside ours when it instruments
-    channels). It has no call's API to lose, so it is the one thing that is wrapped.
+    A bare iterator comes from interceptors that wrap streams (OpenTelemetry's, which runs inside ours when it
+    instruments channels). It has no call's API to lose, so it is the one thing that is wrapped.
 
     A stream that is a probe counts as answered when its headers come. A thread waits for them on the call's state, for
     as long as the probe's lease at most. There is none for any other call.
@@ -125,7 +125,7 @@ class CircuitBreakerInterceptor(
         except BaseException as error:
             settle_raised(permit, error, timeout_of(call_details))
             raise
-        if isinstance(call, Iterator) and not hasattr(call, "add_callback"):
+        if hasattr(call, "__next__") and not hasattr(call, "add_callback"):
             return _Messages(permit, call, timeout_of(call_details))
         try:
             _follow(permit, call, call_details, streams=streams)

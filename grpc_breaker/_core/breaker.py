@@ -954,7 +954,7 @@ class CircuitBreaker:
             timeout=None,
             error=error,
         )
-        return classified(self._policy, ended, outcome), status, details
+        return classified(self._policy.classify, ended, outcome), status, details
 
     # ── Processes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -969,25 +969,23 @@ class CircuitBreaker:
         self._renew_gate()
 
 
-def classified(policy: BreakerPolicy, ended: EndedCall, outcome: Outcome) -> Outcome:
-    """What `policy.classify` makes of an ended call; `outcome` where it has no opinion.
+def classified(classify: Callable[[EndedCall], Outcome | None], ended: EndedCall, outcome: Outcome) -> Outcome:
+    """What a policy's `classify` makes of an ended call; `outcome` where it has no opinion.
 
     A classifier that raises or answers no `Outcome` makes the call a failure: a call that cannot be judged must not
     keep a breaker closed.
     """
-    if policy.classify is None:
-        return outcome
     try:
-        answer = policy.classify(ended)
+        answer: Any = classify(ended)
     except Exception:  # noqa: BLE001 - a user's classifier must never break a user's call
-        log_once(f"classifier {name_of(policy.classify)} raised; the call counts as a failure")
+        log_once(f"classifier {name_of(classify)} raised; the call counts as a failure")
         return _FAILURE
     if answer is None:
         return outcome
     if isinstance(answer, Outcome):
         return answer
     log_once(
-        f"classifier {name_of(policy.classify)} answered {type(answer).__name__}, not an Outcome or None; "
+        f"classifier {name_of(classify)} answered {type(answer).__name__}, not an Outcome or None; "
         "the call counts as a failure",
         exc_info=False,
     )
@@ -1046,5 +1044,5 @@ def _after_fork_in_child() -> None:
         instance._after_fork()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(after_in_child=_after_fork_in_child)

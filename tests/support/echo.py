@@ -50,8 +50,15 @@ class Echo(grpc.GenericRpcHandler):
         return b"answer"
 
     def stream(self, request: bytes, context: Any) -> Iterator[bytes]:
-        over = threading.Event()
-        context.add_callback(over.set)
+        over, finished = threading.Event(), threading.Event()
+
+        def ended() -> None:
+            """Told by the call itself: a generator whose call has been cancelled is not always resumed."""
+            over.set()
+            if not finished.is_set():
+                self.cancelled.release()
+
+        context.add_callback(ended)
         self.calls += 1
         self.began.release()
         words = request.decode().split()
@@ -63,16 +70,18 @@ class Echo(grpc.GenericRpcHandler):
                     for n in range(int(words.pop(0))):
                         yield b"%d" % n
                 case "error":
+                    finished.set()
                     context.abort(grpc.StatusCode[words.pop(0)], " ".join(words))
                 case "raise":
+                    finished.set()
                     raise ValueError("a bug of the server")
                 case "hang":
                     over.wait(PATIENCE)
-                    self.cancelled.release()
                 case "held":
                     self.release.wait(PATIENCE)
                 case _:
                     pass
+        finished.set()
 
 
 class Server:

@@ -26,6 +26,7 @@ from grpc_breaker import (
     Rejection,
     State,
 )
+from grpc_breaker._core.breaker import _after_fork_in_child as after_fork_in_child
 from grpc_breaker._core.state import TRANSITIONS
 from grpc_breaker.testing import EventRecorder, FakeClock
 
@@ -505,12 +506,12 @@ def test_classifier_of_plain_code() -> None:
 def test_error_without_words(breaker: CircuitBreaker) -> None:
     """An exception that cannot be printed is a failure like any other."""
 
-    class Mute(Exception):
+    class MuteError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
 
-    with pytest.raises(Mute), breaker:
-        raise Mute
+    with pytest.raises(MuteError), breaker:
+        raise MuteError
     assert "no words" in breaker.snapshot()["last_failures"][0]["details"]
 
 
@@ -645,6 +646,41 @@ def test_forked_child_begins_afresh(breaker: CircuitBreaker) -> None:
     thread.join(10)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert breaker.in_flight == 1
+
+
+def test_after_a_fork(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """What the child does, done here: a fresh lock, nothing in flight, and what was admitted before counts for nothing."""
+    trip(breaker)
+    clock.advance(10)
+    probe = breaker.admit()
+    lock = breaker._lock
+    after_fork_in_child()
+    assert breaker._lock is not lock
+    assert (breaker.in_flight, breaker.state, probe.failure()) == (0, State.HALF_OPEN, False)
+    breaker.admit().success()
+    assert breaker.state is State.CLOSED
+
+
+def test_breaker_that_closes_while_a_call_asks(breaker: CircuitBreaker) -> None:
+    """A call that found it open, and finds it closed once it has the lock, passes."""
+
+    class Closing:
+        def __init__(self, lock: Any) -> None:
+            self.lock = lock
+
+        def __enter__(self) -> None:
+            breaker._lock = self.lock
+            breaker.reset()
+            self.lock.__enter__()
+
+        def __exit__(self, *exception: object) -> None:
+            self.lock.__exit__(*exception)
+
+    trip(breaker)
+    breaker._clock.advance(10)  # type: ignore[attr-defined]
+    breaker._lock = Closing(breaker._lock)  # type: ignore[assignment]
+    assert isinstance(breaker.try_admit(), Permit)
+    assert breaker.state is State.CLOSED
 
 
 # ── Reconfiguration ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -59,7 +59,7 @@ def test_without_default_only_named_methods_are_guarded() -> None:
     """With `default=None` methods not named are left alone."""
     breakers = registry(default=None)
     assert breakers.breaker_for("/other.S/M") is None
-    with pytest.raises(KeyError, match="no policy covers other.S/M"):
+    with pytest.raises(KeyError, match=r"no policy covers other\.S/M"):
         breakers["other.S/M"]
 
 
