@@ -12,7 +12,7 @@ OTLP_ENDPOINT ?=
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help test demo lint format types proto proto-check clean
+.PHONY: help test demo lint format types proto proto-check bench prove clean
 
 help:  ## Show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -48,6 +48,15 @@ proto: $(READY)  ## Generate the protobuf code again
 
 proto-check: $(READY)  ## Check that the generated protobuf code is what the protos say
 	@"$(RUN)" protos/generate.py --check
+
+bench: $(READY)  ## Measure the cost beside its peers (about two minutes)
+	@"$(RUN)" -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@"$(RUN)" -m benchmarks.core
+	@"$(RUN)" -m benchmarks.interceptors
+
+prove: $(READY)  ## The long checks of the machine: Hypothesis, every small history, every interleaving (about ten minutes)
+	@PROVE=1 "$(RUN)" -m pytest tests/model --timeout 1200
+	@"$(RUN)" -m tests.model.explore --depth 9
 
 clean:  ## Remove what was made
 	@rm -rf .venv .ci/venvs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -661,16 +661,20 @@ def test_after_a_fork(breaker: CircuitBreaker, clock: FakeClock) -> None:
     assert breaker.state is State.CLOSED
 
 
-def test_breaker_that_closes_while_a_call_asks(breaker: CircuitBreaker) -> None:
-    """A call that found it open, and finds it closed once it has the lock, passes."""
+@pytest.mark.parametrize("then", [State.CLOSED, State.OPEN])
+def test_breaker_that_changes_while_a_call_asks(breaker: CircuitBreaker, then: State) -> None:
+    """A call that found the open period over passes or is refused by what it finds once it has the lock."""
 
-    class Closing:
+    class Changing:
         def __init__(self, lock: Any) -> None:
             self.lock = lock
 
         def __enter__(self) -> None:
             breaker._lock = self.lock
-            breaker.reset()
+            if then is State.CLOSED:
+                breaker.reset()
+            else:
+                breaker.admit().failure()
             self.lock.__enter__()
 
         def __exit__(self, *exception: object) -> None:
@@ -678,9 +682,9 @@ def test_breaker_that_closes_while_a_call_asks(breaker: CircuitBreaker) -> None:
 
     trip(breaker)
     breaker._clock.advance(10)  # type: ignore[attr-defined]
-    breaker._lock = Closing(breaker._lock)  # type: ignore[assignment]
-    assert isinstance(breaker.try_admit(), Permit)
-    assert breaker.state is State.CLOSED
+    breaker._lock = Changing(breaker._lock)  # type: ignore[assignment]
+    assert isinstance(breaker.try_admit(), Permit) == (then is State.CLOSED)
+    assert breaker.state is then
 
 
 # ── Reconfiguration ───────────────────────────────────────────────────────────────────────────────────────────────

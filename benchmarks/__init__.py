@@ -1,0 +1,1 @@
+"""What it costs, measured side by side with its peers in one process: `make bench`."""

@@ -1,0 +1,167 @@
+"""What the interceptors add to pass-through ones, without a network, and to a real call on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+
+from benchmarks.timing import Loop, interleaved, table
+from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, aio
+from grpc_breaker.telemetry import BreakerTelemetry
+from tests.support.echo import UNARY_STREAM, UNARY_UNARY, Server
+
+
+class Details:
+    """Call details."""
+
+    method = "/pkg.Service/Method"
+    timeout = 1.0
+
+
+class Finished:
+    """A blocking call that has ended well, as grpcio returns it."""
+
+    def done(self) -> bool:
+        return True
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.OK
+
+    def exception(self) -> None:
+        return None
+
+
+class AioFinished:
+    """An asyncio call that has ended well."""
+
+    def done(self) -> bool:
+        return True
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        callback(self)
+
+    async def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.OK
+
+
+class PassThrough(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Does nothing."""
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return continuation(client_call_details, request)
+
+    intercept_unary_stream = intercept_unary_unary
+
+
+class AioPassThrough(grpc.aio.UnaryUnaryClientInterceptor):
+    """Does nothing."""
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(client_call_details, request)
+
+
+def full_telemetry() -> BreakerTelemetry:
+    """The SDK, with a tracer and a metric reader."""
+    return BreakerTelemetry(tracer_provider=TracerProvider(), meter_provider=MeterProvider([InMemoryMetricReader()]))
+
+
+def sync_loop(interceptor: Any) -> Loop:
+    """Intercept a call that costs nothing."""
+    finished, details = Finished(), Details()
+
+    def continuation(call_details: Any, request: Any) -> Any:
+        return finished
+
+    def loop(count: int) -> None:
+        for _ in range(count):
+            interceptor.intercept_unary_unary(continuation, details, b"")
+
+    return loop
+
+
+def aio_loop(interceptor: Any) -> Loop:
+    """The same in asyncio."""
+    finished, details = AioFinished(), Details()
+
+    async def continuation(call_details: Any, request: Any) -> Any:
+        return finished
+
+    async def many(count: int) -> None:
+        for _ in range(count):
+            await interceptor.intercept_unary_unary(continuation, details, b"")
+
+    return lambda count: asyncio.run(many(count))
+
+
+def real_calls(server: Server, interceptor: Any, path: str, request: bytes) -> Loop:
+    """Whole calls on loopback."""
+    channel = grpc.intercept_channel(grpc.insecure_channel(server.target), interceptor)
+    if path == UNARY_UNARY:
+        method: Any = channel.unary_unary(path)
+        return lambda count: [method(request) for _ in range(count)] and None  # type: ignore[func-returns-value]
+    stream: Any = channel.unary_stream(path)
+    return lambda count: [sum(1 for _ in stream(request)) for _ in range(count)] and None  # type: ignore[func-returns-value]
+
+
+def cpu_share(server: Server) -> str:
+    """The share of a process's CPU time that the breaker takes in whole calls."""
+    times: dict[str, list[float]] = {"pass-through": [], "grpc_breaker": []}
+    loops = {
+        "pass-through": real_calls(server, PassThrough(), UNARY_UNARY, b"ok"),
+        "grpc_breaker": real_calls(server, CircuitBreakerInterceptor(BreakerRegistry()), UNARY_UNARY, b"ok"),
+    }
+    for _ in range(15):
+        for name, loop in loops.items():
+            began = time.process_time()
+            loop(300)
+            times[name].append((time.process_time() - began) / 300 * 1e6)
+    bare, ours = (statistics.median(times[name]) for name in ("pass-through", "grpc_breaker"))
+    return (
+        "### CPU of a whole call on loopback, client and server\n\n"
+        f"{bare:.0f} µs pass-through, {ours:.0f} µs guarded: {100 * (ours / bare - 1):+.1f} %.\n"
+    )
+
+
+def main() -> None:
+    """Print every table."""
+    guarded = {
+        "pass-through": PassThrough(),
+        "grpc_breaker, telemetry off": CircuitBreakerInterceptor(BreakerRegistry(), telemetry=False),
+        "grpc_breaker": CircuitBreakerInterceptor(BreakerRegistry()),
+        "grpc_breaker, SDK and metric reader": CircuitBreakerInterceptor(BreakerRegistry(), telemetry=full_telemetry()),
+    }
+    sync = {name: sync_loop(it) for name, it in guarded.items()}
+    print(table("Sync unary, no network", interleaved(sync), "pass-through"))
+    waiting = {
+        "pass-through": aio_loop(AioPassThrough()),
+        "grpc_breaker, telemetry off": aio_loop(aio.interceptors(BreakerRegistry(), telemetry=False)[0]),
+        "grpc_breaker": aio_loop(aio.interceptors(BreakerRegistry())[0]),
+        "grpc_breaker, SDK and metric reader": aio_loop(
+            aio.interceptors(BreakerRegistry(), telemetry=full_telemetry())[0]
+        ),
+    }
+    print(table("Asyncio unary, no network", interleaved(waiting), "pass-through"))
+    server = Server()
+    for title, path, request in (
+        ("A whole unary call on loopback", UNARY_UNARY, b"ok"),
+        ("A whole stream of 2,000 messages on loopback", UNARY_STREAM, b"messages 2000"),
+    ):
+        calls = {
+            "pass-through": real_calls(server, PassThrough(), path, request),
+            "grpc_breaker": real_calls(server, CircuitBreakerInterceptor(BreakerRegistry()), path, request),
+        }
+        print(table(title, interleaved(calls, seconds=0.2, rounds=15), "pass-through"))
+    print(cpu_share(server))
+    server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What the demo plays with: its customers, and what the audience sees of them and of the breaker."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
+
+from grpc_breaker import State
+
+STATE_CHANGE: Final = "grpc_breaker.state_change"
+SHOWN: Final = (
+    "grpc_breaker.name",
+    "grpc_breaker.reason",
+    "grpc_breaker.window.failures",
+    "grpc_breaker.window.calls",
+    "grpc_breaker.retry_after",
+    "rpc.status_code",
+)
+"""The attributes of a state change that are printed; a tracing backend gets all of them."""
+INDENT: Final = " " * 13
+WIDTH: Final = 110
+STYLES: Final = {"bold": "1", "dim": "2", "closed": "32", "open": "31", "half_open": "33"}
+"""The ANSI codes of what is set off; a state is set off by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One customer's visit to a checkout."""
+
+    checkout: str
+    phase: str
+    """What the story was at when the customer came."""
+    waited: float
+    """Seconds from coming to having the receipt, those in the queue included."""
+
+
+class Crowd:
+    """Customers who come at a steady rate, whether or not those before them have been served.
+
+    Each checkout serves them with a few threads of its own, as a web server would. Where serving takes longer than
+    coming, a queue grows. A context manager: at its end the customers stop coming, and those in the queues are served.
+    """
+
+    def __init__(self, checkouts: Mapping[str, Callable[[], object]], *, per_second: float, threads: int) -> None:
+        """Customers for these checkouts, by name: so many a second, and so many threads, at each."""
+        self.phase = ""
+        """What customers who come now will say the story was at."""
+        self.visits: list[Visit] = []
+        self._checkouts = checkouts
+        self._interval = 1 / per_second
+        self._pools = {name: ThreadPoolExecutor(threads, thread_name_prefix=name) for name in checkouts}
+        self._closing_time = threading.Event()
+        self._door = threading.Thread(target=self._let_in, name="door")
+
+    def __enter__(self) -> Self:
+        self._door.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closing_time.set()
+        self._door.join()
+        for pool in self._pools.values():
+            pool.shutdown(cancel_futures=error is not None)
+
+    def _let_in(self) -> None:
+        due = time.monotonic()
+        while not self._closing_time.wait(max(0.0, due - time.monotonic())):
+            for name, pool in self._pools.items():
+                pool.submit(self._serve, name, self.phase, due)
+            due += self._interval
+
+    def _serve(self, name: str, phase: str, came: float) -> None:
+        self._checkouts[name]()
+        self.visits.append(Visit(name, phase, time.monotonic() - came))
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The smallest value that at least this share of the values does not exceed; not a number when there are none."""
+    ordered = sorted(values)
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+class Terminal:
+    """Prints lines that begin with the time since the start; colours only where a person is looking."""
+
+    def __init__(self) -> None:
+        """A terminal on standard output."""
+        self._started = time.time()
+        self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    def say(self, text: str) -> None:
+        """Print one line of the story."""
+        self.print(f"{self._clock(time.time())}  {self.styled('bold', text)}")
+
+    def show_change(self, span: str, when: float, attributes: Mapping[str, Any]) -> None:
+        """Print one state change: when it happened, in seconds since the epoch, and what its span event says."""
+        previous, state = (str(attributes[f"grpc_breaker.{key}"]) for key in ("state.previous", "state"))
+        facts = " ".join(f"{key}={brief(attributes[key])}" for key in SHOWN if key in attributes)
+        lines = [f"span event {STATE_CHANGE} on span {span!r}", *textwrap.wrap(facts, WIDTH - len(INDENT))]
+        self.print(f"{self._clock(when)}  {self.styled(previous, previous)} -> {self.styled(state, state)}")
+        self.print("\n".join(f"{INDENT}{self.styled('dim', line)}" for line in lines))
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Print rows with their columns aligned, the first to the left."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            self.print("   ".join([first.strip().ljust(widths[0]), *rest]))
+
+    def print(self, text: str = "") -> None:
+        """Print text in one piece: several threads may."""
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    def styled(self, style: str, text: str) -> str:
+        """The text set off, where there are colours."""
+        code = STYLES.get(style)
+        return f"\x1b[{code}m{text}\x1b[0m" if self._coloured and code else text
+
+    def _clock(self, when: float) -> str:
+        return self.styled("dim", f"{when - self._started:9.2f} s")
+
+
+def brief(value: object) -> str:
+    """An attribute's value, without decimals that nobody reads."""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+class StateChanges(SpanProcessor):
+    """Prints the breaker's span events, and lets the story wait for one.
+
+    OpenTelemetry hands an event out when the span that carries it ends, here as to any tracing backend. Spans end in
+    their own order: that of a probe which opened a breaker again may end before that of the probe which had made it
+    half-open. Events are numbered without a gap, so one that is early can be kept until its turn.
+    """
+
+    def __init__(self, terminal: Terminal) -> None:
+        """A processor that prints to a terminal."""
+        self.states: list[str] = []
+        """The states the breaker went through, the first included."""
+        self._terminal = terminal
+        self._early: dict[int, tuple[str, Event]] = {}
+        self._news = threading.Condition()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Print what a span has to tell."""
+        for event in span.events:
+            if event.name == STATE_CHANGE and event.attributes:
+                with self._news:
+                    self._early[int(str(event.attributes["grpc_breaker.sequence"]))] = span.name, event
+                    while (following := len(self.states) or 1) in self._early:
+                        self._show(*self._early.pop(following))
+                    self._news.notify_all()
+
+    def wait_for(self, previous: State, state: State, patience: float) -> bool:
+        """Wait until the breaker has gone from one state to the other; false when it has not, `patience` seconds on."""
+        step = (previous, state)
+        with self._news:
+            return self._news.wait_for(lambda: step in zip(self.states, self.states[1:], strict=False), patience)
+
+    def _show(self, span: str, event: Event) -> None:
+        attributes = dict(event.attributes or {})
+        if not self.states:
+            self.states.append(str(attributes["grpc_breaker.state.previous"]))
+        self.states.append(str(attributes["grpc_breaker.state"]))
+        self._terminal.show_change(span, event.timestamp / 1e9, attributes)

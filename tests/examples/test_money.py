@@ -1,0 +1,32 @@
+"""Amounts of money: exact, and readable."""
+
+from __future__ import annotations
+
+import pytest
+
+from examples.pricing import money
+
+
+@pytest.mark.parametrize("text", ["12.50", "0.00", "-3.05", "0.001", "100.00", "100000000000.01"])
+def test_text_and_back(text: str) -> None:
+    """An amount reads as the decimal text it was made from."""
+    assert money.text(money.of(text)) == f"{text} EUR"
+
+
+def test_times_is_exact() -> None:
+    """Three times a tenth is three tenths."""
+    assert money.text(money.times(money.of("0.10"), 3)) == "0.30 EUR"
+
+
+def test_units_and_nanos_have_one_sign() -> None:
+    """A negative amount has negative units and negative nanos."""
+    amount = money.of("-1.75")
+    assert (amount.units, amount.nanos) == (-1, -750_000_000)
+
+
+@pytest.mark.parametrize("text", ["", "twelve", "12,50", "Infinity", "NaN"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    """Text that is no decimal number is a ValueError that shows it."""
+    with pytest.raises(ValueError, match="must be a decimal number") as caught:
+        money.of(text)
+    assert repr(text) in str(caught.value)

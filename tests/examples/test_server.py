@@ -1,0 +1,151 @@
+"""The pricing server: what it answers, its troubles, and its end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from examples.pricing import money, switchboard
+from examples.pricing.server import EXIT_OF_THE_DEAD
+from examples.pricing.switchboard import PricingServer, ServerError
+from examples.pricing.v1 import pricing_pb2 as pb
+from examples.pricing.v1.pricing_pb2_grpc import PricingStub
+
+PATIENCE = 10.0
+GRINDER = pb.GetPriceRequest(product_id="grinder")
+
+
+@pytest.fixture
+def stub(server: PricingServer) -> Iterator[PricingStub]:
+    """A client without a breaker, named "tester"."""
+    with grpc.insecure_channel(server.address, options=[("grpc.primary_user_agent", "tester")]) as channel:
+        yield PricingStub(channel)
+
+
+def test_a_price_is_told(stub: PricingStub) -> None:
+    """GetPrice tells the price of a product."""
+    assert money.text(stub.GetPrice(GRINDER, timeout=PATIENCE).price.amount) == "89.00 EUR"
+
+
+def test_an_unknown_product_is_an_answer(stub: PricingStub) -> None:
+    """A product the shop does not sell is NOT_FOUND, with the product's name in the details."""
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.GetPrice(pb.GetPriceRequest(product_id="yacht"), timeout=PATIENCE)
+    assert (caught.value.code(), caught.value.details()) == (
+        grpc.StatusCode.NOT_FOUND,
+        "the shop does not sell 'yacht'",
+    )
+
+
+def test_a_watcher_hears_of_an_upload(stub: PricingStub) -> None:
+    """WatchPrices tells the present price first and then the one that UploadPrices sets."""
+    watch = iter(stub.WatchPrices(pb.WatchPricesRequest(product_ids=["grinder"]), timeout=PATIENCE))
+    before = next(watch).price
+    upload = [pb.UploadPricesRequest(product_id="grinder", amount=money.of("79.90"))]
+    answer = stub.UploadPrices(iter(upload), timeout=PATIENCE)
+    after = next(watch).price
+    assert (answer.received, answer.changed) == (1, 1)
+    assert money.text(after.amount) == "79.90 EUR"
+    assert after.revision > before.revision
+
+
+def test_an_upload_with_a_bad_line_changes_nothing(stub: PricingStub) -> None:
+    """A price list with a bad line is INVALID_ARGUMENT, names the line, and leaves all prices as they were."""
+    upload = [
+        pb.UploadPricesRequest(product_id="grinder", amount=money.of("1.00")),
+        pb.UploadPricesRequest(product_id="milk-jug", amount=money.of("-1.00")),
+    ]
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.UploadPrices(iter(upload), timeout=PATIENCE)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(caught.value.details()).startswith("line 2 needs")
+    assert money.text(stub.GetPrice(GRINDER, timeout=PATIENCE).price.amount) == "89.00 EUR"
+
+
+def test_a_quote_adds_up(stub: PricingStub) -> None:
+    """Quote answers each line with its own total and the total so far."""
+    basket = {"espresso-beans": 2, "grinder": 1}
+    lines = [pb.QuoteRequest(product_id=product_id, quantity=quantity) for product_id, quantity in basket.items()]
+    answers = [(money.text(a.line_total), money.text(a.total)) for a in stub.Quote(iter(lines), timeout=PATIENCE)]
+    assert answers == [("25.00 EUR", "25.00 EUR"), ("89.00 EUR", "114.00 EUR")]
+
+
+def test_the_share_of_failing_calls_is_exact(server: PricingServer, stub: PricingStub) -> None:
+    """With an error rate of a half, each second call fails with the status that was set."""
+    server.switchboard.suffer(error_rate=0.5, error_status="INTERNAL")
+    codes = [stub.GetPrice.future(GRINDER, timeout=PATIENCE).code() for _ in range(4)]
+    assert codes == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL] * 2
+
+
+@pytest.mark.parametrize("trouble", [{"hang": True}, {"latency_ms": 3_600_000}], ids=["hang", "latency"])
+def test_recovery_is_immediate(server: PricingServer, stub: PricingStub, trouble: dict[str, int]) -> None:
+    """Many calls that wait in the server's trouble block neither its switchboard nor each other, and end with it."""
+    server.switchboard.suffer(hang=bool(trouble.get("hang")), latency_ms=trouble.get("latency_ms", 0))
+    waiting = [stub.GetPrice.future(GRINDER, timeout=PATIENCE) for _ in range(100)]
+    while server.switchboard.calls().get("tester", 0) < len(waiting):
+        assert not any(call.done() for call in waiting)
+    server.switchboard.recover()
+    assert {call.code() for call in waiting} == {grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize(
+    ("rate", "status", "complaint"),
+    [(1.5, "", "error_rate must be from 0 to 1"), (1.0, "OK", "error_status must name a gRPC status other than OK")],
+)
+def test_a_senseless_trouble_is_refused(server: PricingServer, rate: float, status: str, complaint: str) -> None:
+    """A trouble that makes no sense is INVALID_ARGUMENT, and the details say why."""
+    with pytest.raises(grpc.RpcError) as caught:
+        server.switchboard.suffer(error_rate=rate, error_status=status)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert complaint in str(caught.value.details())
+
+
+def test_the_switchboard_command(server: PricingServer, stub: PricingStub) -> None:
+    """The switchboard's command makes the server ill, and without an option well again."""
+    target = ["--target", server.address]
+    assert switchboard.main([*target, "--error-rate", "1", "--error-status", "DATA_LOSS"]) == 0
+    assert stub.GetPrice.future(GRINDER, timeout=PATIENCE).code() is grpc.StatusCode.DATA_LOSS
+    assert switchboard.main(target) == 0
+    assert stub.GetPrice.future(GRINDER, timeout=PATIENCE).code() is grpc.StatusCode.OK
+
+
+def test_the_switchboard_command_fails_in_words(server: PricingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A switchboard that cannot be reached, its server having died, is an exit code of 1 and words."""
+    target = ["--target", server.address]
+    assert switchboard.main([*target, "--die"]) == 0
+    assert switchboard.main(target) == 1
+    assert capsys.readouterr().err.startswith("no answer: UNAVAILABLE: ")
+
+
+def test_a_server_can_die_and_another_take_its_place(server: PricingServer) -> None:
+    """A server that is told to die exits with its own code, and another can be started on its port."""
+    assert server.die() == EXIT_OF_THE_DEAD
+    with PricingServer(server.port) as heir, grpc.insecure_channel(heir.address) as channel:
+        answer = PricingStub(channel).GetPrice(GRINDER, timeout=PATIENCE, wait_for_ready=True)
+        assert answer.price.product_id == "grinder"
+
+
+def test_a_port_that_is_taken_is_an_error(server: PricingServer) -> None:
+    """Starting a second server on a port in use fails with the server's exit code."""
+    with pytest.raises(ServerError, match="exit code 1"):
+        PricingServer(server.port)
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "stdin"])
+def test_a_server_ends_when_it_should(end: str) -> None:
+    """The server exits with 0 on SIGTERM, and when the standard input it was told to heed ends."""
+    command = [sys.executable, "-W", "error", "-m", "examples.pricing.server", "--port", "0", "--until-stdin-closes"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("listening on 127.0.0.1:")
+        if end == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+        else:
+            process.stdin.close()
+        assert process.wait(PATIENCE) == 0

@@ -1,0 +1,170 @@
+"""The two web apps, FastAPI and Flask: one contract, with the server well, ill and dead."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+
+from examples.pricing import shop, web
+from examples.pricing.switchboard import PricingServer
+from grpc_breaker import BreakerRegistry, State
+
+GET_PRICE = "pricing.v1.Pricing/GetPrice"
+TRIPS = shop.POLICIES["pricing.v1.Pricing"].consecutive_failures or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An HTTP response, whichever framework sent it."""
+
+    status: int
+    headers: Mapping[str, str]
+    """By lower-case name."""
+    body: Any
+
+
+Get = Callable[[str], Page]
+
+
+@pytest.fixture
+def breakers() -> BreakerRegistry:
+    """The shop's own breakers."""
+    return shop.breakers()
+
+
+@pytest.fixture(params=["fastapi", "flask"])
+def get(request: pytest.FixtureRequest, server: PricingServer, breakers: BreakerRegistry) -> Iterator[Get]:
+    """Gets a page of either app."""
+    yield from (fastapi_pages if request.param == "fastapi" else flask_pages)(server.address, breakers)
+
+
+def fastapi_pages(target: str, breakers: BreakerRegistry) -> Iterator[Get]:
+    """Pages of the FastAPI app, between its start-up and its shutdown."""
+    pytest.importorskip("fastapi")
+    httpx = pytest.importorskip("httpx")
+    from examples.pricing import web_fastapi
+
+    app = web_fastapi.create_app(target, breakers)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop")
+    lifespan = app.router.lifespan_context(app)
+    with asyncio.Runner() as runner:
+
+        def get(path: str) -> Page:
+            response = runner.run(client.get(path))
+            return Page(response.status_code, headers(response.headers.items()), response.json())
+
+        runner.run(lifespan.__aenter__())
+        yield get
+        runner.run(lifespan.__aexit__(None, None, None))
+        runner.run(client.aclose())
+
+
+def flask_pages(target: str, breakers: BreakerRegistry) -> Iterator[Get]:
+    """Pages of the Flask app."""
+    pytest.importorskip("flask")
+    from examples.pricing import web_flask
+
+    with grpc.insecure_channel(target) as channel:
+        client = web_flask.create_app(channel, breakers).test_client()
+
+        def get(path: str) -> Page:
+            response = client.get(path)
+            return Page(response.status_code, headers(response.headers.items()), response.get_json())
+
+        yield get
+
+
+def headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A response's headers, by lower-case name."""
+    return {name.lower(): value for name, value in items}
+
+
+def trip(server: PricingServer, get: Get) -> None:
+    """Make the server fail until the breaker opens."""
+    server.switchboard.suffer(error_rate=1.0)
+    for _ in range(TRIPS):
+        get("/price/grinder")
+
+
+def test_a_price(get: Get) -> None:
+    """A price is a 200 with exact text, and not stale."""
+    page = get("/price/grinder")
+    assert page.status == 200
+    assert page.body == {"product_id": "grinder", "price": "89.00", "currency": "EUR", "stale": False}
+
+
+def test_an_unknown_product(get: Get) -> None:
+    """A product the shop does not sell is a 404."""
+    page = get("/price/yacht")
+    assert (page.status, page.body) == (404, {"detail": "the shop does not sell 'yacht'"})
+
+
+@pytest.mark.parametrize(("status", "expected"), [("INTERNAL", 502), ("UNAVAILABLE", 502), ("DEADLINE_EXCEEDED", 504)])
+def test_a_failure(server: PricingServer, get: Get, status: str, expected: int) -> None:
+    """A failed call without a last known price is a 502, an expired deadline a 504, and neither says when to retry."""
+    server.switchboard.suffer(error_rate=1.0, error_status=status)
+    page = get("/price/grinder")
+    assert (page.status, page.body) == (expected, {"detail": f"{status}: the pricing service is in trouble"})
+    assert "retry-after" not in page.headers
+
+
+def test_a_hanging_server(server: PricingServer, get: Get) -> None:
+    """A server that never answers is a 504."""
+    server.switchboard.suffer(hang=True)
+    assert get("/price/grinder").status == 504
+
+
+def test_a_refusal(server: PricingServer, get: Get, breakers: BreakerRegistry) -> None:
+    """A refused call without a last known price is a 503 whose Retry-After is a whole number of seconds from 1."""
+    trip(server, get)
+    page = get("/price/grinder")
+    assert breakers[GET_PRICE].state is State.OPEN
+    assert page.status == 503
+    assert 1 <= int(page.headers["retry-after"]) <= 60
+    assert page.body["detail"].startswith(f"circuit breaker open for {GET_PRICE}; next probe in ")
+
+
+def test_a_refusal_by_an_operator(get: Get, breakers: BreakerRegistry) -> None:
+    """While an operator holds the breaker open a page is a 503 with a fixed Retry-After."""
+    breakers[GET_PRICE].force_open()
+    page = get("/price/grinder")
+    assert (page.status, page.headers["retry-after"]) == (503, str(web.RETRY_WHEN_UNTOLD))
+
+
+def test_a_stale_price(server: PricingServer, get: Get) -> None:
+    """In an outage, before the breaker opens and after, a page is a 200 with the last known price marked stale."""
+    get("/price/grinder")
+    server.switchboard.suffer(error_rate=1.0)
+    pages = [get("/price/grinder") for _ in range(TRIPS + 1)]
+    assert {page.status for page in pages} == {200}
+    assert all(page.body["stale"] and page.body["price"] == "89.00" for page in pages)
+
+
+def test_a_dead_server(server: PricingServer, get: Get) -> None:
+    """Without a server pages are 502 until the breaker opens, and 503 from then on."""
+    server.die()
+    statuses = [get("/price/grinder").status for _ in range(TRIPS + 1)]
+    assert statuses == [502] * TRIPS + [503]
+
+
+def test_the_breakers_page(server: PricingServer, get: Get) -> None:
+    """/breakers tells the state of every breaker that has been used."""
+    trip(server, get)
+    page = get("/breakers")
+    assert page.status == 200
+    assert {name: breaker["state"] for name, breaker in page.body.items()} == {GET_PRICE: "open"}
+
+
+@pytest.mark.parametrize("framework", ["fastapi", "flask"])
+def test_an_app_from_the_environment(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either app is made with nothing but an address in the environment."""
+    pytest.importorskip(framework)
+    monkeypatch.setenv("PRICING_TARGET", "127.0.0.1:1")
+    module = importlib.import_module(f"examples.pricing.web_{framework}")
+    assert callable(module.from_environment())
