@@ -1,0 +1,31 @@
+"""Every RPC kind × every way of calling it × every way it can end × both worlds, each next to a bare channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.endings_table import CELLS, ENDINGS, Cell, Servers, make_call, make_guarded
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """The servers of the whole table."""
+    with Servers() as running:
+        yield running
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_ending(cell: Cell, servers: Servers) -> None:
+    """Application and server see what they see without us, or a refusal; one verdict counts; no permit stays out."""
+    guarded = make_guarded(cell, servers)
+    if cell.ending == "refused":
+        family = "aio CircuitOpenError" if cell.world == "aio" else "CircuitOpenError"
+        assert any(it.startswith(f"{family} UNAVAILABLE circuit breaker forced_open") for it in guarded.saw), guarded
+        assert guarded.server_saw == "nothing"
+    else:
+        bare = make_call(cell, servers, None)
+        assert (guarded.saw, guarded.server_saw) == (bare.saw, bare.server_saw)
+    assert guarded.totals == {ENDINGS[cell.ending][1]: 1}
+    assert guarded.outstanding == 0

@@ -1,0 +1,251 @@
+"""A real gRPC server on loopback that does what each call tells it, and says what became of each call.
+
+A call carries a *script*: steps separated by semicolons, in its metadata under `script`, or else as its (first) request.
+
+    ok                          nothing: a unary answer is b"answer", a stream ends
+    headers                     send the response headers now
+    messages 3                  send b"0", b"1", b"2"; as a unary call, nothing
+    endless                     send messages until the client is gone
+    held                        wait until `journal.release` is set
+    hang                        wait until the client is gone
+    error UNAVAILABLE ill       end with this status, these details, and the trailing metadata `server: echo`
+    raise                       end by an unhandled exception
+
+A call that carries the metadata `call-key` is entered in the journal under it: `journal[key].began`, `.cancelled` and
+`.over` are events to wait on, so that no test has to guess when the server has seen something.
+
+`Server` runs in this process. `ServerProcess` runs in its own, to be killed, stopped, continued and started again on its
+port; it keeps the same journal, told through a pipe. No generated code: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+SERVICE = "test.v1.Echo"
+METHODS = {
+    "uu": f"/{SERVICE}/UnaryUnary",
+    "us": f"/{SERVICE}/UnaryStream",
+    "su": f"/{SERVICE}/StreamUnary",
+    "ss": f"/{SERVICE}/StreamStream",
+}
+PATIENCE = 15.0
+"""Seconds after which a wait has failed: nothing takes this long unless it is broken."""
+FAR = 20 * PATIENCE
+"""Seconds until the deadline of calls that something else is to end: far beyond every wait, so that no deadline can be
+mistaken for what a test waits for."""
+
+
+class Entry:
+    """What the server saw of one call."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.cancelled = threading.Event()
+        """The client was gone before the script was done."""
+        self.over = threading.Event()
+
+
+class Journal:
+    """What the server saw, by call."""
+
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        self.release = threading.Event()
+        """Ends the step `held` of every call."""
+        self._entries: dict[str, Entry] = {}
+        self._lock = threading.Lock()
+        self._tell = tell
+
+    def __getitem__(self, key: str) -> Entry:
+        with self._lock:
+            return self._entries.setdefault(key, Entry())
+
+    def began(self) -> int:
+        """How many of the calls with a key have begun."""
+        with self._lock:
+            return sum(entry.began.is_set() for entry in self._entries.values())
+
+    def note(self, key: str, what: str) -> None:
+        """Enter that something happened to a call: began, cancelled or over."""
+        if self._tell is not None:
+            self._tell(f"{what} {key}")
+        getattr(self[key], what).set()
+
+
+class _Handler(grpc.GenericRpcHandler):
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def service(self, handler_call_details: Any) -> Any:
+        return {
+            METHODS["uu"]: grpc.unary_unary_rpc_method_handler(self._unary),
+            METHODS["us"]: grpc.unary_stream_rpc_method_handler(self._stream),
+            METHODS["su"]: grpc.stream_unary_rpc_method_handler(
+                lambda requests, context: self._unary(next(requests), context)
+            ),
+            METHODS["ss"]: grpc.stream_stream_rpc_method_handler(
+                lambda requests, context: self._stream(next(requests), context)
+            ),
+        }.get(handler_call_details.method)
+
+    def _unary(self, request: bytes, context: Any) -> bytes:
+        for _ in self._stream(request, context):
+            pass
+        return b"answer"
+
+    def _stream(self, request: bytes, context: Any) -> Iterator[bytes]:
+        metadata = dict(context.invocation_metadata())
+        key = metadata.get("call-key", "")
+        gone = threading.Event()
+        done = threading.Event()
+
+        def ended() -> None:
+            if not done.is_set():
+                self._journal.note(key, "cancelled")
+            self._journal.note(key, "over")
+            gone.set()
+
+        if not context.add_callback(ended):
+            ended()
+        self._journal.note(key, "began")
+        for step in metadata.get("script", request.decode()).split(";"):
+            match step.split():
+                case ["ok"]:
+                    pass
+                case ["headers"]:
+                    context.send_initial_metadata([("server", "echo")])
+                case ["messages", number]:
+                    for n in range(int(number)):
+                        yield b"%d" % n
+                case ["endless"]:
+                    while context.is_active():
+                        yield b"more"
+                case ["held"]:
+                    self._journal.release.wait(PATIENCE)
+                case ["hang"]:
+                    gone.wait(2 * FAR)
+                case ["error", code, *words]:
+                    done.set()
+                    context.set_trailing_metadata([("server", "echo")])
+                    context.abort(grpc.StatusCode[code], " ".join(words))
+                case ["raise"]:
+                    done.set()
+                    raise RuntimeError("a bug of the server")
+                case _:
+                    done.set()
+                    context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no such step: {step}")
+        done.set()
+
+
+class Server:
+    """The server in this process."""
+
+    def __init__(self, port: int = 0, tell: Callable[[str], None] | None = None, threads: int = 64) -> None:
+        self.journal = Journal(tell)
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(threads), [_Handler(self.journal)], options=[("grpc.so_reuseport", 0)]
+        )
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.target = f"127.0.0.1:{self.port}"
+        self._server.start()
+
+    def stop(self) -> None:
+        self.journal.release.set()
+        self._server.stop(0).wait(PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class ServerProcess:
+    """The server in a process of its own. Making one does not wait for it; asking for its port does."""
+
+    def __init__(self) -> None:
+        self.journal = Journal()
+        self._start(0)
+
+    def _start(self, port: int) -> None:
+        self._listening = threading.Event()
+        self._port = port
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.server", str(port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process, self._listening), daemon=True)
+        self._reader.start()
+
+    def _read(self, process: subprocess.Popen[str], listening: threading.Event) -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                what, _, key = line.rstrip("\n").partition(" ")
+                if what == "port":
+                    self._port = int(key)
+                    listening.set()
+                else:
+                    self.journal.note(key, what)
+
+    @property
+    def port(self) -> int:
+        assert self._listening.wait(PATIENCE), "the server process did not start"
+        return self._port
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def pause(self) -> None:
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL; a stopped one dies, too, and one that is dead stays so."""
+        self._process.kill()
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+
+    def restart(self) -> None:
+        """Start again on the same port, after `kill()`."""
+        self._start(self.port)
+        assert self._listening.wait(PATIENCE), "the server process did not start again"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+
+if __name__ == "__main__":
+    _pen = threading.Lock()
+
+    def _say(line: str) -> None:
+        with _pen:
+            print(line, flush=True)
+
+    _running = Server(int(sys.argv[1]), _say)  # held: a server that nobody holds stops
+    _say(f"port {_running.port}")
+    threading.Event().wait()
