@@ -21,7 +21,7 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
 	@echo "making $(VENV) with $(PYTHON) ..."
 	@"$(PYTHON)" -m venv "$(VENV)"
-	@"$(RUN)" -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@"$(RUN)" -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
 	@touch "$@"
 
 test: $(READY)  ## Run every test, with branch coverage
@@ -50,7 +50,7 @@ proto-check: $(READY)  ## Check that the generated protobuf code is what the pro
 	@"$(RUN)" protos/generate.py --check
 
 bench: $(READY)  ## Measure the cost beside its peers (about two minutes)
-	@"$(RUN)" -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@"$(RUN)" -m pip install -qq --disable-pip-version-check -e '.[bench]'
 	@"$(RUN)" -m benchmarks.core
 	@"$(RUN)" -m benchmarks.interceptors
 
