@@ -115,6 +115,7 @@ class Process:
 
     def pause(self) -> None:
         os.kill(self._process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # the signal alone leaves time for another answer
 
     def resume(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)

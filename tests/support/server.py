@@ -214,7 +214,9 @@ class ServerProcess:
         return f"127.0.0.1:{self.port}"
 
     def pause(self) -> None:
+        """SIGSTOP, and wait until it has stopped: the signal alone leaves its threads time for another answer."""
         os.kill(self._process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)
