@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, aio
-from tests.integration.endings_table import await_settled
+from tests.integration.endings_table import OLD_GRPCIO, await_settled
 from tests.integration.test_abandoned import call_with, start, start_aio, totals
 from tests.support.server import METHODS, PATIENCE, Server
 
@@ -170,6 +170,7 @@ def test_aio_refusal_is_a_call_to_the_interceptor_around_us(
     run_aio(server, [*aio_four(keep), *aio.interceptors(breakers, telemetry=False)], story)
 
 
+@pytest.mark.skipif(OLD_GRPCIO, reason="the instrumentation of that age takes no metadata in tuples")
 @pytest.mark.parametrize("kind", KINDS)
 def test_aio_refusal_leaves_no_span_open_in_opentelemetry(kind: str, server: Server, breakers: BreakerRegistry) -> None:
     """OpenTelemetry's asyncio interceptors around us end and export the span of a refused call."""
