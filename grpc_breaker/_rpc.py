@@ -22,11 +22,11 @@ from typing import Any, Final
 
 import grpc
 
-from grpc_breaker._core.breaker import Permit, classified
+from grpc_breaker._core.breaker import Permit
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import EndedCall, Rejection
 from grpc_breaker._core.log import log_once
-from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.policy import BreakerPolicy, classified
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
 
@@ -122,12 +122,14 @@ def settle(
     trailing_metadata: Any = (),
     timeout: float | None = None,
     error: BaseException | None = None,
+    *,
+    blocking: bool = True,
 ) -> None:
-    """Settle the permit of an ended call by its status. Never raises."""
+    """Settle the permit of an ended call by its status. Never raises. `blocking`: see `Permit.settle`."""
     try:
         policy = permit.policy
         if not isinstance(code, grpc.StatusCode):
-            permit.ignore()
+            give_back(permit, blocking=blocking)
             return
         words = details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details or "")
         elapsed = permit.elapsed
@@ -143,10 +145,10 @@ def settle(
                 error=error,
             )
             outcome = classified(policy.classify, ended, outcome)
-        permit.settle(outcome, code.name, words)
+        permit.settle(outcome, code.name, words, blocking=blocking)
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("judging an ended call failed; it is ignored")
-        give_back(permit)
+        give_back(permit, blocking=blocking)
 
 
 def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -> None:
@@ -166,10 +168,10 @@ def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -
         give_back(permit)
 
 
-def give_back(permit: Permit) -> None:
-    """Settle a permit from which nothing was learned. Never raises."""
+def give_back(permit: Permit, *, blocking: bool = True) -> None:
+    """Settle a permit from which nothing was learned. Never raises. `blocking`: see `Permit.settle`."""
     try:
-        permit.ignore()
+        permit.settle(Outcome.IGNORED, blocking=blocking)
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("giving a permit back failed")
 

@@ -191,37 +191,44 @@ class _Messages:
         return getattr(self._messages, name)
 
     def __del__(self) -> None:
-        give_back(self._permit)
+        give_back(self._permit, blocking=False)
 
 
 class _Follower:
     """Settles the permit of a running call: as its callback, and as its finalizer."""
 
-    __slots__ = ("_call", "_permit", "_state", "_timeout")
+    __slots__ = ("_call", "_done", "_permit", "_state", "_timeout")
 
     def __init__(self, permit: Permit, call: Any, timeout: float | None) -> None:
         self._permit = permit
         self._timeout = timeout
         self._call = weakref.ref(call)
         self._state: Any = getattr(call, "_state", None)
+        self._done = False
 
     def __call__(self) -> None:
-        """Settle by the final status if there is one; else the call was thrown away, and nothing was learned."""
-        permit = self._permit
-        if permit.settled:
+        """Settle by the final status if there is one; else the call was thrown away, and nothing was learned.
+
+        Never waits: neither the channel's own thread nor a finalizer may.
+        """
+        if self._done:
             return
+        self._done = True
+        permit = self._permit
         try:
             state, call = self._state, self._call()
             if hasattr(state, "code") and hasattr(state, "details"):
                 trailing = getattr(state, "trailing_metadata", ())
-                settle(permit, state.code, state.details, trailing, self._timeout, call)
+                settle(permit, state.code, state.details, trailing, self._timeout, call, blocking=False)
             elif call is not None:
-                settle(permit, call.code(), call.details(), call.trailing_metadata(), self._timeout, call)
+                settle(
+                    permit, call.code(), call.details(), call.trailing_metadata(), self._timeout, call, blocking=False
+                )
             else:
-                permit.ignore()
+                give_back(permit, blocking=False)
         except Exception:  # noqa: BLE001 - on the channel's own thread: raising here would harm other calls
             log_once("settling an ended call failed; it is ignored")
-            give_back(permit)
+            give_back(permit, blocking=False)
 
     @property
     def sees_headers(self) -> bool:

@@ -173,18 +173,20 @@ _header_tasks: set[asyncio.Task[None]] = set()
 
 
 def _settle_ended(permit: Permit, call: Any, timeout: float | None) -> None:
-    """Settle by the status of a call that is done. Never raises: grpcio would break the application's call."""
-    if permit.settled:
-        return
+    """Settle by the status of a call that is done. Never raises: grpcio would break the application's call.
+
+    Never waits, because the callback can come from the garbage collector.
+    """
     try:
         code = _now(call.code())
         if code is OK and permit.policy.plain:
-            permit.settle(_SUCCESS, "OK")
+            permit.settle(_SUCCESS, "OK", blocking=False)
         else:
-            settle(permit, code, _now(call.details()), _now(call.trailing_metadata()), timeout)
+            words, trailing = _now(call.details()), _now(call.trailing_metadata())
+            settle(permit, code, words, trailing, timeout, blocking=False)
     except Exception:  # noqa: BLE001 - see above
         log_once("settling an ended call failed; it is ignored")
-        give_back(permit)
+        give_back(permit, blocking=False)
 
 
 def _now(coroutine: Any) -> Any:

@@ -15,10 +15,12 @@ Theory of operation
     4.  Refusals and ignored results never enter the window and never change a state.
     5.  Decide under the lock, act after it: events are queued inside and delivered outside, in order, by one thread at
         a time. A listener that causes the next event finds it queued behind the one it is handling, not nested in it.
-    6.  The lock is re-entrant, because a signal handler or a finalizer that the garbage collector runs can make a call
-        in the middle of our own critical section, on the same thread. Such a visitor sees `_busy` and touches nothing:
-        what it settles or commands is queued and done by the next caller; where only the lock can decide, it is
-        refused.
+    6.  What is to be done to the state is queued, and done by whoever has the lock (`_do`, `_work`). That is mostly the
+        caller itself, at once. Two others leave it behind: a *visitor*, which is a signal handler or a finalizer that
+        the garbage collector runs in the middle of our own critical section, on the same thread (the lock is
+        re-entrant, and `_busy` tells); and a callback or a finalizer that would have to wait for another thread.
+        Whoever has the lock looks at the queue once more after giving it back, so nothing is left lying. What needs an
+        answer is not queued: a visitor that asks for a probe's slot is refused, and one that looks sees what there is.
     7.  A forked child has a fresh lock and nothing in flight; permits it inherited are ignored.
     8.  Admission takes the lock only where it has to decide something. All it needs stands in one immutable `_Gate`,
         made anew by each change and read once, so what it sees is always of one piece. A permit keeps the gate it came
@@ -41,37 +43,31 @@ Theory of operation
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextvars import ContextVar
-from functools import wraps
 from itertools import count
 from random import random as uniform
-from types import TracebackType
-from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
 
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import (
     DETAILS_LENGTH,
     LAST_FAILURES,
-    EndedCall,
     FailureReason,
     Listeners,
     Rejection,
     StateChange,
 )
-from grpc_breaker._core.log import log_once, name_of
+from grpc_breaker._core.one_step import OneStep
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
 from grpc_breaker._core.window import Counts, CountWindow, TimeWindow, Window
 
-P = ParamSpec("P")
-R = TypeVar("R")
+T = TypeVar("T")
 
 # Looked up on every call: a module's name is cheaper than an attribute of an enum.
 _CLOSED: Final = State.CLOSED
@@ -81,13 +77,12 @@ _DISABLED: Final = State.DISABLED
 _SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
 
-_TALLIED: Final = ("success", "failure", "ignored", "stale")
-_OK: Final = ("success", "OK")
-_REJECTED: Final = ("rejected", "")
-_STALE: Final = 3
+_STALE: Final = "stale"
+_REJECTED: Final = "rejected"
+_TALLIED: Final = (*(str(outcome) for outcome in Outcome), _STALE)
 
-_MAX_STATUSES: Final = 32
-"""Different statuses counted by name; more can only come from free text, and count as "other"."""
+_MAX_TALLIES: Final = 100
+"""Pairs of outcome and status counted by name; more can only come from free text, and count as "other"."""
 
 
 class _Gate:
@@ -177,13 +172,15 @@ class Permit:
         """Seconds since the call was admitted, by the breaker's clock."""
         return self._breaker._clock() - self.started
 
-    def settle(self, outcome: Outcome, status: str = "", details: str = "") -> bool:
+    def settle(self, outcome: Outcome, status: str = "", details: str = "", *, blocking: bool = True) -> bool:
         """End the call.
 
         Args:
             outcome: What the call says about the server.
             status: The name of its status, or of its exception: counted by name, so from a small set.
             details: Words for a person; kept with failures, cut to 200 characters.
+            blocking: Whether the result has been taken in when this returns. False: where another thread is at the
+                breaker, microseconds, the result is left to it. For finalizers and callbacks, which must not wait.
 
         Returns:
             False when the permit had been settled before.
@@ -203,7 +200,7 @@ class Permit:
                 return False
             breaker._calm_successes.step()
             return True
-        return breaker._settle(self, outcome, status, details, now)
+        return breaker._settle(self, outcome, status, details, now, blocking)
 
     def success(self) -> bool:
         """Settle as a success."""
@@ -229,10 +226,12 @@ class Permit:
         breaker half-open. A failing end that comes while the breaker is still half-open counts after all. Outside
         half-open this does nothing.
         """
-        self._breaker._answer(self)
+        breaker = self._breaker
+        if self.is_probe:
+            breaker._do(breaker._answer, self, breaker._clock())
 
 
-class CircuitBreaker:
+class CircuitBreaker(OneStep):
     """Stops calls to what is failing, answers at once instead, and finds out by itself when it works again.
 
     One object may be used from any number of threads and event loops at once; no method waits. Use it as a context
@@ -252,8 +251,7 @@ class CircuitBreaker:
         "_change_listeners",
         "_clock",
         "_consecutive_failures",
-        "_delivering",
-        "_entered",
+        "_delivery",
         "_gate",
         "_in_flight",
         "_last_failures",
@@ -305,6 +303,7 @@ class CircuitBreaker:
         self._policy = policy or BreakerPolicy()
         self._clock = clock
         self._random = random
+        super().__init__()
         self._lock = threading.RLock()
         self._busy = False
         self._gate = _Gate(0, _CLOSED, Reason.RESET, -math.inf, self._policy.refusal_code)
@@ -319,11 +318,10 @@ class CircuitBreaker:
         self._probes: dict[Permit, float] = {}
         self._probe_successes = self._probe_failures = self._probe_slow = 0
         self._rejected = _Counter()
-        self._tallies: tuple[dict[str, int], ...] = ({}, {}, {}, {})  # _TALLIED
-        self._entered: dict[Permit, None] = {}
-        self._late: list[Callable[[float], None]] = []
+        self._tallies: dict[tuple[str, str], int] = {}
+        self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._outbox: list[StateChange] = []
-        self._delivering = False
+        self._delivery = threading.Lock()
         self._change_listeners: tuple[Listeners[StateChange], ...] = (Listeners(),)
         self._rejection_listeners: tuple[Listeners[Rejection], ...] = (Listeners(),)
         self._used = _check_clock(clock)
@@ -362,70 +360,64 @@ class CircuitBreaker:
     def snapshot(self) -> dict[str, Any]:
         """Everything about this breaker at one moment, as plain data ready for JSON."""
         self._tidy()
+        return self._look(self._picture)
+
+    def _picture(self) -> dict[str, Any]:
         now = self._clock()
-        with self._lock:
-            gate = self._gate
-            counts = self._counts(now)
-            successes, failures, ignored, stale = (sum(tally.values()) for tally in self._tallies)
-            return {
-                "name": self.name,
-                "state": str(gate.state),
-                "retry_after": _retry_after(gate, now),
-                "reason": None if gate.passes else str(gate.reason),
-                "in_flight": len(self._in_flight),
-                "generation": gate.generation,
-                "sequence": self._sequence,
-                "window": {**counts._asdict(), "consecutive_failures": self._consecutive_failures},
-                "totals": {
-                    "success": self._calm_successes.value() + self._succeeded + successes,
-                    "failure": failures,
-                    "ignored": ignored,
-                    "rejected": self._rejected.value(),
-                    "stale": stale,
-                },
-                "last_failures": [
-                    {"status": reason.status, "details": reason.details} for reason in self._last_failures
-                ],
-                "policy": self._policy.as_dict(),
-            }
+        gate = self._gate
+        totals = dict.fromkeys((*_TALLIED, _REJECTED), 0)
+        for (outcome, _), calls in self._tally().items():
+            totals[outcome] += calls
+        return {
+            "name": self.name,
+            "state": str(gate.state),
+            "retry_after": _retry_after(gate, now),
+            "reason": None if gate.passes else str(gate.reason),
+            "in_flight": len(self._in_flight),
+            "generation": gate.generation,
+            "sequence": self._sequence,
+            "window": {**self._counts(now)._asdict(), "consecutive_failures": self._consecutive_failures},
+            "totals": totals,
+            "last_failures": [{"status": reason.status, "details": reason.details} for reason in self._last_failures],
+            "policy": self._policy.as_dict(),
+        }
 
     def tallies(self) -> dict[tuple[str, str], int]:
         """How many calls ended how since the beginning: {(outcome, status name): calls}, refusals included."""
-        with self._lock:
-            counted = {
-                (outcome, status): calls
-                for outcome, tally in zip(_TALLIED, self._tallies, strict=True)
-                for status, calls in tally.items()
-            }
-            counted[_OK] = self._calm_successes.value() + self._succeeded
-            counted[_REJECTED] = self._rejected.value()
-            return {key: calls for key, calls in counted.items() if calls}
+        return self._look(self._tally)
+
+    def _tally(self) -> dict[tuple[str, str], int]:
+        ok = {(str(_SUCCESS), "OK"): self._calm_successes.value() + self._succeeded}
+        counted = {**ok, **self._tallies, (_REJECTED, ""): self._rejected.value()}
+        return {key: calls for key, calls in counted.items() if calls}
 
     def _take_tallies(self) -> dict[tuple[str, str], int]:
         """The tallies, which begin again at zero: a registry that forgets the breaker keeps them."""
-        with self._lock:
-            taken = self.tallies()
+
+        def take() -> dict[tuple[str, str], int]:
+            taken = self._tally()
             self._succeeded = -self._calm_successes.value()
             self._rejected = _Counter()
-            for tally in self._tallies:
-                tally.clear()
+            self._tallies.clear()
             return taken
 
+        return self._look(take)
+
     def __repr__(self) -> str:
+        return f"<CircuitBreaker {self.name!r} {self._look(self._story)}>"
+
+    def _story(self) -> str:
         now = self._clock()
-        with self._lock:
-            state = self._gate.state
-            counts = self._counts(now)
-            if state is _OPEN:
-                story = f"{self._gate.reason}, next probe in {_retry_after(self._gate, now):.1f} s"
-            elif state is _HALF_OPEN:
-                story = (
-                    f"{self._probe_successes} of {self._policy.probes_to_close} probes succeeded, "
-                    f"{self._slots_taken()} in flight"
-                )
-            else:
-                story = f"{counts.failures} of {counts.calls} failed"
-        return f"<CircuitBreaker {self.name!r} {state}: {story}>"
+        state = self._gate.state
+        if state is _OPEN:
+            return f"{state}: {self._gate.reason}, next probe in {_retry_after(self._gate, now):.1f} s"
+        if state is _HALF_OPEN:
+            return (
+                f"{state}: {self._probe_successes} of {self._policy.probes_to_close} probes succeeded, "
+                f"{self._slots_taken()} in flight"
+            )
+        counts = self._counts(now)
+        return f"{state}: {counts.failures} of {counts.calls} failed"
 
     # ── Two steps ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -477,7 +469,7 @@ class CircuitBreaker:
                 return self._gate  # a visitor (rule 6)
             self._busy = True
             try:
-                self._take_up_late(now)
+                self._take_up_late()
                 if self._gate.state is _OPEN and now >= self._gate.refuses_until:
                     self._change(_HALF_OPEN, Reason.RESET_TIMEOUT, now, method, context)
                 gate = self._gate
@@ -494,33 +486,19 @@ class CircuitBreaker:
                     self._used = now
             finally:
                 self._busy = False
-        if self._outbox:
-            self._deliver()
+        self._finish()
         return answer
 
-    def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str, now: float) -> bool:
+    def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str, now: float, blocking: bool) -> bool:
         """Settle a permit where there is something to decide."""
         try:
             self._in_flight.remove(permit)
         except KeyError:
-            with self._lock:
-                lost = permit._gate is _LOST
-                if lost:
-                    permit._gate = _SETTLED
-                    self._count(_STALE, status)
+            lost = permit._gate is _LOST
+            if lost:
+                self._do(self._end_lost, permit, status, blocking=blocking)
             return lost
-        with self._lock:
-            if self._busy:
-                self._late.append(lambda later: self._end(permit, outcome, status, details, later))
-                return True
-            self._busy = True
-            try:
-                self._take_up_late(now)
-                self._end(permit, outcome, status, details, now)
-            finally:
-                self._busy = False
-        if self._outbox:
-            self._deliver()
+        self._do(self._end, permit, outcome, status, details, now, blocking=blocking)
         return True
 
     def _end(self, permit: Permit, outcome: Outcome, status: str, details: str, now: float) -> None:
@@ -533,12 +511,12 @@ class CircuitBreaker:
             self._count_success(status)
             self._consecutive_failures = 0
         elif outcome is _FAILURE:
-            self._count(1, status)
+            self._count(outcome, status)
             self._consecutive_failures += 1
             reason = FailureReason(status, details[:DETAILS_LENGTH])
             self._last_failures = (*self._last_failures[1 - LAST_FAILURES :], reason)
         else:
-            self._count(2, status)
+            self._count(outcome, status)
             return
         failed = outcome is _FAILURE
         slow = permit.timed and now - permit.started > self._slow_after
@@ -546,6 +524,12 @@ class CircuitBreaker:
             self._judge_probe(permit, held_slot, failed, slow, now, status, details)
         else:
             self._judge_window(permit, failed, slow, now, status, details)
+
+    def _end_lost(self, permit: Permit, status: str) -> None:
+        """Take in the late result of a probe whose lease has ended. Under the lock."""
+        if permit._gate is _LOST:
+            permit._gate = _SETTLED
+            self._count(_STALE, status)
 
     def _judge_window(self, permit: Permit, failed: bool, slow: bool, now: float, status: str, details: str) -> None:
         """Count a result in the window, and open if a trip condition holds now. Under the lock."""
@@ -576,20 +560,10 @@ class CircuitBreaker:
         if self._probe_successes >= self._policy.probes_to_close:
             self._change(_CLOSED, Reason.PROBES_SUCCEEDED, now, probe.method, probe.context, status)
 
-    def _answer(self, probe: Permit) -> None:
-        """Take the first answer of a stream."""
-        now = self._clock()
-        with self._lock:
-            if self._busy or probe not in self._probes or probe._gate is not self._gate:
-                return  # no probe, or no longer one; a visitor's answer is left to its final status (rule 6)
-            self._busy = True
-            try:
-                del self._probes[probe]
-                self._probe_succeeded(probe, now, "")
-            finally:
-                self._busy = False
-        if self._outbox:
-            self._deliver()
+    def _answer(self, probe: Permit, now: float) -> None:
+        """Take in the first answer of a stream. Under the lock."""
+        if probe._gate is self._gate and self._probes.pop(probe, None) is not None:
+            self._probe_succeeded(probe, now, "")
 
     def _end_leases(self, now: float) -> None:
         """Give up the probes not heard of for `probe_timeout`. Under the lock."""
@@ -602,24 +576,58 @@ class CircuitBreaker:
         """Probes in flight. Those of an earlier half-open period keep their lease but hold no slot."""
         return sum(probe._gate is self._gate for probe in tuple(self._probes))
 
-    def _take_up_late(self, now: float) -> None:
-        """Do what visitors left to do (rule 6). Under the lock."""
-        while self._late:
-            self._late.pop(0)(now)
-
     def _tidy(self) -> None:
-        """Bring the books up to date before they are read: take up what visitors left, end leases."""
-        now = self._clock()
-        with self._lock:
-            if self._busy:
-                return
-            self._busy = True
+        """Bring the books up to date before they are read: end leases."""
+        self._do(self._end_leases, self._clock())
+
+    # ── The lock ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _do(self, act: Callable[..., None], *args: Any, blocking: bool = True) -> None:
+        """Do something to the state, or leave it to whoever is at it (rule 6)."""
+        self._late.append((act, args))
+        self._work(blocking=blocking)
+
+    def _work(self, *, blocking: bool) -> None:
+        """Do what there is to do."""
+        lock = self._lock
+        while lock.acquire(blocking):
             try:
-                self._take_up_late(now)
-                self._end_leases(now)
+                if self._busy:
+                    return  # a visitor: what it interrupted goes on with this
+                self._busy = True
+                try:
+                    self._take_up_late()
+                finally:
+                    self._busy = False
             finally:
-                self._busy = False
+                lock.release()
+            if not self._late:
+                break
         if self._outbox:
+            self._deliver()
+
+    def _take_up_late(self) -> None:
+        """Do what was left to whoever has the lock. Under the lock."""
+        while self._late:
+            act, args = self._late.pop(0)
+            act(*args)
+
+    def _look(self, look: Callable[[], T]) -> T:
+        """Read what is of one moment, with visitors kept out; a visitor itself sees what there is."""
+        with self._lock:
+            busy, self._busy = self._busy, True
+            try:
+                seen = look()
+            finally:
+                self._busy = busy
+        self._finish()
+        return seen
+
+    def _finish(self) -> None:
+        """After giving the lock back: see to what came meanwhile."""
+        if self._late:
+            self._work(blocking=False)
+        elif self._outbox:
             self._deliver()
 
     # ── The machine ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -732,23 +740,23 @@ class CircuitBreaker:
         if status in {"", "OK"}:
             self._succeeded += 1
         else:
-            self._count(0, status)
+            self._count(_SUCCESS, status)
 
-    def _count(self, which: int, status: str) -> None:
-        tally = self._tallies[which]
-        if status not in tally and len(tally) >= _MAX_STATUSES:
-            status = "other"
-        tally[status] = tally.get(status, 0) + 1
+    def _count(self, outcome: str, status: str) -> None:
+        key = (str(outcome), status)
+        if key not in self._tallies and len(self._tallies) >= _MAX_TALLIES:
+            key = (key[0], "other")
+        self._tallies[key] = self._tallies.get(key, 0) + 1
 
     # ── Operators ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def force_open(self) -> None:
         """Refuse every call until `reset()` or `disable()`. Does nothing when it is forced open already."""
-        self._command(State.FORCED_OPEN, Reason.FORCED_OPEN)
+        self._do(self._obey, State.FORCED_OPEN, Reason.FORCED_OPEN, self._clock())
 
     def disable(self) -> None:
         """Let every call pass, counted, until `reset()` or `force_open()`. Does nothing when it is disabled already."""
-        self._command(_DISABLED, Reason.DISABLED)
+        self._do(self._obey, _DISABLED, Reason.DISABLED, self._clock())
 
     def reset(self) -> None:
         """Close it and forget what was counted, whatever the state.
@@ -756,7 +764,7 @@ class CircuitBreaker:
         On a closed breaker this is no change of state and no event; it only empties the window, and results of calls
         already in flight are stale.
         """
-        self._command(_CLOSED, Reason.RESET)
+        self._do(self._obey, _CLOSED, Reason.RESET, self._clock())
 
     def reconfigure(self, policy: BreakerPolicy) -> None:
         """Put another policy in force, in place.
@@ -768,28 +776,16 @@ class CircuitBreaker:
             TypeError: `policy` is not a `BreakerPolicy`.
         """
         _check_policy(policy)
-        now = self._clock()
-        with self._lock:
-            old, self._policy = self._policy, policy
-            self._gate.code = policy.refusal_code
-            self._slow_after = self._slow_limit()
-            if policy.window_calls != old.window_calls or policy.window_seconds != old.window_seconds:
-                self._calm_until = -math.inf
-                self._window = self._new_window(now)
+        self._do(self._adopt, policy, self._clock())
 
-    def _command(self, state: State, reason: Reason) -> None:
-        now = self._clock()
-        with self._lock:
-            if self._busy:
-                self._late.append(lambda later: self._obey(state, reason, later))
-                return
-            self._busy = True
-            try:
-                self._take_up_late(now)
-                self._obey(state, reason, now)
-            finally:
-                self._busy = False
-        self._deliver()
+    def _adopt(self, policy: BreakerPolicy, now: float) -> None:
+        """Put a policy in force. Under the lock."""
+        old, self._policy = self._policy, policy
+        self._gate.code = policy.refusal_code
+        self._slow_after = self._slow_limit()
+        if policy.window_calls != old.window_calls or policy.window_seconds != old.window_seconds:
+            self._calm_until = -math.inf
+            self._window = self._new_window(now)
 
     def _obey(self, state: State, reason: Reason, now: float) -> None:
         """Do what an operator said. Under the lock."""
@@ -831,172 +827,29 @@ class CircuitBreaker:
         self._rejection_listeners = (*self._rejection_listeners, rejections)
 
     def _deliver(self) -> None:
-        """Tell the listeners of the changes so far, in order, one thread at a time, without the lock."""
-        while True:
-            with self._lock:
-                if self._delivering or not self._outbox:
-                    return
-                self._delivering = True
-                event = self._outbox.pop(0)
+        """Tell the listeners of the changes so far, in order, one thread at a time, without the lock (rule 5)."""
+        delivery = self._delivery
+        while self._outbox and delivery.acquire(blocking=False):
             try:
-                for listeners in self._change_listeners:
-                    listeners.notify(event)
+                while self._outbox:
+                    event = self._outbox.pop(0)
+                    for listeners in self._change_listeners:
+                        listeners.notify(event)
             finally:
-                self._delivering = False
-
-    # ── One step ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def __enter__(self) -> Self:
-        permit = self.admit()
-        self._entered[permit] = None
-        _entered.set((permit, _entered.get()))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        permit = self._leave()
-        outcome, status, details = self._judge(error, permit)
-        permit.settle(outcome, status, details)
-
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Guard every call of a function or coroutine function.
-
-        Raises:
-            TypeError: `function` is a generator function: calling one does nothing yet, so there is no result to
-                count; guard the loop over it with `with breaker:`.
-        """
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            message = (
-                f"a breaker cannot decorate the generator function {name_of(function)}; use 'with breaker:' inside"
-            )
-            raise TypeError(message)
-        if not callable(function):
-            message = f"a breaker decorates a function or a coroutine function, got {function!r}"
-            raise TypeError(message)
-        if inspect.iscoroutinefunction(function):
-
-            @wraps(function)
-            async def guarded_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
-                permit = self.admit()
-                try:
-                    result = await function(*args, **kwargs)
-                except BaseException as error:
-                    permit.settle(*self._judge(error, permit))
-                    raise
-                permit.settle(*self._judge(None, permit))
-                return result
-
-            return cast("Callable[P, R]", guarded_coroutine)
-
-        @wraps(function)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            permit = self.admit()
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:
-                permit.settle(*self._judge(error, permit))
-                raise
-            permit.settle(*self._judge(None, permit))
-            return result
-
-        return guarded
-
-    def _leave(self) -> Permit:
-        """The permit of the `with` block that ends here.
-
-        The block that was entered last in this context is the one that ends. A block that ends in another context than
-        it began in (an asynchronous generator's, a test fixture's) finds none there; then the oldest one is as good,
-        because permits of one breaker differ in nothing but their age.
-        """
-        found: Permit | None = None
-        stack = _entered.get()
-        kept: list[Permit] = []
-        while stack is not None and found is None:
-            permit, stack = stack
-            if permit._breaker is self and permit in self._entered:
-                found = permit
-            else:
-                kept.append(permit)
-        if found is None:
-            found = next(iter(self._entered))
-        else:
-            for permit in reversed(kept):
-                stack = (permit, stack)
-            _entered.set(stack)
-        self._entered.pop(found, None)
-        return found
-
-    def _judge(self, error: BaseException | None, permit: Permit) -> tuple[Outcome, str, str]:
-        """The outcome of plain code that ended with `error`, or without one; outside the lock."""
-        if error is None:
-            outcome, status, details = _SUCCESS, "", ""
-        else:
-            ours = isinstance(error, Exception) and not isinstance(error, CircuitOpenError)
-            outcome = _FAILURE if ours else Outcome.IGNORED
-            status, details = type(error).__name__, _words(error)
-        if self._policy.classify is None:
-            return outcome, status, details
-        ended = EndedCall(
-            method=permit.method,
-            code=None,
-            details=details,
-            trailing_metadata=(),
-            elapsed=permit.elapsed,
-            timeout=None,
-            error=error,
-        )
-        return classified(self._policy.classify, ended, outcome), status, details
+                delivery.release()
 
     # ── Processes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _after_fork(self) -> None:
         """Begin afresh in a forked child: the parent's threads, its lock and its calls are not here (rule 7)."""
         self._lock = threading.RLock()
-        self._busy = self._delivering = False
+        self._delivery = threading.Lock()
+        self._busy = False
         self._late.clear()
         self._outbox.clear()
         self._probes.clear()
         self._in_flight.clear()
         self._renew_gate()
-
-
-def classified(classify: Callable[[EndedCall], Outcome | None], ended: EndedCall, outcome: Outcome) -> Outcome:
-    """What a policy's `classify` makes of an ended call; `outcome` where it has no opinion.
-
-    A classifier that raises or answers no `Outcome` makes the call a failure: a call that cannot be judged must not
-    keep a breaker closed.
-    """
-    try:
-        answer: Any = classify(ended)
-    except Exception:  # noqa: BLE001 - a user's classifier must never break a user's call
-        log_once(f"classifier {name_of(classify)} raised; the call counts as a failure")
-        return _FAILURE
-    if answer is None:
-        return outcome
-    if isinstance(answer, Outcome):
-        return answer
-    log_once(
-        f"classifier {name_of(classify)} answered {type(answer).__name__}, not an Outcome or None; "
-        "the call counts as a failure",
-        exc_info=False,
-    )
-    return _FAILURE
-
-
-def _words(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - an error that cannot be printed is still an error
-        return "(no words: its __str__ raised)"
 
 
 def _check_name(name: object) -> None:
@@ -1022,9 +875,6 @@ def _check_clock(clock: object) -> float:
         )
         raise TypeError(message)
     return now
-
-
-_entered: ContextVar[Any] = ContextVar("grpc_breaker_entered", default=None)
 
 
 class _Forkable(Protocol):

@@ -7,6 +7,7 @@ for "the current span" on a thread that belongs to another call.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -154,16 +155,16 @@ class Rejection:
         return f"<Rejection: {self.details}>"
 
 
-class Listeners(Generic[Event]):
-    """Those who want to hear of one kind of event, in the order they came.
+_listeners_lock: Final = threading.Lock()
 
-    Adding and removing are single list operations, so they need no lock; each delivery works on a copy.
-    """
+
+class Listeners(Generic[Event]):
+    """Those who want to hear of one kind of event, in the order they came."""
 
     __slots__ = ("all",)
 
     def __init__(self) -> None:
-        self.all: list[Callable[[Event], object]] = []
+        self.all: tuple[Callable[[Event], object], ...] = ()
 
     def add(self, listener: Callable[[Event], object]) -> Callable[[], None]:
         """Call `listener` with every event from now on; answers a function that ends it.
@@ -174,17 +175,23 @@ class Listeners(Generic[Event]):
         if not callable(listener):
             message = f"a listener must be callable with one event, got {listener!r}"
             raise TypeError(message)
-        self.all.append(listener)
+        with _listeners_lock:
+            self.all = (*self.all, listener)
+        ended = False
 
-        def remove() -> None:
-            if listener in self.all:
-                self.all.remove(listener)
+        def end() -> None:
+            nonlocal ended
+            with _listeners_lock:
+                if not ended:
+                    ended = True
+                    at = self.all.index(listener)
+                    self.all = (*self.all[:at], *self.all[at + 1 :])
 
-        return remove
+        return end
 
     def notify(self, event: Event) -> None:
         """Tell each listener, in order. One that raises is logged once; the others still hear of it."""
-        for listener in tuple(self.all):
+        for listener in self.all:
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - a user's listener must never break a user's call

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from grpc_breaker._core.events import EndedCall
-from grpc_breaker._core.log import name_of
+from grpc_breaker._core.log import log_once, name_of
 from grpc_breaker._core.state import Outcome
 
 STATUS_NAMES: Final = frozenset(
@@ -176,7 +176,10 @@ class BreakerPolicy:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(self._complaint(name, allowed))
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond every float
+            number = math.inf
         if not math.isfinite(number) or not low <= number <= high or (above_low and number == low):
             raise ValueError(self._complaint(name, allowed))
         object.__setattr__(self, name, number)
@@ -234,3 +237,26 @@ class BreakerPolicy:
 
     def _complaint(self, name: str, allowed: str) -> str:
         return f"BreakerPolicy.{name} must be {allowed}, got {getattr(self, name)!r}"
+
+
+def classified(classify: Callable[[EndedCall], Outcome | None], ended: EndedCall, outcome: Outcome) -> Outcome:
+    """What a policy's `classify` makes of an ended call; `outcome` where it has no opinion.
+
+    A classifier that raises or answers no `Outcome` makes the call a failure: a call that cannot be judged must not
+    keep a breaker closed.
+    """
+    try:
+        answer: Any = classify(ended)
+    except Exception:  # noqa: BLE001 - a user's classifier must never break a user's call
+        log_once(f"classifier {name_of(classify)} raised; the call counts as a failure")
+        return Outcome.FAILURE
+    if answer is None:
+        return outcome
+    if isinstance(answer, Outcome):
+        return answer
+    log_once(
+        f"classifier {name_of(classify)} answered {type(answer).__name__}, not an Outcome or None; "
+        "the call counts as a failure",
+        exc_info=False,
+    )
+    return Outcome.FAILURE

@@ -199,7 +199,7 @@ class BreakerRegistry:
 
     def _forget_idle(self) -> None:
         """Forget the tenth of the breakers that were idle longest, so that a flood of names costs little each."""
-        idle = [b for b in self._breakers.values() if b.state is State.CLOSED and b.in_flight == 0]
+        idle = [b for b in tuple(self._breakers.values()) if b.state is State.CLOSED and b.in_flight == 0]
         idle.sort(key=lambda breaker: breaker._used)
         surplus = len(self._breakers) - self._max_breakers + 1
         forgotten = {breaker.name for breaker in idle[: max(surplus, self._max_breakers // 10)]}

@@ -113,17 +113,26 @@ class CooperativeLock:
         self._owner: int | None = None
         self._depth = 0
 
-    def __enter__(self) -> None:
+    def acquire(self, blocking: bool = True) -> bool:
         me = self._scheduler.me()
         while self._owner not in {None, me}:
+            if not blocking:
+                return False
             self._scheduler.blocked()
         self._owner = me
         self._depth += 1
+        return True
 
-    def __exit__(self, *exception: object) -> None:
+    def release(self) -> None:
         self._depth -= 1
         if not self._depth:
             self._owner = None
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
 
 
 def play(breaker: CircuitBreaker, scheduler: Scheduler, *actors: Callable[[], object]) -> list[Any]:

@@ -11,6 +11,7 @@ import os
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -192,10 +193,10 @@ def test_back_off_has_an_end(clock: FakeClock) -> None:
 
 
 def test_statuses_are_counted_by_name_in_bounds(breaker: CircuitBreaker) -> None:
-    """What calls ended with is counted by name; free text beyond thirty-two names counts as other."""
-    for n in range(40):
-        breaker.admit().settle(Outcome.IGNORED, f"text {n}")
+    """What calls ended with is counted by name; free text beyond a hundred names counts as other."""
     breaker.admit().settle(Outcome.SUCCESS, "NOT_FOUND")
+    for n in range(107):
+        breaker.admit().settle(Outcome.IGNORED, f"text {n}")
     breaker.admit().success()
     tallies = breaker.tallies()
     assert tallies["ignored", "other"] == 8
@@ -466,6 +467,28 @@ def test_decorated_coroutine_function(breaker: CircuitBreaker) -> None:
     assert breaker.snapshot()["totals"] == {"success": 1, "failure": 2, "ignored": 0, "rejected": 1, "stale": 0}
 
 
+def test_decorated_object_with_coroutine_call(breaker: CircuitBreaker) -> None:
+    """An object whose call is a coroutine function counts when that ends."""
+
+    class Fetch:
+        async def __call__(self) -> str:
+            assert breaker.in_flight == 1
+            raise LookupError
+
+    async def main() -> None:
+        with pytest.raises(LookupError):
+            await breaker(Fetch())()
+
+    asyncio.run(main())
+    assert breaker.snapshot()["totals"]["failure"] == 1
+
+
+def test_end_of_a_block_that_never_began(breaker: CircuitBreaker) -> None:
+    """Leaving a `with` block that was never entered says so."""
+    with pytest.raises(RuntimeError, match=r"<CircuitBreaker 'prices' closed.*never began"):
+        breaker.__exit__(None, None, None)
+
+
 def generator() -> Iterator[int]:
     """A generator function."""
     yield 1
@@ -545,6 +568,54 @@ def visited(hook: Hook, clock: FakeClock) -> CircuitBreaker:
     return CircuitBreaker("visited", policy, clock=clock, random=hook)
 
 
+def test_finalizer_never_waits(visited: CircuitBreaker, hook: Hook) -> None:
+    """A finalizer that meets another thread at the breaker leaves its result to that thread, and goes on at once."""
+    late = visited.admit()
+
+    def finalize() -> bool:
+        finalizer = threading.Thread(target=late.settle, args=(Outcome.IGNORED,), kwargs={"blocking": False})
+        finalizer.start()
+        finalizer.join(10)
+        return finalizer.is_alive()
+
+    hook.visit = finalize
+    visited.admit().failure()
+    assert hook.saw == [False]
+    assert visited.tallies()["stale", ""] == 1
+
+
+def test_result_left_as_the_lock_is_given_back(visited: CircuitBreaker) -> None:
+    """What another thread leaves after the last look at the queue, and before the lock is free, is not left lying."""
+    late = visited.admit()
+    lock = visited._lock
+
+    class Last:
+        acquire = lock.acquire
+
+        def release(self) -> None:
+            visited._lock = lock
+            finalizer = threading.Thread(target=late.settle, args=(Outcome.IGNORED,), kwargs={"blocking": False})
+            finalizer.start()
+            finalizer.join(10)
+            lock.release()
+
+    visited._lock = Last()  # type: ignore[assignment]
+    visited.reset()
+    assert visited.tallies() == {("stale", ""): 1}
+
+
+def test_lost_probe_settled_twice_by_finalizers(visited: CircuitBreaker, hook: Hook, clock: FakeClock) -> None:
+    """A lost probe that two finalizers settle while another thread is at the breaker is counted once."""
+    visited.admit().failure()
+    clock.advance(10)
+    lost = visited.admit()
+    clock.advance(30)
+    probe = visited.admit()
+    hook.visit = lambda: [lost.settle(Outcome.IGNORED, blocking=False) for _ in range(2)]
+    probe.failure()
+    assert visited.tallies()["stale", ""] == 1
+
+
 def test_visitor_settles(visited: CircuitBreaker, hook: Hook) -> None:
     """A call that ends in the middle of our critical section is taken up by the next caller."""
     late = visited.admit()
@@ -585,11 +656,12 @@ def test_visitor_looks(visited: CircuitBreaker, hook: Hook) -> None:
 
 
 def test_visitor_answers(visited: CircuitBreaker, hook: Hook, clock: FakeClock) -> None:
-    """Headers that come in the middle of our critical section are left to the final status."""
+    """Headers that come in the middle of a change of state come too late."""
+    visited.reconfigure(replace(visited.policy, half_open_max_calls=2, half_open_successes=1))
     visited.admit().failure()
     clock.advance(10)
-    probe = visited.admit()
-    hook.visit = probe.answered
+    probe, other = visited.admit(), visited.admit()
+    hook.visit = other.answered
     probe.failure()
     assert visited.state is State.OPEN
 

@@ -1,0 +1,170 @@
+"""Guarding a piece of plain code in one step: `with breaker:`, `async with breaker:` and `@breaker`.
+
+Made of the two steps of `breaker.py` and nothing else. Every `Exception` is a failure unless `policy.classify` says
+otherwise; `KeyboardInterrupt`, cancellation and the refusal of another breaker are ignored. User code, the classifier
+included, runs outside every lock.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from functools import wraps
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+
+from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.events import EndedCall
+from grpc_breaker._core.log import name_of
+from grpc_breaker._core.policy import BreakerPolicy, classified
+from grpc_breaker._core.state import Outcome
+
+if TYPE_CHECKING:
+    from grpc_breaker._core.breaker import Permit
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_entered: ContextVar[Any] = ContextVar("grpc_breaker_entered", default=None)
+"""The `with` blocks this context is in, innermost first: (permit, the rest). It may name blocks that have ended."""
+
+
+class OneStep(ABC):
+    """The part of a breaker that guards code in one step."""
+
+    __slots__ = ("_entered",)
+
+    def __init__(self) -> None:
+        self._entered: dict[Permit, None] = {}
+        """The `with` blocks that have not ended, the oldest first."""
+
+    @property
+    @abstractmethod
+    def policy(self) -> BreakerPolicy:
+        """The policy in force."""
+
+    @abstractmethod
+    def admit(self) -> Permit:
+        """Ask to make a call."""
+
+    def __enter__(self) -> Self:
+        permit = self.admit()
+        self._entered[permit] = None
+        _entered.set((permit, _entered.get()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        permit = self._leave()
+        permit.settle(*self._judge(error, permit))
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Guard every call of a function or coroutine function.
+
+        Raises:
+            TypeError: `function` is a generator function: calling one does nothing yet, so there is no result to
+                count; guard the loop over it with `with breaker:`.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            message = (
+                f"a breaker cannot decorate the generator function {name_of(function)}; use 'with breaker:' inside"
+            )
+            raise TypeError(message)
+        if not callable(function):
+            message = f"a breaker decorates a function or a coroutine function, got {function!r}"
+            raise TypeError(message)
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+
+            @wraps(function)
+            async def guarded_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
+                permit = self.admit()
+                try:
+                    result = await cast("Awaitable[R]", function(*args, **kwargs))
+                except BaseException as error:
+                    permit.settle(*self._judge(error, permit))
+                    raise
+                permit.settle(*self._judge(None, permit))
+                return result
+
+            return cast("Callable[P, R]", guarded_coroutine)
+
+        @wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            permit = self.admit()
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                permit.settle(*self._judge(error, permit))
+                raise
+            permit.settle(*self._judge(None, permit))
+            return result
+
+        return guarded
+
+    def _leave(self) -> Permit:
+        """The permit of the `with` block that ends here.
+
+        The block that was entered last in this context is the one that ends. A block that ends in another context than
+        it began in (an asynchronous generator's, a test fixture's) finds none there; then the oldest one is as good,
+        because permits of one breaker differ in nothing but their age.
+        """
+        found: Permit | None = None
+        stack = _entered.get()
+        kept: list[Permit] = []
+        while stack is not None and found is None:
+            permit, stack = stack
+            if permit in self._entered:
+                found = permit
+            else:
+                kept.append(permit)
+        if found is not None:
+            for permit in reversed(kept):
+                stack = (permit, stack)
+            _entered.set(stack)
+        else:
+            found = next(iter(tuple(self._entered)), None)
+            if found is None:
+                message = f"{self!r}: a 'with' block ends that never began"
+                raise RuntimeError(message)
+        self._entered.pop(found, None)
+        return found
+
+    def _judge(self, error: BaseException | None, permit: Permit) -> tuple[Outcome, str, str]:
+        """The outcome of plain code that ended with `error`, or without one."""
+        if error is None:
+            outcome, status, details = Outcome.SUCCESS, "", ""
+        else:
+            ours = isinstance(error, Exception) and not isinstance(error, CircuitOpenError)
+            outcome = Outcome.FAILURE if ours else Outcome.IGNORED
+            status, details = type(error).__name__, _words(error)
+        classify = self.policy.classify
+        if classify is None:
+            return outcome, status, details
+        ended = EndedCall(
+            method=permit.method,
+            code=None,
+            details=details,
+            trailing_metadata=(),
+            elapsed=permit.elapsed,
+            timeout=None,
+            error=error,
+        )
+        return classified(classify, ended, outcome), status, details
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an error that cannot be printed is still an error
+        return "(no words: its __str__ raised)"
