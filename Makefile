@@ -5,6 +5,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; d
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
 VENV ?= .venv
 CONSTRAINTS ?=
+GRPCIO ?=
 COVERAGE ?= 1
 DEMO_ARGS ?=
 OTLP_ENDPOINT ?=
@@ -21,7 +22,7 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
 	@echo "making $(VENV) with $(PYTHON) ..."
 	@"$(PYTHON)" -m venv "$(VENV)"
-	@"$(RUN)" -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@"$(RUN)" -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(if $(GRPCIO),grpcio==$(GRPCIO)) -e '.[dev]'
 	@touch "$@"
 
 test: $(READY)  ## Run every test, with branch coverage

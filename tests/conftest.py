@@ -1,0 +1,35 @@
+"""Conditions that every test can be run under: another event loop, threads that are switched as often as can be."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the conditions to pytest's command line."""
+    group = parser.getgroup("conditions")
+    group.addoption("--uvloop", action="store_true", help="run asyncio on uvloop")
+    group.addoption("--switch-interval", type=float, metavar="SECONDS", help="how long a thread runs at most")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Establish them."""
+    if config.getoption("--uvloop"):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    interval = config.getoption("--switch-interval")
+    if interval:
+        sys.setswitchinterval(interval)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which loop and which grpcio are tested."""
+    import grpc
+
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return f"grpcio {grpc.__version__}, {type(loop).__module__}, threads switched after {sys.getswitchinterval():g} s"
