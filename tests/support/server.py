@@ -7,9 +7,12 @@ A call carries a *script*: steps separated by semicolons, in its metadata under 
     messages 3                  send b"0", b"1", b"2"; as a unary call, nothing
     endless                     send messages until the client is gone
     held                        wait until `journal.release` is set
+    wait 0.2                    wait so many seconds, or until the client is gone
     hang                        wait until the client is gone
     error UNAVAILABLE ill       end with this status, these details, and the trailing metadata `server: echo`
     raise                       end by an unhandled exception
+
+The last part of a method's name decides what it is; any service will do.
 
 A call that carries the metadata `call-key` is entered in the journal under it: `journal[key].began`, `.cancelled` and
 `.over` are events to wait on, so that no test has to guess when the server has seen something.
@@ -78,7 +81,7 @@ class Journal:
 
     def note(self, key: str, what: str) -> None:
         """Enter that something happened to a call: began, cancelled or over."""
-        if self._tell is not None:
+        if self._tell is not None and key:
             self._tell(f"{what} {key}")
         getattr(self[key], what).set()
 
@@ -97,7 +100,7 @@ class _Handler(grpc.GenericRpcHandler):
             METHODS["ss"]: grpc.stream_stream_rpc_method_handler(
                 lambda requests, context: self._stream(next(requests), context)
             ),
-        }.get(handler_call_details.method)
+        }.get(f"/{SERVICE}/{handler_call_details.method.rpartition('/')[2]}")
 
     def _unary(self, request: bytes, context: Any) -> bytes:
         for _ in self._stream(request, context):
@@ -133,6 +136,8 @@ class _Handler(grpc.GenericRpcHandler):
                         yield b"more"
                 case ["held"]:
                     self._journal.release.wait(PATIENCE)
+                case ["wait", seconds]:
+                    gone.wait(float(seconds))
                 case ["hang"]:
                     gone.wait(2 * FAR)
                 case ["error", code, *words]:
