@@ -185,7 +185,8 @@ class _SpanEvents:
         span = trace.INVALID_SPAN if change.context is None else trace.get_current_span(_context(change))
         if span.is_recording():
             span.add_event(names.EVENT_STATE_CHANGE, attributes)
-            return
+            if span.is_recording() or _holds(span, attributes):
+                return  # else its owner ended it in between, on another thread
         # An event on an ended span is dropped with a warning, so the change gets a span of its own.
         seen = span.get_span_context()
         links = [trace.Link(seen)] if seen.is_valid else []
@@ -193,6 +194,16 @@ class _SpanEvents:
             names.EVENT_STATE_CHANGE, otel_context.Context(), links=links, attributes={names.NAME: change.breaker}
         ) as own:
             own.add_event(names.EVENT_STATE_CHANGE, attributes)
+
+
+def _holds(span: Any, attributes: dict[str, Any]) -> bool:
+    """Whether a span that has ended holds the event with these attributes."""
+    return any(
+        event.name == names.EVENT_STATE_CHANGE
+        and event.attributes[names.NAME] == attributes[names.NAME]
+        and event.attributes[names.SEQUENCE] == attributes[names.SEQUENCE]
+        for event in getattr(span, "events", ())
+    )
 
 
 def _log_events(logger_provider: Any) -> Callable[[StateChange], None]:

@@ -192,6 +192,33 @@ def spans() -> tuple[TracerProvider, InMemorySpanExporter]:
     return provider, exporter
 
 
+@pytest.mark.parametrize("ends", ["before the event", "after the event"])
+def test_span_that_ends_meanwhile(
+    breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: str
+) -> None:
+    """A change is told once when another thread ends its span just before or just after the event is added."""
+    exporter, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    span: Any = tracers.get_tracer("test").start_span("call")
+    add_event = span.add_event
+
+    def add(*event: Any) -> None:
+        if ends == "before the event":
+            span.end()
+        add_event(*event)
+        span.end()
+
+    monkeypatch.setattr(span, "add_event", add)
+    BreakerTelemetry(tracer_provider=tracers).attach(breakers)
+    open_it(breakers, trace.set_span_in_context(span))
+    holders = {ended.name: len(ended.events) for ended in exporter.get_finished_spans()}
+    if ends == "before the event":
+        assert holders == {"call": 0, "grpc_breaker.state_change": 1}
+    else:
+        assert holders == {"call": 1}
+    caplog.clear()
+
+
 def test_log_events_instead_of_span_events(breakers: BreakerRegistry) -> None:
     """With `events="log"` a change arrives as a log event, correlated with the causing call's span; no span event."""
     pytest.importorskip("opentelemetry.sdk._logs")
