@@ -548,8 +548,7 @@ class CircuitBreaker(OneStep):
     ) -> None:
         """Judge the result of a probe. Under the lock."""
         if failed or slow:
-            self._probe_failures += failed
-            self._probe_slow += slow
+            self._probe_failures, self._probe_slow = int(failed), int(slow)
             reason = Reason.PROBE_FAILED if failed else Reason.PROBE_SLOW
             self._change(_OPEN, reason, now, probe.method, probe.context, status, details)
         elif held_slot:  # else its first answer has been counted already
@@ -703,7 +702,6 @@ class CircuitBreaker(OneStep):
         self._window = self._new_window(now)
         self._consecutive_failures = 0
         self._last_failures = ()
-        self._reopenings = 0
 
     def _open_period(self, previous: State) -> float:
         """How long the breaker stays open this time, in seconds."""

@@ -413,6 +413,42 @@ def test_block_that_ends_in_another_context(breaker: CircuitBreaker) -> None:
     assert breaker.snapshot()["totals"]["success"] == 1
 
 
+def test_block_that_ends_is_the_one_that_began_last(clock: FakeClock) -> None:
+    """Each block is judged by its own time: the one entered last ends first, blocks of other breakers between or not."""
+    ended: list[EndedCall] = []
+    breaker = CircuitBreaker("seen", BreakerPolicy(classify=ended.append), clock=clock)
+    other = CircuitBreaker("other", clock=clock)
+    breaker.__enter__()
+    other.__enter__()
+    clock.advance(5)
+    breaker.__enter__()
+    clock.advance(1)
+    other.__exit__(None, None, None)
+    breaker.__exit__(None, None, None)
+    with breaker:
+        clock.advance(2)
+    breaker.__exit__(None, None, None)
+    assert [call.elapsed for call in ended] == [1, 2, 8]
+    assert (breaker.in_flight, other.in_flight, len(breaker._entered)) == (0, 0, 0)
+
+
+def test_what_a_classifier_sees_of_plain_code(clock: FakeClock) -> None:
+    """Outside gRPC a classifier sees the time, the exception and its words."""
+    ended: list[EndedCall] = []
+    breaker = CircuitBreaker("seen", BreakerPolicy(classify=ended.append), clock=clock)
+    gone = LookupError("gone")
+    with pytest.raises(LookupError), breaker:
+        clock.advance(3)
+        raise gone
+    with breaker:
+        pass
+    facts = {"method": "", "code": None, "trailing_metadata": (), "timeout": None}
+    assert ended == [
+        EndedCall(**facts, details="gone", elapsed=3, error=gone),
+        EndedCall(**facts, details="", elapsed=0, error=None),
+    ]
+
+
 def test_coroutines_use_one_breaker_at_once(breaker: CircuitBreaker) -> None:
     """`async with` counts each coroutine by itself."""
 
@@ -566,6 +602,72 @@ def visited(hook: Hook, clock: FakeClock) -> CircuitBreaker:
     """A breaker whose critical section can be visited."""
     policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, half_open_max_calls=1)
     return CircuitBreaker("visited", policy, clock=clock, random=hook)
+
+
+def test_every_change_says_which_call_caused_it(clock: FakeClock) -> None:
+    """A change names method, context, status and details of the very call that caused it, and what had been counted."""
+    policy = BreakerPolicy(
+        consecutive_failures=1,
+        slow_call_duration=1,
+        half_open_max_calls=1,
+        half_open_successes=2,
+        reset_timeout=10,
+        reset_timeout_jitter=0,
+    )
+    breaker = CircuitBreaker("told", policy, clock=clock)
+    events = EventRecorder(breaker)
+    breaker.admit("S/A", "a").failure("INTERNAL", "ill")
+    clock.advance(10)
+    breaker.admit("S/B", "b").success()
+    breaker.admit("S/C", "c").failure("UNKNOWN", "still ill")
+    clock.advance(10)
+    probe = breaker.admit("S/D", "d")
+    clock.advance(2)
+    probe.settle(Outcome.SUCCESS, "NOT_FOUND", "slow")
+    clock.advance(10)
+    breaker.admit("S/E", "e").success()
+    breaker.admit("S/F", "f").settle(Outcome.SUCCESS, "NOT_FOUND")
+    breaker.admit("S/G", "g").failure()
+    clock.advance(10)
+    breaker.admit("S/H", "h").ignore()
+    breaker.admit("S/I", "i").answered()
+    breaker.admit("S/J", "j").answered()
+    told = [
+        (it.state, it.method, it.context, it.status, it.details, it.calls, it.failures, it.slow)
+        for it in events.changes
+    ]
+    assert told == [
+        ("open", "S/A", "a", "INTERNAL", "ill", 1, 1, 0),
+        ("half_open", "S/B", "b", "", "", 1, 1, 0),
+        ("open", "S/C", "c", "UNKNOWN", "still ill", 2, 1, 0),
+        ("half_open", "S/D", "d", "", "", 1, 1, 0),
+        ("open", "S/D", "d", "NOT_FOUND", "slow", 1, 0, 1),
+        ("half_open", "S/E", "e", "", "", 0, 0, 0),
+        ("closed", "S/F", "f", "NOT_FOUND", "", 2, 0, 0),
+        ("open", "S/G", "g", "", "", 1, 1, 0),
+        ("half_open", "S/H", "h", "", "", 1, 1, 0),
+        ("closed", "S/J", "j", "", "", 2, 0, 0),
+    ]
+
+
+def test_names_of_outcomes_are_counted(breaker: CircuitBreaker) -> None:
+    """A success is counted as OK, a failure without a name under none."""
+    for _ in range(2):
+        breaker.admit().success()
+    breaker.admit().failure()
+    assert breaker.tallies() == {("success", "OK"): 2, ("failure", ""): 1}
+    assert breaker.snapshot()["last_failures"] == [{"status": "", "details": ""}]
+
+
+def test_refusal_in_the_childs_words(breaker: CircuitBreaker) -> None:
+    """A forked child refuses with the reason and the code of its parent; a new policy's code shows at once."""
+    trip(breaker)
+    breaker.reconfigure(replace(breaker.policy, refusal_code="ABORTED"))
+    breaker._after_fork()
+    refusal = breaker.try_admit()
+    assert isinstance(refusal, Rejection)
+    assert (refusal.reason, refusal.code) == (Reason.CONSECUTIVE_FAILURES, "ABORTED")
+    assert breaker._busy is False
 
 
 def test_finalizer_never_waits(visited: CircuitBreaker, hook: Hook) -> None:

@@ -219,6 +219,95 @@ def test_counts_of_forgotten_breakers_are_kept() -> None:
     assert breakers.label("pkg.S/M0") == "pkg.S/M0"
 
 
+def test_limits_of_the_cap() -> None:
+    """A thousand breakers are the default; a cap of one is a cap."""
+    assert BreakerRegistry()._max_breakers == 1000
+    one = BreakerRegistry(max_breakers=1, clock=FakeClock())
+    one["pkg.S/A"], one["pkg.S/B"]
+    assert [breaker.name for breaker in one] == ["pkg.S/B"]
+
+
+def test_the_tenth_is_forgotten_at_once() -> None:
+    """At the cap the tenth that was idle longest goes at once, so that a flood of names costs little each."""
+    clock = FakeClock()
+    breakers = BreakerRegistry(max_breakers=20, clock=clock)
+    for n in range(20):
+        clock.advance(1)
+        breakers.breaker_for(f"/pkg.S/M{n}")
+    routes = set(breakers._routes)
+    breakers.breaker_for("/pkg.S/M20")
+    assert routes - set(breakers._routes) == {"/pkg.S/M0", "/pkg.S/M1"}
+    assert [breaker.name for breaker in breakers] == [f"pkg.S/M{n}" for n in range(2, 21)]
+
+
+def test_open_ones_do_not_stand_in_the_way() -> None:
+    """Above the cap, because open ones are kept, idle closed ones go until there is room again."""
+    breakers = BreakerRegistry(max_breakers=3, clock=FakeClock())
+    for n in range(5):
+        breakers[f"pkg.S/Open{n}"].force_open()
+    for n in range(3):
+        breakers[f"pkg.S/M{n}"]
+    assert len(breakers) == 6
+    for breaker in breakers:
+        breaker.reset()
+    breakers["pkg.S/Last"]
+    assert len(breakers) == 3
+
+
+def test_forgotten_breaker_counts_from_zero() -> None:
+    """A forgotten breaker that is held begins to count again at zero: what it had counted is the registry's."""
+    breakers = BreakerRegistry(max_breakers=1, clock=FakeClock())
+    held = breakers["pkg.S/Held"]
+    for _ in range(3):
+        held.admit().success()
+    held.force_open()
+    held.try_admit()
+    held.reset()
+    breakers["pkg.S/Other"]
+    assert held.tallies() == {}
+    held.admit().success()
+    held.force_open()
+    held.try_admit()
+    assert held.tallies() == {("success", "OK"): 1, ("rejected", ""): 1}
+    held.reset()
+    assert breakers["pkg.S/Held"] is held
+    assert sorted(breakers.tallies()) == [
+        ("pkg.S/Held", "rejected", "", 2),
+        ("pkg.S/Held", "success", "OK", 4),
+    ]
+
+
+def test_clock_and_chance_reach_the_breakers() -> None:
+    """The registry's clock and its source of chance are its breakers'."""
+    clock = FakeClock(1000)
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=1)
+    breakers = BreakerRegistry(default=policy, clock=clock, random=lambda: 0.5)
+    breakers["pkg.S/M"].admit().failure()
+    assert breakers["pkg.S/M"].retry_after == 15
+    clock.advance(5)
+    assert breakers["pkg.S/M"].retry_after == 10
+
+
+def test_odd_names_of_calls() -> None:
+    """The service is what stands before the last slash, as gRPC has it; bytes that are no text do no harm."""
+    breakers = BreakerRegistry({"pkg.S": METHOD}, default=None)
+    assert breakers.breaker_for("/pkg.S/a/b") is None
+    assert breakers.route(b"/pkg.S/\xff") == (breakers.breaker_for(b"/pkg.S/\xff"), "pkg.S/\ufffd")
+    assert BreakerRegistry().route("") is not None
+    assert next(iter(everything := BreakerRegistry()), everything.breaker_for("/")).name == "/"
+
+
+def test_groups_are_found_and_checked_in_the_default_too() -> None:
+    """A group of the default policy is checked against the others, and found before any call."""
+    with pytest.raises(ValueError, match="group 'g' has two different policies"):
+        BreakerRegistry({"pkg.S": BreakerPolicy(group="g", reset_timeout=1)}, default=BreakerPolicy(group="g"))
+    two = {"a.S": BreakerPolicy(group="g"), "b.S": BreakerPolicy(group="h", reset_timeout=1)}
+    breakers = BreakerRegistry(two, default=BreakerPolicy(group="rest", reset_timeout=2))
+    assert breakers["h"].policy == two["b.S"]
+    assert breakers["rest"].policy.reset_timeout == 2
+    assert breakers["g"] is breakers["a.S/M"]
+
+
 def test_threads_find_one_breaker() -> None:
     """However many threads call a method for the first time at once, it has one breaker."""
     breakers = BreakerRegistry()

@@ -26,12 +26,13 @@ def test_time_window_counts_what_is_inside(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_count_window_counts_the_last(seed: int) -> None:
+@pytest.mark.parametrize("size", [1, 6, 7])
+def test_count_window_counts_the_last(seed: int, size: int) -> None:
     """A count window holds the last results, and no more."""
     rng = random.Random(seed)
-    window, kept = CountWindow(7), []
+    window, kept = CountWindow(size), []
     for _ in range(100):
-        kept = [*kept[-6:], (rng.random() < 0.3, rng.random() < 0.3)]
+        kept = [*kept[1 - size if size > 1 else size :], (rng.random() < 0.3, rng.random() < 0.3)]
         assert window.record(0.0, *kept[-1]) == any(failed or slow for failed, slow in kept)
         assert window.counts(0.0) == (len(kept), sum(it[0] for it in kept), sum(it[1] for it in kept))
 

@@ -1,0 +1,63 @@
+"""What is logged once, and how a user's function is named."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import pytest
+
+from grpc_breaker._core.log import log_once, name_of
+
+
+def test_said_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """The same trouble is one error record, with its traceback, however often it comes."""
+    for _ in range(3):
+        try:
+            raise LookupError
+        except LookupError:
+            log_once("trouble")
+    (record,) = caplog.records
+    assert (record.getMessage(), record.levelno) == ("trouble (logged once)", logging.ERROR)
+    assert record.exc_info is not None
+    assert record.exc_info[0] is LookupError
+
+
+def test_said_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """Where nothing was raised, there is no traceback; a message may hold what a format would choke on."""
+    log_once("100 %s", exc_info=False)
+    (record,) = caplog.records
+    assert record.getMessage() == "100 %s (logged once)"
+    assert not record.exc_info
+
+
+def test_said_at_most_a_thousand_times(caplog: pytest.LogCaptureFixture) -> None:
+    """After a thousand different troubles the log stays silent."""
+    for n in range(1010):
+        log_once(f"trouble {n}", exc_info=False)
+    assert len(caplog.records) == 1000
+
+
+class Listener:
+    def __call__(self) -> None: ...
+
+    def method(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (test_said_at_most_a_thousand_times, "tests.unit.test_log.test_said_at_most_a_thousand_times:"),
+        (Listener().method, "tests.unit.test_log.Listener.method:"),
+        (Listener(), "tests.unit.test_log.Listener"),
+        (functools.partial(print), "functools.partial"),
+        (print, "builtins.print"),
+        ([].append, "builtins.list.append"),
+    ],
+)
+def test_names(function: Any, name: str) -> None:
+    """A function is named so that its user finds it: module, name, and the line where there is one."""
+    found = name_of(function)
+    assert found.rstrip("0123456789") == name
+    assert found.endswith(":") is False
