@@ -8,8 +8,9 @@ Theory of operation
     lost. `events="log"` emits OpenTelemetry log events instead, correlated by the same context; never both.
 
     *Metrics.* The instruments are observable: a reader asks, and the breakers' own books answer. So a call pays nothing
-    for them, however many readers there are. Their labels are bounded by the registry's cap; methods beyond it count
-    as `other`.
+    for them, however many readers there are; only a change of state is counted when it happens. Labels are bounded by
+    the registry's cap: names beyond it count as `other`, unless they were configured. What a registry counted goes on
+    being told when it is gone, because a counter must not fall.
 
     *Log records.* One for each change, on the logger `grpc_breaker`, with the same facts as attributes of the record:
     a warning when it opens, else for information.
@@ -32,6 +33,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from grpc_breaker import _semconv as names
 from grpc_breaker._core.events import StateChange
+from grpc_breaker._core.ledger import Ledger
 from grpc_breaker._core.log import log_once, logger
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import State
@@ -46,7 +48,7 @@ class BreakerTelemetry:
 
     Give one to `CircuitBreakerInterceptor(telemetry=…)` or `aio.interceptors(telemetry=…)` to choose providers, or the
     form of events. One object serves any number of interceptors and registries; attaching it twice to a registry does
-    nothing the second time.
+    nothing the second time. A registry has one telemetry: another is an error, or each change would be told twice.
     """
 
     def __init__(
@@ -67,15 +69,20 @@ class BreakerTelemetry:
             logger_provider: For `events="log"`. Default: the global one.
 
         Raises:
+            TypeError: A provider is none.
             ValueError: `events` is something else.
             RuntimeError: The installed opentelemetry-api has no log events.
         """
         if events not in {"span", "log"}:
             message = f"BreakerTelemetry events must be 'span' or 'log', got {events!r}"
             raise ValueError(message)
+        _check_provider("tracer_provider", tracer_provider, "get_tracer")
+        _check_provider("meter_provider", meter_provider, "get_meter")
+        _check_provider("logger_provider", logger_provider, "get_logger")
         self._emit = _SpanEvents(tracer_provider) if events == "span" else _log_events(logger_provider)
         self._registries: weakref.WeakSet[BreakerRegistry] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._gone: list[Ledger] = []
+        self._totals_of_gone: dict[tuple[str, str, str], int] = {}
         meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
         self._changes = meter.create_counter(names.METRIC_STATE_CHANGES, "{change}", "Changes of a breaker's state.")
         meter.create_observable_gauge(
@@ -89,16 +96,29 @@ class BreakerTelemetry:
         )
 
     def attach(self, registry: BreakerRegistry) -> None:
-        """Tell of everything the breakers of `registry` do from now on."""
-        with self._lock:
+        """Tell of everything the breakers of `registry` do from now on.
+
+        Raises:
+            TypeError: `registry` is no `BreakerRegistry`.
+            ValueError: Another telemetry tells of it.
+        """
+        if not isinstance(registry, BreakerRegistry):
+            message = f"BreakerTelemetry.attach takes a BreakerRegistry, got {registry!r}"
+            raise TypeError(message)
+        with _lock:
+            there = _attached.setdefault(registry, self)
+            if there is not self:
+                message = "the registry is told of by another BreakerTelemetry; give all its interceptors the same one"
+                raise ValueError(message)
             if registry in self._registries:
                 return
             self._registries.add(registry)
+        weakref.finalize(registry, self._gone.append, registry.ledger).atexit = False
         registry_ref = weakref.ref(registry)
 
         def tell(change: StateChange) -> None:
             there = registry_ref()
-            label = change.breaker if there is None else there.label(change.breaker)
+            label = change.breaker if there is None else there.ledger.label(change.breaker)
             self._tell(change, label)
 
         registry.on_state_change(tell)
@@ -120,17 +140,18 @@ class BreakerTelemetry:
         states: dict[str, set[State]] = {}
         for registry in tuple(self._registries):
             for breaker in registry:
-                states.setdefault(registry.label(breaker.name), set()).add(breaker.state)
+                states.setdefault(registry.ledger.label(breaker.name), set()).add(breaker.state)
         for label, present in states.items():
             for state in State:
                 yield Observation(int(state in present), {**_label(label), names.STATE: str(state)})
 
     def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
-        totals: dict[tuple[str, str, str], int] = {}
+        with _lock:
+            while self._gone:
+                _add(self._totals_of_gone, self._gone.pop())
+            totals = dict(self._totals_of_gone)
         for registry in tuple(self._registries):
-            for label, outcome, status, calls in registry.tallies():
-                key = (label, outcome, status)
-                totals[key] = totals.get(key, 0) + calls
+            _add(totals, registry.ledger)
         for (label, outcome, status), calls in totals.items():
             attributes = {**_label(label), names.OUTCOME: outcome}
             if status:
@@ -141,14 +162,27 @@ class BreakerTelemetry:
         calls: dict[str, int] = {}
         for registry in tuple(self._registries):
             for breaker in registry:
-                label = registry.label(breaker.name)
+                label = registry.ledger.label(breaker.name)
                 calls[label] = calls.get(label, 0) + breaker.in_flight
         for label, n in calls.items():
             yield Observation(n, _label(label))
 
 
-_default_lock: Final = threading.Lock()
-_defaults: list[BreakerTelemetry] = []
+_lock: Final = threading.Lock()
+_attached: Final[weakref.WeakKeyDictionary[BreakerRegistry, BreakerTelemetry]] = weakref.WeakKeyDictionary()
+_defaults: Final[list[BreakerTelemetry]] = []
+
+
+def _add(totals: dict[tuple[str, str, str], int], ledger: Ledger) -> None:
+    for label, outcome, status, calls in ledger.tallies():
+        key = (label, outcome, status)
+        totals[key] = totals.get(key, 0) + calls
+
+
+def _check_provider(name: str, provider: object, method: str) -> None:
+    if provider is not None and not callable(getattr(provider, method, None)):
+        message = f"BreakerTelemetry {name} must be an OpenTelemetry provider or None, got {provider!r}"
+        raise TypeError(message)
 
 
 def attach(registry: BreakerRegistry, telemetry: bool | BreakerTelemetry) -> Callable[[], object] | None:
@@ -159,14 +193,15 @@ def attach(registry: BreakerRegistry, telemetry: bool | BreakerTelemetry) -> Cal
 
     Raises:
         TypeError: `telemetry` is something else.
+        ValueError: Another telemetry tells of the registry.
     """
     if telemetry is False:
         return None
     if telemetry is True:
-        with _default_lock:
+        with _lock:
             if not _defaults:
                 _defaults.append(BreakerTelemetry())
-        telemetry = _defaults[0]
+            telemetry = _attached.get(registry, _defaults[0])
     if not isinstance(telemetry, BreakerTelemetry):
         message = f"telemetry must be True, False or a BreakerTelemetry, got {telemetry!r}"
         raise TypeError(message)

@@ -6,9 +6,10 @@ makes methods share one. Health checks, reflection and channelz are left alone u
 the very call that says whether the server is well (Mimir #5650).
 
 The registry is bounded. Above `max_breakers` the closed breaker that has been idle longest is forgotten, so a client
-that makes up method names cannot exhaust memory, and no open breaker is ever lost. A forgotten breaker that somebody
-still holds, an operator or a call in flight, is found again by its next call: it leaves the registry for good only
-when nobody is left to notice.
+that makes up method names cannot exhaust memory. Idle means: no call in flight, and nobody's policy or listener of its
+own. So no open breaker is ever lost, nor what an operator did to one; for their sake the cap may be exceeded. A
+forgotten breaker that somebody still holds is found again by its next call; only one that nobody holds begins anew,
+with an empty window.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ from typing import Any, Final
 
 from grpc_breaker._core.breaker import CircuitBreaker, reset_after_fork
 from grpc_breaker._core.events import Listeners, Rejection, StateChange
+from grpc_breaker._core.ledger import Ledger
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import State
 
 _NAME: Final = re.compile(r"/?([^\s/]+)(?:/([^\s/]+))?")
+_CONFIGURABLE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*(/[A-Za-z_][\w-]*)?", re.ASCII)
 _LEFT_ALONE: Final = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
 _DEFAULT_POLICY: Final = BreakerPolicy()
-
-OTHER: Final = "other"
-"""The label of everything beyond the names a registry may hold."""
 
 
 class BreakerRegistry:
@@ -76,12 +76,10 @@ class BreakerRegistry:
         self._max_breakers = max_breakers
         self._clock = clock
         self._random = random
-        self._lock = threading.RLock()
-        self._breakers: dict[str, CircuitBreaker] = {}
+        self.ledger = Ledger(frozenset((*self._policies, *self._groups())), max_breakers)
+        """How many calls ended how; for telemetry."""
         self._remembered: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
         self._routes: dict[str | bytes, tuple[CircuitBreaker, str]] = {}
-        self._labels: dict[str, str] = {}
-        self._retired: dict[tuple[str, str, str], int] = {}
         self._changes: Listeners[StateChange] = Listeners()
         self._rejections: Listeners[Rejection] = Listeners()
         CircuitBreaker("check", clock=clock, random=random)  # a bad clock is an error here, not at the first call
@@ -107,7 +105,7 @@ class BreakerRegistry:
             TypeError: The name is not a string.
             ValueError: The name is no method name.
         """
-        if isinstance(method, str) and (breaker := self._breakers.get(method)) is not None:
+        if isinstance(method, str) and (breaker := self.ledger.breakers.get(method)) is not None:
             return breaker
         if method in self._groups():
             return self._make(method, self._groups()[method])
@@ -117,21 +115,26 @@ class BreakerRegistry:
             raise ValueError(message)
         breaker = self.breaker_for(f"{service}/{name}")
         if breaker is None:
-            message = f"no policy covers {service}/{name}, and there is no default: it has no breaker"
+            why = (
+                "no policy covers it, and there is no default"
+                if self._default is None
+                else "health checks, reflection and channelz are left alone unless named"
+            )
+            message = f"{service}/{name} has no breaker: {why}"
             raise KeyError(message)
         return breaker
 
     def __contains__(self, method: object) -> bool:
         """Whether the registry holds a breaker for the method or group now."""
-        return isinstance(method, str) and method.removeprefix("/") in self._breakers
+        return isinstance(method, str) and method.removeprefix("/") in self.ledger.breakers
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
         """The breakers there are now, in the order they were made."""
-        with self._lock:
-            return iter(tuple(self._breakers.values()))
+        with self.ledger.lock:
+            return iter(tuple(self.ledger.breakers.values()))
 
     def __len__(self) -> int:
-        return len(self._breakers)
+        return len(self.ledger.breakers)
 
     def __bool__(self) -> bool:
         """A registry is something, also while it is empty."""
@@ -140,19 +143,6 @@ class BreakerRegistry:
     def __repr__(self) -> str:
         unwell = [f"{breaker.name} {breaker.state}" for breaker in self if breaker.state is not State.CLOSED]
         return f"<BreakerRegistry of {len(self)} breakers: {', '.join(unwell) or 'all closed'}>"
-
-    def label(self, name: str) -> str:
-        """The name under which a breaker is counted in metrics: its own, or "other" beyond `max_breakers` names."""
-        return self._labels.get(name, OTHER)
-
-    def tallies(self) -> Iterator[tuple[str, str, str, int]]:
-        """How many calls ended how, forgotten breakers included: (label, outcome, status, calls)."""
-        with self._lock:
-            totals = dict(self._retired)
-            breakers = tuple(self._breakers.values())
-        for breaker in breakers:
-            _add(totals, self.label(breaker.name), breaker.tallies())
-        return ((*key, calls) for key, calls in totals.items())
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Every breaker's snapshot by name, as plain data ready for JSON."""
@@ -176,7 +166,7 @@ class BreakerRegistry:
             if self._default is None or service.startswith(_LEFT_ALONE):
                 return None
             policy = self._default
-        with self._lock:
+        with self.ledger.lock:
             route = (self._make(policy.group or name or "/", policy), name)  # even a nameless method needs a name
             if len(self._routes) >= 4 * self._max_breakers:
                 self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
@@ -184,27 +174,27 @@ class BreakerRegistry:
         return route
 
     def _make(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
-        with self._lock:
-            breaker = self._breakers.get(name) or self._remembered.get(name)
+        with self.ledger.lock:
+            breaker = self.ledger.breakers.get(name) or self._remembered.get(name)
             if breaker is None:
                 breaker = CircuitBreaker(name, policy, clock=self._clock, random=self._random)
                 breaker._also_tell(self._changes, self._rejections)
-            if name not in self._breakers:
-                if len(self._breakers) >= self._max_breakers:
+            if name not in self.ledger.breakers:
+                if len(self.ledger.breakers) >= self._max_breakers:
                     self._forget_idle()
-                self._breakers[name] = self._remembered[name] = breaker
-                if name in self._labels or len(self._labels) < self._max_breakers:
-                    self._labels[name] = name
+                self._remembered[name] = breaker
+                self.ledger.enter(breaker)
             return breaker
 
     def _forget_idle(self) -> None:
         """Forget the tenth of the breakers that were idle longest, so that a flood of names costs little each."""
-        idle = [b for b in tuple(self._breakers.values()) if b.state is State.CLOSED and b.in_flight == 0]
+        breakers = tuple(self.ledger.breakers.values())
+        idle = [it for it in breakers if it.state is State.CLOSED and not it.in_flight and not it.in_hand]
         idle.sort(key=lambda breaker: breaker._used)
-        surplus = len(self._breakers) - self._max_breakers + 1
+        surplus = len(self.ledger.breakers) - self._max_breakers + 1
         forgotten = {breaker.name for breaker in idle[: max(surplus, self._max_breakers // 10)]}
         for name in forgotten:
-            _add(self._retired, self.label(name), self._breakers.pop(name)._take_tallies())
+            self.ledger.retire(name)
         self._routes = {method: route for method, route in self._routes.items() if route[0].name not in forgotten}
 
     def _groups(self) -> dict[str, BreakerPolicy]:
@@ -213,13 +203,7 @@ class BreakerRegistry:
 
     def _after_fork(self) -> None:
         """Begin with a fresh lock in a forked child: the thread that held it is not here."""
-        self._lock = threading.RLock()
-
-
-def _add(totals: dict[tuple[str, str, str], int], label: str, tallies: dict[tuple[str, str], int]) -> None:
-    for (outcome, status), calls in tallies.items():
-        key = (label, outcome, status)
-        totals[key] = totals.get(key, 0) + calls
+        self.ledger.lock = threading.RLock()
 
 
 def split_method(name: object) -> tuple[str, str]:
@@ -249,6 +233,9 @@ def _checked_policies(
     for key, policy in (policies or {}).items():
         service, method = split_method(key)
         name = f"{service}/{method}" if method else service
+        if not _CONFIGURABLE.fullmatch(name):
+            message = f"a method name must look like 'pkg.Service/Method' or 'pkg.Service', no wildcards, got {key!r}"
+            raise ValueError(message)
         if not isinstance(policy, BreakerPolicy):
             message = f"BreakerRegistry policy for {name!r} must be a BreakerPolicy, got {policy!r}"
             raise TypeError(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, State, telemetry
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitBreakerInterceptor, State, telemetry
 from grpc_breaker._core import log
 from grpc_breaker.telemetry import BreakerTelemetry
 from grpc_breaker.testing import FakeClock
@@ -126,6 +127,49 @@ def test_registries_share_a_telemetry(breakers: BreakerRegistry, meter: Meter) -
     read = meter.read()
     assert sum(value for key, value in read.items() if key[0] == "grpc_breaker.state_changes") == 2
     assert read["grpc_breaker.state", *NAME, "grpc_breaker.state=forced_open", *RPC] == 1
+
+
+def test_counters_do_not_fall_when_a_registry_is_gone(breakers: BreakerRegistry, meter: Meter) -> None:
+    """What the calls of a registry counted is told after it is gone, with what the others count."""
+    telemetry = BreakerTelemetry(meter_provider=meter.provider)
+    other = BreakerRegistry()
+    for registry in (breakers, other):
+        telemetry.attach(registry)
+        registry[METHOD].admit().success()
+    key = ("grpc_breaker.calls", *NAME, "grpc_breaker.outcome=success", *RPC, "rpc.status_code=OK")
+    assert meter.read()[key] == 2
+    del registry, other
+    gc.collect()
+    assert meter.read()[key] == 2
+    breakers[METHOD].admit().success()
+    assert meter.read()[key] == 3
+
+
+def test_one_telemetry_for_a_registry(breakers: BreakerRegistry) -> None:
+    """A registry with one telemetry keeps it where the default is asked for, and refuses another."""
+    mine = BreakerTelemetry()
+    telemetry.attach(breakers, mine)
+    telemetry.attach(breakers, True)
+    with pytest.raises(ValueError, match="told of by another BreakerTelemetry"):
+        CircuitBreakerInterceptor(breakers, telemetry=BreakerTelemetry())
+    assert len(breakers._changes.all) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: BreakerTelemetry().attach(CircuitBreaker("alone")),  # type: ignore[arg-type]
+        lambda: BreakerTelemetry(tracer_provider="x"),  # type: ignore[arg-type]
+        lambda: BreakerTelemetry(meter_provider=TracerProvider()),  # type: ignore[arg-type]
+        lambda: BreakerTelemetry(logger_provider=7),
+    ],
+)
+def test_wrong_objects(wrong: Any) -> None:
+    """A breaker where a registry belongs, or what is no provider, is an error at once."""
+    with pytest.raises(
+        TypeError, match=r"takes a BreakerRegistry, got <Circ|provider must be an OpenTelemetry provider"
+    ):
+        wrong()
 
 
 def test_group_has_no_method(meter: Meter) -> None:

@@ -59,7 +59,7 @@ def test_without_default_only_named_methods_are_guarded() -> None:
     """With `default=None` methods not named are left alone."""
     breakers = registry(default=None)
     assert breakers.breaker_for("/other.S/M") is None
-    with pytest.raises(KeyError, match=r"no policy covers other\.S/M"):
+    with pytest.raises(KeyError, match=r"other\.S/M has no breaker: no policy covers it"):
         breakers["other.S/M"]
 
 
@@ -117,6 +117,8 @@ def test_lookup_of_a_service() -> None:
         ({"max_breakers": True}, "max_breakers must be an integer, 1 or more, got True"),
         ({"max_breakers": 1.5}, "max_breakers must be an integer, 1 or more, got 1.5"),
         ({"clock": None}, "clock must be a callable"),
+        ({"random": 3}, "random must be a callable that answers a number in [0, 1), got 3"),
+        ({"random": lambda: 1}, "answering 1"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
@@ -198,7 +200,7 @@ def test_memory_of_forgotten_names_is_bounded() -> None:
     assert len(breakers) <= 10
     assert len(breakers._routes) <= 40
     assert len(breakers._remembered) <= 10
-    assert len(breakers._labels) <= 10
+    assert len(breakers.ledger._labelled) <= 10
     shared = BreakerRegistry(default=BreakerPolicy(group="g"), max_breakers=10)
     for n in range(1000):
         shared.breaker_for(f"/flood.S/M{n}")
@@ -212,11 +214,51 @@ def test_counts_of_forgotten_breakers_are_kept() -> None:
         breaker = breakers[f"pkg.S/M{n}"]
         breaker.admit().success()
         breaker.admit().failure("INTERNAL")
-    totals = {(label, outcome): calls for label, outcome, _, calls in breakers.tallies()}
+    totals = {(label, outcome): calls for label, outcome, _, calls in breakers.ledger.tallies()}
     assert sum(calls for (_, outcome), calls in totals.items() if outcome == "success") == 10
     assert {label for label, _ in totals} == {"pkg.S/M0", "pkg.S/M1", "other"}
     assert totals["other", "failure"] == 8
-    assert breakers.label("pkg.S/M0") == "pkg.S/M0"
+    assert breakers.ledger.label("pkg.S/M0") == "pkg.S/M0"
+
+
+def test_configured_names_have_labels() -> None:
+    """A method or group that was configured is counted by name, however many others came first."""
+    policies = {"pkg.S/Named": METHOD, "pkg.T": BreakerPolicy(group="prices")}
+    breakers = BreakerRegistry(policies, max_breakers=2, clock=FakeClock())
+    for n in range(5):
+        breakers[f"flood.S/M{n}"]
+    labels = [breakers.ledger.label(name) for name in ("pkg.S/Named", "prices", "flood.S/M0", "flood.S/M4")]
+    assert labels == ["pkg.S/Named", "prices", "flood.S/M0", "other"]
+
+
+def test_what_an_operator_did_is_not_forgotten() -> None:
+    """A breaker that was reconfigured, or has a listener of its own, is kept above the cap."""
+    breakers = BreakerRegistry(max_breakers=3, clock=FakeClock())
+    changes: list[Any] = []
+    breakers["pkg.S/Policy"].reconfigure(METHOD)
+    breakers["pkg.S/Change"].on_state_change(changes.append)
+    end = breakers["pkg.S/Rejection"].on_rejection(print)
+    for n in range(10):
+        breakers[f"flood.S/M{n}"]
+    kept = {"pkg.S/Policy", "pkg.S/Change", "pkg.S/Rejection"}
+    assert {breaker.name for breaker in breakers} == {*kept, "flood.S/M9"}
+    assert breakers["pkg.S/Policy"].policy is METHOD
+    end()
+    breakers["flood.S/M10"]
+    assert {breaker.name for breaker in breakers} == {"pkg.S/Policy", "pkg.S/Change", "flood.S/M10"}
+
+
+def test_health_checks_are_left_alone_and_say_so() -> None:
+    """Asking for the breaker of a health check says why it has none."""
+    with pytest.raises(KeyError, match="health checks, reflection and channelz are left alone unless named"):
+        BreakerRegistry()["grpc.health.v1.Health/Check"]
+
+
+@pytest.mark.parametrize("name", ["*", "pkg.S/*", "?", "-/-", "a..b/C", "localhost:50051", "pkg.S/1", "p\u00e9.S"])
+def test_wildcards_are_no_names(name: str) -> None:
+    """A policy cannot be given for a pattern, an address, or what no method is called."""
+    with pytest.raises(ValueError, match="no wildcards, got"):
+        BreakerRegistry({name: METHOD})
 
 
 def test_limits_of_the_cap() -> None:
@@ -271,7 +313,7 @@ def test_forgotten_breaker_counts_from_zero() -> None:
     assert held.tallies() == {("success", "OK"): 1, ("rejected", ""): 1}
     held.reset()
     assert breakers["pkg.S/Held"] is held
-    assert sorted(breakers.tallies()) == [
+    assert sorted(breakers.ledger.tallies()) == [
         ("pkg.S/Held", "rejected", "", 2),
         ("pkg.S/Held", "success", "OK", 4),
     ]
@@ -330,7 +372,7 @@ def test_threads_find_one_breaker() -> None:
 def test_fork_gives_a_fresh_lock() -> None:
     """A forked child's registry has a lock that nobody holds."""
     breakers = BreakerRegistry()
-    lock = breakers._lock
+    lock = breakers.ledger.lock
     breakers._after_fork()
-    assert breakers._lock is not lock
+    assert breakers.ledger.lock is not lock
     assert isinstance(breakers["pkg.S/M"].admit(), Permit)
