@@ -6,10 +6,11 @@ outage is the commonest false alarm on record (Linkerd #2183).
     success   OK, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION,
               OUT_OF_RANGE, ABORTED, UNIMPLEMENTED
     failure   UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
-    ignored   CANCELLED, and what was made locally before the server was asked
+    ignored   CANCELLED, and what was made on the client's side
 
 Locally made statuses look like the server's by their code, so they are told apart by what grpcio writes in their
-details. A local and a server-sent DEADLINE_EXCEEDED look the same in every field; only the breaker's own clock tells.
+details; a proxy in Python that hands on the details of such a failure of its own is taken for one. A local and a
+server-sent DEADLINE_EXCEEDED look the same in every field; only the breaker's own clock tells.
 
 Two rules hold for everything here. An exception in our own bookkeeping is logged once and the call goes on unguarded.
 And what cannot be judged is ignored, so that its permit comes back.
@@ -58,10 +59,10 @@ _VERDICTS: Final = {
 }
 
 _MADE_LOCALLY: Final = {
-    grpc.StatusCode.INTERNAL: "Exception serializing request!",
-    grpc.StatusCode.UNKNOWN: "Exception iterating requests!",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "message larger than max",
+    grpc.StatusCode.INTERNAL: frozenset({"Exception serializing request!", "Invalid metadata"}),
+    grpc.StatusCode.UNKNOWN: frozenset({"Exception iterating requests!"}),
 }
+_TOO_LARGE: Final = "message larger than max"  # among other words, which differ with the version
 
 
 class Guard:
@@ -142,7 +143,7 @@ def settle(
                 trailing_metadata=tuple(trailing_metadata or ()),
                 elapsed=elapsed,
                 timeout=timeout,
-                error=error,
+                error=None if code is OK else error,
             )
             outcome = classified(policy.classify, ended, outcome)
         permit.settle(outcome, code.name, words, blocking=blocking)
@@ -186,7 +187,8 @@ def verdict(
         never_sent = timeout <= 0
         too_short = timeout < policy.minimum_deadline and elapsed >= timeout
         return Outcome.IGNORED if never_sent or too_short else Outcome.FAILURE
-    mark = _MADE_LOCALLY.get(code)
-    if mark is not None and mark in details:
+    if details in _MADE_LOCALLY.get(code, ()):
+        return Outcome.IGNORED
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
         return Outcome.IGNORED
     return _VERDICTS[code]

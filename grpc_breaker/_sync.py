@@ -59,7 +59,8 @@ class CircuitBreakerInterceptor(
     """Guards every call of the channels it is attached to with `grpc.intercept_channel`.
 
     Covers all four RPC kinds and every way of calling them: `stub.Method(...)`, `.with_call(...)`, `.future(...)`, and
-    streams. A refused call shows `CircuitOpenError`, which is a `grpc.RpcError`; an admitted one is untouched.
+    streams. A refused call shows `CircuitOpenError`, which is a `grpc.RpcError`; an admitted one is untouched, but for
+    the bare iterator that some interceptors make of a stream, which is wrapped.
 
     One interceptor serves any number of channels and threads.
     """
@@ -98,7 +99,7 @@ class CircuitBreakerInterceptor(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request_iterator, timed=True, streams=True)
+        return self._call(continuation, client_call_details, request_iterator, timed=False, streams=True)
 
     def intercept_stream_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any

@@ -9,6 +9,7 @@ Theory of operation
     the call ends                                  done callback, by its status
     cancelled while an inner interceptor waits     `BaseException` out of `continuation()`: ignored
     an inner interceptor answered by itself        at once, as the success it shows
+    a stream cannot begin: odd metadata            ignored
     a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
                                                    (grpc #43462), and then a probe's lease ends it
 
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -56,8 +58,9 @@ def interceptors(
         channel = grpc.aio.insecure_channel(target, interceptors=aio.interceptors(breakers))
 
     Covers all four RPC kinds: `await`, `async for`, `read`, `write`, `done_writing`. A refused call shows
-    `CircuitOpenError`, which is a `grpc.aio.AioRpcError`; an admitted one is untouched. They may be shared by any
-    number of channels and event loops.
+    `CircuitOpenError`, which is a `grpc.aio.AioRpcError`, wherever its answer is asked for; writing to it raises
+    `asyncio.InvalidStateError`, as to every call that has ended. An admitted call is untouched. They may be shared by
+    any number of channels and event loops.
 
     Args:
         breakers: The registry to ask. Default: a new one, a breaker with the default policy for each method.
@@ -107,7 +110,7 @@ class _StreamUnary(aio.StreamUnaryClientInterceptor):
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        permit = self._guard.admit(client_call_details, timed=True)
+        permit = self._guard.admit(client_call_details, timed=False)
         if isinstance(permit, Rejection):
             return _RefusedStreamUnary(_error(permit))
         return await _call(permit, continuation, client_call_details, request_iterator, streams=True)
@@ -162,6 +165,9 @@ def _follow(permit: Permit, call: Any, timeout: float | None, *, streams: bool) 
         # An inner interceptor answered by itself, with a bare value that grpcio made look like a call (grpc #40998).
         settle_now(call)
         return
+    beginning = getattr(call, "_call_response", None) or getattr(call, "_preparation", None)
+    if beginning is not None:
+        beginning.add_done_callback(partial(_settle_stillborn, permit))
     if streams and permit.is_probe and not call.done():
         task = asyncio.get_running_loop().create_task(_await_headers(permit, call))
         _header_tasks.add(task)
@@ -170,6 +176,17 @@ def _follow(permit: Permit, call: Any, timeout: float | None, *, streams: bool) 
 
 _header_tasks: set[asyncio.Task[None]] = set()
 """Tasks under way: a loop holds its tasks only weakly."""
+
+
+def _settle_stillborn(permit: Permit, beginning: asyncio.Task[Any]) -> None:
+    """Give the permit back if the call never began.
+
+    grpcio keeps the task that begins a call. One that fails, on metadata it cannot send, raises to the application but
+    leaves the call unended until its channel closes.
+    """
+    error = None if beginning.cancelled() else beginning.exception()
+    if error is not None and not isinstance(error, grpc.RpcError):
+        give_back(permit, blocking=False)
 
 
 def _settle_ended(permit: Permit, call: Any, timeout: float | None) -> None:
@@ -183,7 +200,10 @@ def _settle_ended(permit: Permit, call: Any, timeout: float | None) -> None:
             permit.settle(_SUCCESS, "OK", blocking=False)
         else:
             words, trailing = _now(call.details()), _now(call.trailing_metadata())
-            settle(permit, code, words, trailing, timeout, blocking=False)
+            error = None
+            if permit.policy.classify is not None and isinstance(code, grpc.StatusCode):
+                error = aio.AioRpcError(code, aio.Metadata(), trailing or aio.Metadata(), words)
+            settle(permit, code, words, trailing, timeout, error, blocking=False)
     except Exception:  # noqa: BLE001 - see above
         log_once("settling an ended call failed; it is ignored")
         give_back(permit, blocking=False)

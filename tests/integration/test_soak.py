@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from tests.soak import markdown, soak
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.endings_table import OLD_GRPCIO
 
 
+@pytest.mark.skipif(OLD_GRPCIO, reason="what the soak allows to be seen is what newer versions show")
 def test_soak() -> None:
     """Guarded calls of every kind meet in random trouble only what bare ones meet, and leave nothing behind."""
-    report = soak(seed=1, rounds=3, seconds=1.0)
-    assert not report.failures, markdown(report)
-    assert report.calls > 1000
-    assert report.transitions["closed -> open"]
+    command = [sys.executable, "-m", "tests.soak", "--minutes", "0.1", "--seed", "1"]
+    folder = Path(__file__).parents[2]
+    soak = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=55, check=False)
+    assert soak.returncode == 0, soak.stdout + soak.stderr
+    assert "All checks passed" in soak.stdout
+    assert "closed -> open" in soak.stdout

@@ -83,11 +83,11 @@ def test_classifier_sees_the_whole_call() -> None:
 
     breaker, permit = permit_of(BreakerPolicy(classify=classify))
     error = ValueError()
-    rpc.settle(permit, grpc.StatusCode.OK, b"fine\xff", [("k", "v")], 2.0, error)
+    rpc.settle(permit, grpc.StatusCode.ABORTED, b"fine\xff", [("k", "v")], 2.0, error)
     assert seen == [
         EndedCall(
             method="pkg.Service/Method",
-            code=grpc.StatusCode.OK,
+            code=grpc.StatusCode.ABORTED,
             details="fine\ufffd",
             trailing_metadata=(("k", "v"),),
             elapsed=0.0,
@@ -95,7 +95,7 @@ def test_classifier_sees_the_whole_call() -> None:
             error=error,
         )
     ]
-    assert counted(breaker) == {("failure", "OK"): 1}
+    assert counted(breaker) == {("failure", "ABORTED"): 1}
 
 
 @pytest.mark.parametrize(("answer", "outcome"), [(None, "success"), (Outcome.IGNORED, "ignored"), ("bad", "failure")])
