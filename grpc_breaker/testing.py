@@ -53,7 +53,12 @@ class EventRecorder:
     """
 
     def __init__(self, source: BreakerRegistry | CircuitBreaker) -> None:
-        """Record everything that `source` does from now on, until `stop()`."""
+        """Record everything that `source` does from now on, until `stop()`.
+
+        Raises:
+            TypeError: `source` is neither a registry nor a breaker.
+        """
+        _check_source("EventRecorder", source)
         self.changes: list[StateChange] = []
         self.rejections: list[Rejection] = []
         self._end: tuple[Callable[[], None], ...] = (
@@ -83,12 +88,13 @@ def hold_open(
         method: With a registry, the method or group whose breaker to hold open.
 
     Yields:
-        The breaker. It is closed and empty after the block.
+        The breaker. It is closed and empty after the block, unless it was forced open before: then it stays so.
 
     Raises:
-        TypeError: A registry without a method, or a breaker with one.
+        TypeError: A registry without a method, a breaker with one, or something else.
         KeyError: No policy of the registry covers the method.
     """
+    _check_source("hold_open", source)
     if isinstance(source, BreakerRegistry):
         if method is None:
             message = "hold_open(registry, method) needs to know which breaker"
@@ -99,8 +105,16 @@ def hold_open(
     else:
         message = "hold_open(breaker) takes no method; give the registry instead"
         raise TypeError(message)
+    held_already = breaker.state is State.FORCED_OPEN
     breaker.force_open()
     try:
         yield breaker
     finally:
-        breaker.reset()
+        if not held_already:
+            breaker.reset()
+
+
+def _check_source(who: str, source: object) -> None:
+    if not isinstance(source, BreakerRegistry | CircuitBreaker):
+        message = f"{who} takes a BreakerRegistry or a CircuitBreaker, got {source!r}"
+        raise TypeError(message)

@@ -62,6 +62,7 @@ from grpc_breaker._core.events import (
     Rejection,
     StateChange,
 )
+from grpc_breaker._core.log import log_once
 from grpc_breaker._core.one_step import OneStep
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
@@ -184,6 +185,9 @@ class Permit:
 
         Returns:
             False when the permit had been settled before.
+
+        Raises:
+            ValueError: `outcome` is none.
         """
         breaker = self._breaker
         now = breaker._clock()
@@ -239,7 +243,7 @@ class CircuitBreaker(OneStep):
     and `Permit.settle()`.
 
     In a `with` block or a decorated function every `Exception` is a failure unless `policy.classify` says otherwise;
-    `KeyboardInterrupt`, cancellation and the refusal of another breaker are ignored. Status codes are the
+    `KeyboardInterrupt`, cancellation and the refusal of another breaker are always ignored. Status codes are the
     interceptors' business: see `CircuitBreakerInterceptor`.
     """
 
@@ -264,6 +268,7 @@ class CircuitBreaker(OneStep):
         "_probe_successes",
         "_probes",
         "_random",
+        "_reconfigured",
         "_rejected",
         "_rejection_listeners",
         "_reopenings",
@@ -322,9 +327,11 @@ class CircuitBreaker(OneStep):
         self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._outbox: list[StateChange] = []
         self._delivery = threading.Lock()
+        self._reconfigured = False
         self._change_listeners: tuple[Listeners[StateChange], ...] = (Listeners(),)
         self._rejection_listeners: tuple[Listeners[Rejection], ...] = (Listeners(),)
         self._used = _check_clock(clock)
+        _check_random(random)
         self._window = self._new_window(self._used)
         self._slow_after = self._slow_limit()
         reset_after_fork(self)
@@ -356,6 +363,12 @@ class CircuitBreaker(OneStep):
         """Permits handed out and not settled, lost probes excepted."""
         self._tidy()
         return len(self._in_flight)
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether somebody has given it a policy or a listener of its own."""
+        own = (self._change_listeners[0], self._rejection_listeners[0])
+        return self._reconfigured or any(listeners.all for listeners in own)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything about this breaker at one moment, as plain data ready for JSON."""
@@ -491,6 +504,9 @@ class CircuitBreaker(OneStep):
 
     def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str, now: float, blocking: bool) -> bool:
         """Settle a permit where there is something to decide."""
+        if outcome.__class__ is not Outcome:
+            outcome = Outcome(outcome)  # an error here changes nothing
+        status, details = str(status), str(details)
         try:
             self._in_flight.remove(permit)
         except KeyError:
@@ -712,7 +728,18 @@ class CircuitBreaker(OneStep):
             growth = self._reopenings * math.log(policy.reset_timeout_multiplier)
             room = math.log(policy.max_reset_timeout / period)
             period = policy.max_reset_timeout if growth >= room else period * math.exp(growth)
-        return period * (1.0 + policy.reset_timeout_jitter * self._random())
+        return period * (1.0 + policy.reset_timeout_jitter * self._chance())
+
+    def _chance(self) -> float:
+        """A number in [0, 1), whatever the source of chance answers: without one the breaker must open all the same."""
+        try:
+            chance = float(self._random())
+        except Exception:  # noqa: BLE001 - a user's function
+            chance = math.nan
+        if 0.0 <= chance < 1.0:
+            return chance
+        log_once(f"{self.name}: random must answer a number in [0, 1); there is no jitter", exc_info=False)
+        return 0.0
 
     def _counts(self, now: float) -> Counts:
         """The results that count in the present state. Under the lock."""
@@ -779,6 +806,7 @@ class CircuitBreaker(OneStep):
     def _adopt(self, policy: BreakerPolicy, now: float) -> None:
         """Put a policy in force. Under the lock."""
         old, self._policy = self._policy, policy
+        self._reconfigured = True
         self._gate.code = policy.refusal_code
         self._slow_after = self._slow_limit()
         if policy.window_calls != old.window_calls or policy.window_seconds != old.window_seconds:
@@ -873,6 +901,15 @@ def _check_clock(clock: object) -> float:
         )
         raise TypeError(message)
     return now
+
+
+def _check_random(random: object) -> None:
+    chance = random() if callable(random) else None
+    if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance < 1:
+        message = f"random must be a callable that answers a number in [0, 1), got {random!r}" + (
+            f" answering {chance!r}" if callable(random) else ""
+        )
+        raise TypeError(message)
 
 
 class _Forkable(Protocol):

@@ -43,7 +43,7 @@ class StateChange:
     breaker: str
     """Name of the breaker: the method, "pricing.v1.Pricing/GetPrice", or the policy's group."""
     method: str
-    """The method of the call that caused the change; empty when an operator did."""
+    """The method of the call that caused the change; empty when an operator did, and outside gRPC."""
     previous: State
     state: State
     reason: Reason
@@ -57,9 +57,10 @@ class StateChange:
     retry_after: float | None
     """Seconds until the first probe after opening; 0 in states that admit calls; `None` when only an operator knows."""
     status: str
-    """Status of the call that caused the change; empty when none did."""
+    """Status of the call whose end caused the change; empty where no call ended: an operator, a first probe, a stream's
+    first answer."""
     details: str
-    """Details of the call that caused the change."""
+    """Details of the call whose end caused the change."""
     last_failures: tuple[FailureReason, ...]
     """Up to five failures before the change, the oldest first."""
     context: object
@@ -87,7 +88,7 @@ class EndedCall:
     timeout: float | None
     """Seconds the caller gave it; `None` without a deadline."""
     error: BaseException | None
-    """The exception that ended it, where there was one."""
+    """The exception that the caller sees, where there is one; `None` for a call that ended well."""
 
 
 class _Facts(Protocol):

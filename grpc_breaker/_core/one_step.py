@@ -1,8 +1,8 @@
 """Guarding a piece of plain code in one step: `with breaker:`, `async with breaker:` and `@breaker`.
 
 Made of the two steps of `breaker.py` and nothing else. Every `Exception` is a failure unless `policy.classify` says
-otherwise; `KeyboardInterrupt`, cancellation and the refusal of another breaker are ignored. User code, the classifier
-included, runs outside every lock.
+otherwise; `KeyboardInterrupt`, cancellation and the refusal of another breaker are always ignored. User code, the
+classifier included, runs outside every lock.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class OneStep(ABC):
             outcome = Outcome.FAILURE if ours else Outcome.IGNORED
             status, details = type(error).__name__, _words(error)
         classify = self.policy.classify
-        if classify is None:
+        if classify is None or outcome is Outcome.IGNORED:
             return outcome, status, details
         ended = EndedCall(
             method=permit.method,

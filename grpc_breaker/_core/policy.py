@@ -56,8 +56,8 @@ class BreakerPolicy:
         minimum_calls: Results the window must hold before a rate means anything, an integer from 1. Default 20.
         consecutive_failures: Open at this many failures in a row, whatever the window holds, an integer from 1: what
             makes a quiet method open at all. Default 5.
-        slow_call_duration: A unary answer that took longer than this is slow. Default `None`: nothing is slow. A
-            stream's length is not slowness.
+        slow_call_duration: An answer that took longer than this is slow. Default `None`: nothing is slow. Only calls
+            of one request and one answer can be: a stream's length is its own, either way.
         slow_call_rate: Open when the slow share of the results in the window reaches this, above 0 and up to 1, once
             `minimum_calls` are in the window. Default 0.5; has no effect without `slow_call_duration`. `None`: off.
         window_seconds: How long a result counts. Default 30.
@@ -75,12 +75,13 @@ class BreakerPolicy:
             nothing. Default 30.
         minimum_deadline: A call that gave the server less time than this and ran out of it says nothing about the
             server. Default 0: every expired deadline is a failure.
-        group: Methods with the same group share one breaker of that name. Default `None`: each method has its own.
+        group: Methods with the same group share one breaker of that name, which has no slash. Default `None`: each
+            method has its own.
         verdicts: The outcome of some statuses, `{grpc.StatusCode.NOT_FOUND: Outcome.FAILURE}`; the rest keep their
             defaults. Keys are status codes or their names.
-        classify: Called with each ended call (`EndedCall`); answers its `Outcome`, or `None` for the outcome it would
-            have had. Runs outside every lock, on whatever thread the call ended on, and should be quick. One that
-            raises or answers anything else makes the call a failure, and is logged once.
+        classify: Called with each call that ended with a status (`EndedCall`); answers its `Outcome`, or `None` for
+            the outcome it would have had. Runs outside every lock, on whatever thread the call ended on, and should be
+            quick. One that raises or answers anything else makes the call a failure, and is logged once.
         refusal_code: The status a refused call shows, a status code or its name. Default UNAVAILABLE.
 
     Raises:
@@ -121,7 +122,7 @@ class BreakerPolicy:
             self._check_seconds("slow_call_duration")
         for name in ("window_seconds", "reset_timeout", "max_reset_timeout", "probe_timeout"):
             self._check_seconds(name)
-        self._check_number("minimum_deadline", "a number of seconds, 0 or more", low=0.0)
+        self._check_number("minimum_deadline", "a number of seconds from 0 to 1e9", low=0.0, high=1e9)
         self._check_number("reset_timeout_multiplier", "a number, 1 or more", low=1.0)
         self._check_number("reset_timeout_jitter", "a number from 0 to 1", low=0.0, high=1.0)
         self._check_group()
@@ -168,7 +169,7 @@ class BreakerPolicy:
             self._check_number(name, allowed, low=0.0, high=1.0, above_low=True)
 
     def _check_seconds(self, name: str) -> None:
-        self._check_number(name, "a number of seconds above 0", low=0.0, above_low=True)
+        self._check_number(name, "a number of seconds from 0.000001 to 1e9", low=1e-6, high=1e9)
 
     def _check_number(
         self, name: str, allowed: str, *, low: float, high: float = math.inf, above_low: bool = False
@@ -189,8 +190,8 @@ class BreakerPolicy:
             return
         if not isinstance(self.group, str):
             raise TypeError(self._complaint("group", "a name, or None"))
-        if not self.group or self.group != self.group.strip():
-            raise ValueError(self._complaint("group", "a name without spaces around it, or None"))
+        if not self.group or self.group != self.group.strip() or "/" in self.group:
+            raise ValueError(self._complaint("group", "a name without a slash or spaces around it, or None"))
 
     def _check_verdicts(self) -> None:
         if self.verdicts is None:
@@ -210,8 +211,10 @@ class BreakerPolicy:
 
     def _status_name(self, field: str, status: object) -> str:
         name = status if isinstance(status, str) else getattr(status, "name", None)
+        message = f"BreakerPolicy.{field}: must name a gRPC status such as NOT_FOUND, got {status!r}"
+        if not isinstance(name, str):
+            raise TypeError(message)
         if name not in STATUS_NAMES:
-            message = f"BreakerPolicy.{field}: must name a gRPC status such as NOT_FOUND, got {status!r}"
             raise ValueError(message)
         return name
 

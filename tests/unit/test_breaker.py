@@ -519,6 +519,40 @@ def test_decorated_object_with_coroutine_call(breaker: CircuitBreaker) -> None:
     assert breaker.snapshot()["totals"]["failure"] == 1
 
 
+def test_leaving_is_no_failure_for_a_classifier_either() -> None:
+    """Ctrl-C and another breaker's refusal are ignored, whatever a classifier would say."""
+    breaker = CircuitBreaker("strict", BreakerPolicy(classify=lambda call: Outcome.FAILURE))
+    inner = CircuitBreaker("inner")
+    inner.force_open()
+    with pytest.raises(KeyboardInterrupt), breaker:
+        raise KeyboardInterrupt
+    with pytest.raises(CircuitOpenError), breaker, inner:
+        pass
+    assert breaker.snapshot()["totals"]["ignored"] == 2
+
+
+def test_settled_with_nonsense(breaker: CircuitBreaker) -> None:
+    """An outcome may be its name; what is no outcome changes nothing; odd words are turned into words."""
+    permit = breaker.admit()
+    with pytest.raises(ValueError, match="nonsense"):
+        permit.settle("nonsense")  # type: ignore[arg-type]
+    assert breaker.in_flight == 1
+    assert permit.settle("failure", "X", LookupError("gone"))  # type: ignore[arg-type]
+    snapshot = breaker.snapshot()
+    assert (snapshot["totals"]["failure"], snapshot["window"]["failures"]) == (1, 1)
+    assert snapshot["last_failures"] == [{"status": "X", "details": "gone"}]
+
+
+@pytest.mark.parametrize("answers", [[0.5, 1.0], [0.5, float("nan")], [0.5, "x"], [0.5]])
+def test_chance_that_fails_later(answers: list[Any], clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """A source of chance that goes wrong costs the jitter, never the opening, and is said once."""
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=1)
+    breaker = CircuitBreaker("unlucky", policy, clock=clock, random=lambda: answers.pop(0))
+    breaker.admit().failure()
+    assert (breaker.state, breaker.retry_after) == (State.OPEN, 10)
+    assert "random must answer a number in [0, 1)" in caplog.text
+
+
 def test_end_of_a_block_that_never_began(breaker: CircuitBreaker) -> None:
     """Leaving a `with` block that was never entered says so."""
     with pytest.raises(RuntimeError, match=r"<CircuitBreaker 'prices' closed.*never began"):

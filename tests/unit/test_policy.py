@@ -22,7 +22,11 @@ BAD = [
     *((name, value) for name in COUNTS + NEEDED_COUNTS for value in (0, -1, 1.5, True, "5", math.nan)),
     *((name, None) for name in NEEDED_COUNTS),
     *((name, value) for name in RATES for value in (0, -0.1, 1.01, math.nan, math.inf, True, "0.5")),
-    *((name, value) for name in SECONDS for value in (0, -1.0, math.nan, math.inf, 10**400, True, "5")),
+    *(
+        (name, value)
+        for name in SECONDS
+        for value in (0, 1e-323, -1.0, 1.7e308, math.nan, math.inf, 10**400, True, "5")
+    ),
     *((name, value) for name in SECONDS[1:] for value in (None,)),
     *((name, value) for name in NUMBERS for value in (-0.1, math.nan, math.inf, False, None, "1")),
     ("reset_timeout_multiplier", 0.9),

@@ -87,3 +87,22 @@ def test_fixtures_are_finished(pytester: pytest.Pytester) -> None:
 
 
 pytest_plugins = ["pytester"]
+
+
+def test_holds_nest() -> None:
+    """A breaker that was forced open before a hold is still so after it."""
+    breaker = CircuitBreaker("held")
+    with hold_open(breaker):
+        with hold_open(breaker):
+            pass
+        assert breaker.state is State.FORCED_OPEN
+    assert breaker.state is State.CLOSED
+
+
+@pytest.mark.parametrize("nothing", [None, "pkg.S/M"])
+def test_sources_are_checked(nothing: Any) -> None:
+    """Something else than a registry or a breaker is an error that says so."""
+    with pytest.raises(TypeError, match="takes a BreakerRegistry or a CircuitBreaker, got"):
+        EventRecorder(nothing)
+    with pytest.raises(TypeError, match="takes a BreakerRegistry or a CircuitBreaker, got"), hold_open(nothing):
+        pass
