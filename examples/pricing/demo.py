@@ -208,6 +208,8 @@ def tracing(changes: StateChanges, otlp_endpoint: str | None) -> TracerProvider:
     provider = TracerProvider(resource=Resource.create({"service.name": "checkout"}))
     provider.add_span_processor(changes)
     if otlp_endpoint is not None:
+        if "://" not in otlp_endpoint:
+            otlp_endpoint = f"http://{otlp_endpoint}"  # else the exporter takes it for TLS
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint, timeout=5)))

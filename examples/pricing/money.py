@@ -16,13 +16,21 @@ def of(text: str) -> Money:
     """An amount in the shop's currency, from decimal text: `of("12.50")`.
 
     Raises:
-        ValueError: The text is no decimal number.
+        ValueError: The text is no decimal number, or finer than a billionth.
     """
     try:
-        return from_nanos(int(Decimal(text) * BILLION))
-    except (ArithmeticError, ValueError) as error:
+        numerator, denominator = (Decimal(text) * BILLION).as_integer_ratio()
+    except (ArithmeticError, ValueError):
+        numerator, denominator = 0, 0
+    if denominator != 1:
         message = f"an amount of money must be a decimal number such as 12.50, got {text!r}"
-        raise ValueError(message) from error
+        raise ValueError(message)
+    return from_nanos(numerator)
+
+
+def is_proper(amount: Money) -> bool:
+    """Whether an amount is one: in the shop's currency, not negative, its nanos below a unit."""
+    return amount.currency_code == CURRENCY and amount.units >= 0 and 0 <= amount.nanos < BILLION
 
 
 def nanos(amount: Money) -> int:

@@ -187,7 +187,7 @@ class Pricing(pricing_pb2_grpc.PricingServicer):
         await self._trouble.befall(context)
         lines = [line async for line in request_iterator]
         for number, line in enumerate(lines, start=1):
-            if not line.product_id or line.amount.currency_code != money.CURRENCY or money.nanos(line.amount) < 0:
+            if not line.product_id or not money.is_proper(line.amount):
                 complaint = f"line {number} needs a product and an amount in {money.CURRENCY} that is not negative"
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, complaint)
         changed = sum(self._catalogue.set(line.product_id, line.amount) for line in lines)

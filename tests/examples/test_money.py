@@ -24,9 +24,9 @@ def test_units_and_nanos_have_one_sign() -> None:
     assert (amount.units, amount.nanos) == (-1, -750_000_000)
 
 
-@pytest.mark.parametrize("text", ["", "twelve", "12,50", "Infinity", "NaN"])
+@pytest.mark.parametrize("text", ["", "twelve", "12,50", "Infinity", "NaN", "1e-10"])
 def test_what_is_no_number_is_refused(text: str) -> None:
-    """Text that is no decimal number is a ValueError that shows it."""
+    """Text that is no decimal number, or finer than a billionth, is a ValueError that shows it."""
     with pytest.raises(ValueError, match="must be a decimal number") as caught:
         money.of(text)
     assert repr(text) in str(caught.value)
