@@ -684,6 +684,49 @@ def test_every_change_says_which_call_caused_it(clock: FakeClock) -> None:
     ]
 
 
+def test_closed_in_the_meantime(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A call that finds an open breaker closed by the time it has the lock is admitted like any other."""
+    trip(breaker)
+    clock.advance(10)
+    lock = breaker._lock
+
+    class Meanwhile:
+        def __enter__(self) -> None:
+            breaker._lock = lock
+            breaker.reset()
+            lock.acquire()
+
+        def __exit__(self, *exception: object) -> None:
+            lock.release()
+
+    breaker._lock = Meanwhile()  # type: ignore[assignment]
+    permit = breaker.admit("S/M", "context", timed=False)
+    assert (permit.method, permit.context, permit.timed, permit.started) == ("S/M", "context", False, 10)
+    assert (breaker._busy, breaker._used) == (False, 10)
+    permit.failure("INTERNAL")
+    assert breaker.snapshot()["window"]["failures"] == 1
+
+
+def test_period_without_growth_has_no_limit(clock: FakeClock) -> None:
+    """`max_reset_timeout` limits growth alone: a longer `reset_timeout` that does not grow stays what it is."""
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=900, reset_timeout_jitter=0)
+    breaker = CircuitBreaker("long", policy, clock=clock)
+    breaker.admit().failure()
+    clock.advance(900)
+    breaker.admit().failure()
+    assert breaker.retry_after == 900
+
+
+def test_reason_is_forgotten_after_a_close(breaker: CircuitBreaker) -> None:
+    """A closed breaker shows no reason; a refusal is counted under no status."""
+    trip(breaker)
+    breaker.try_admit()
+    assert breaker.snapshot()["reason"] == "consecutive_failures"
+    breaker.reset()
+    assert breaker.snapshot()["reason"] is None
+    assert breaker.tallies()["rejected", ""] == 1
+
+
 def test_names_of_outcomes_are_counted(breaker: CircuitBreaker) -> None:
     """A success is counted as OK, a failure without a name under none."""
     for _ in range(2):

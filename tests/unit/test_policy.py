@@ -131,3 +131,45 @@ def test_successes_needed() -> None:
     """As many successes close a breaker as it lets probes through, unless it is told otherwise."""
     assert BreakerPolicy(half_open_max_calls=4).probes_to_close == 4
     assert BreakerPolicy(half_open_max_calls=4, half_open_successes=2).probes_to_close == 2
+
+
+SECONDS_ALLOWED = "a number of seconds from 0.000001 to 1e9"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("failure_threshold", 0, "an integer, 1 or more, or None"),
+        ("failure_threshold", "5", "an integer, 1 or more, or None"),
+        ("minimum_calls", 0, "an integer, 1 or more"),
+        ("half_open_max_calls", None, "an integer, 1 or more"),
+        ("failure_rate", 2, "a number above 0 and up to 1, or None"),
+        ("slow_call_rate", "1", "a number above 0 and up to 1, or None"),
+        ("reset_timeout", 0, SECONDS_ALLOWED),
+        ("window_seconds", None, SECONDS_ALLOWED),
+        ("minimum_deadline", -1, "a number of seconds from 0 to 1e9"),
+        ("reset_timeout_multiplier", 0.5, "a number, 1 or more"),
+        ("reset_timeout_jitter", 1.5, "a number from 0 to 1"),
+        ("group", 5, "a name, or None"),
+        ("group", " prices", "a name without a slash or spaces around it, or None"),
+        ("group", "pkg.S/M", "a name without a slash or spaces around it, or None"),
+        ("verdicts", 5, "a mapping of status code to Outcome, or None"),
+        ("classify", 5, "a callable or None"),
+        ("refusal_code", "OK", "a status other than OK"),
+    ],
+)
+def test_complaint_word_for_word(field: str, value: Any, allowed: str) -> None:
+    """A complaint says which field, what is allowed, and what was given."""
+    with pytest.raises((TypeError, ValueError)) as wrong:
+        BreakerPolicy(**{field: value})
+    assert str(wrong.value) == f"BreakerPolicy.{field} must be {allowed}, got {value!r}"
+
+
+def test_complaint_about_nothing_to_trip() -> None:
+    """With every condition off, the complaint names those that could be set."""
+    with pytest.raises(ValueError) as wrong:
+        BreakerPolicy(failure_rate=None, consecutive_failures=None)
+    assert str(wrong.value) == (
+        "BreakerPolicy: every trip condition is off, so the breaker could never open; set at least one of "
+        "failure_threshold, failure_rate, consecutive_failures, slow_call_duration with slow_call_rate"
+    )
