@@ -9,11 +9,13 @@ GRPCIO ?=
 COVERAGE ?= 1
 DEMO_ARGS ?=
 OTLP_ENDPOINT ?=
+SEED ?= 1
+MINUTES ?= 4
 
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help test demo lint format types proto proto-check bench prove clean
+.PHONY: help test demo lint format types proto proto-check bench outage prove conditions versions soak mutants clean
 
 help:  ## Show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,14 +52,41 @@ proto: $(READY)  ## Generate the protobuf code again
 proto-check: $(READY)  ## Check that the generated protobuf code is what the protos say
 	@"$(RUN)" protos/generate.py --check
 
-bench: $(READY)  ## Measure the cost beside its peers (about two minutes)
+$(VENV)/.bench: $(READY)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check -e '.[bench]'
+	@touch "$@"
+
+bench: $(VENV)/.bench  ## Measure the cost beside its peers (about four minutes)
 	@"$(RUN)" -m benchmarks.core
 	@"$(RUN)" -m benchmarks.interceptors
+	@"$(RUN)" -m benchmarks.pitfalls
+
+outage: $(VENV)/.bench  ## Play an outage with each peer, and plot it (about ten minutes)
+	@"$(RUN)" -m benchmarks.outage --plots docs/images
 
 prove: $(READY)  ## The long checks of the machine: Hypothesis, every small history, every interleaving (about ten minutes)
 	@PROVE=1 "$(RUN)" -m pytest tests/model --timeout 1200
 	@"$(RUN)" -m tests.model.explore --depth 9
 
+CALLS := tests/integration tests/telemetry tests/test_pitfalls.py
+
+conditions: $(READY)  ## The calls on uvloop, with python -X dev, and with threads switched each microsecond (three minutes)
+	@"$(RUN)" -m pip install -qq --disable-pip-version-check uvloop
+	@"$(RUN)" -m pytest --uvloop $(CALLS)
+	@"$(RUN)" -X dev -m pytest $(CALLS) tests/unit
+	@"$(RUN)" -m pytest --switch-interval 0.000001 $(CALLS) tests/unit
+
+versions:  ## The calls on grpcio 1.66.2 and 1.74.0, between the lowest and the newest (three minutes)
+	@for version in 1.66.2 1.74.0; do $(MAKE) --no-print-directory test GRPCIO=$$version VENV=.ci/venvs/grpcio-$$version \
+		COVERAGE=0 TEST_ARGS="-p no:unraisableexception $(CALLS)" || exit 1; done
+
+soak: $(READY)  ## Calls of every kind in random trouble, beside bare ones (SEED=1 MINUTES=4)
+	@"$(RUN)" -m tests.soak --seed $(SEED) --minutes $(MINUTES)
+
+mutants: $(READY)  ## Mutate the core, and see which mutants no test finds (about half an hour)
+	@"$(RUN)" -m pip install -qq --disable-pip-version-check mutmut
+	@"$(RUN)" -m mutmut run
+	@"$(RUN)" -m mutmut results
+
 clean:  ## Remove what was made
-	@rm -rf .venv .ci/venvs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .ci/venvs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist mutants

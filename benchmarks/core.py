@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
-import circuitbreaker
-import interlock
-import pybreaker
-
+from benchmarks.peers import FAILURES, Guard, aio_peers, sync_peers
 from benchmarks.timing import Loop, interleaved, table
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitOpenError, Outcome
 
@@ -46,29 +45,43 @@ def two_steps(breaker: CircuitBreaker) -> Loop:
 
 def closed() -> dict[str, Loop]:
     """Calls that pass."""
-    guarded = CircuitBreaker("closed")(nothing)
-    theirs = circuitbreaker.circuit(nothing)
-    pybreakers = pybreaker.CircuitBreaker()(nothing)
     return {
         "an empty function": repeat(nothing),
-        "grpc_breaker, admit and settle": two_steps(CircuitBreaker("closed")),
-        "grpc_breaker, decorated function": repeat(guarded),
-        "circuitbreaker (no window, no lock)": repeat(theirs),
-        "pybreaker": repeat(pybreakers),
-        **_interlock(),
+        "grpc_breaker, admit and settle (as the interceptors do)": two_steps(CircuitBreaker("closed")),
+        "grpc_breaker, admit and settle, a failure in the window": two_steps(uneasy()),
+        "grpc_breaker, decorated function": repeat(CircuitBreaker("closed")(nothing)),
+        **{name: repeat(guard(nothing)) for name, guard in sync_peers().items()},
     }
 
 
-def _interlock() -> dict[str, Loop]:
-    make = getattr(interlock, "CircuitBreaker", None)
-    if make is None:
-        return {}
-    with contextlib.suppress(Exception):
-        breaker = make("closed")
-        guarded = breaker(nothing)
-        guarded()
-        return {"interlock-cb": repeat(guarded)}
-    return {}
+def uneasy() -> CircuitBreaker:
+    """A breaker that is closed, with a failure in its window that stays there."""
+    breaker = CircuitBreaker("uneasy", BreakerPolicy(window_seconds=3600))
+    breaker.admit().failure("UNAVAILABLE", "ill")
+    return breaker
+
+
+async def nothing_awaited() -> None:
+    """What is protected in asyncio."""
+
+
+def closed_in_asyncio() -> dict[str, Loop]:
+    """Coroutines that pass."""
+
+    def awaiting(call: Callable[[], Any]) -> Loop:
+        async def many(count: int) -> None:
+            for _ in range(count):
+                await call()
+
+        return lambda count: asyncio.run(many(count))
+
+    guarded = CircuitBreaker("closed")(nothing_awaited)
+    peers = {name: awaiting(guard(nothing_awaited)) for name, guard in aio_peers().items()}
+    return {
+        "an empty coroutine": awaiting(nothing_awaited),
+        "grpc_breaker, decorated coroutine function": awaiting(guarded),
+        **peers,
+    }
 
 
 def refused() -> dict[str, Loop]:
@@ -82,36 +95,36 @@ def refused() -> dict[str, Loop]:
         except CircuitOpenError:
             pass
 
-    theirs = circuitbreaker.CircuitBreaker(name="refused", failure_threshold=1)
+    def refusal_of(guard: Guard) -> Loop:
+        @guard
+        def fail() -> None:
+            raise LookupError
 
-    @theirs
-    def fail() -> None:
-        raise LookupError
+        def refusal() -> None:
+            with contextlib.suppress(Exception):
+                fail()
 
-    with contextlib.suppress(LookupError):
-        fail()
-
-    def their_refusal() -> None:
-        try:
-            fail()
-        except circuitbreaker.CircuitBreakerError:
-            pass
-
-    pybreakers = pybreaker.CircuitBreaker()
-    pybreakers.open()
-
-    def pybreakers_refusal() -> None:
-        try:
-            pybreakers.call(nothing)
-        except pybreaker.CircuitBreakerError:
-            pass
+        for _ in range(2 * FAILURES):
+            refusal()
+        return repeat(caught(fail))
 
     return {
         "grpc_breaker, returned (as the interceptors do)": repeat(ours.try_admit),
         "grpc_breaker, raised": repeat(raised),
-        "circuitbreaker": repeat(their_refusal),
-        "pybreaker": repeat(pybreakers_refusal),
+        **{name: refusal_of(guard) for name, guard in sync_peers().items()},
     }
+
+
+def caught(function: Callable[[], object]) -> Callable[[], None]:
+    """The function, whatever it raises."""
+
+    def call() -> None:
+        try:
+            function()
+        except Exception:  # noqa: BLE001 - every breaker has its own
+            pass
+
+    return call
 
 
 def threads(loop: Loop, count: int = 8) -> Loop:
@@ -126,6 +139,23 @@ def threads(loop: Loop, count: int = 8) -> Loop:
             worker.join()
 
     return spread
+
+
+def together(count: int) -> Loop:
+    """The same work spread over coroutines that take turns."""
+    breaker = CircuitBreaker("coroutines")
+
+    async def one(calls: int) -> None:
+        for n in range(calls):
+            permit = breaker.admit()
+            if n % 10 == 0:
+                await asyncio.sleep(0)
+            permit.success()
+
+    async def spread(total: int) -> None:
+        await asyncio.gather(*(one(max(1, total // count)) for _ in range(count)))
+
+    return lambda total: asyncio.run(spread(total))
 
 
 def memory() -> str:
@@ -172,11 +202,17 @@ def lookups() -> dict[str, Loop]:
 def main() -> None:
     """Print every table."""
     began = time.perf_counter()
-    print(table("Closed: one protected call", interleaved(closed()), "circuitbreaker (no window, no lock)"))
+    print(table("Closed: one protected call", interleaved(closed()), "circuitbreaker"))
+    print(table("Closed, in asyncio: one protected call", interleaved(closed_in_asyncio()), "circuitbreaker"))
     print(table("Refused: one refusal", interleaved(refused()), "circuitbreaker"))
     one = two_steps(CircuitBreaker("threads"))
     spread = {"one thread": one, "eight threads": threads(one)}
     print(table("Eight threads on one breaker, each call", interleaved(spread, seconds=0.2), "one thread"))
+    eight = {name: threads(repeat(guard(nothing))) for name, guard in sync_peers().items()}
+    eight = {"grpc_breaker, decorated function": threads(repeat(CircuitBreaker("threads")(nothing))), **eight}
+    print(table("The peers in eight threads, each call", interleaved(eight, seconds=0.1, rounds=7), "circuitbreaker"))
+    coroutines = {"one coroutine": together(1), "five thousand coroutines": together(5000)}
+    print(table("Coroutines on one breaker, each call", interleaved(coroutines, seconds=0.2), "one coroutine"))
     print(table("Registry lookup", interleaved(lookups()), "10 methods"))
     print(memory())
     print(f"({time.perf_counter() - began:.0f} s)")
