@@ -506,7 +506,8 @@ class CircuitBreaker(OneStep):
         """Settle a permit where there is something to decide."""
         if outcome.__class__ is not Outcome:
             outcome = Outcome(outcome)  # an error here changes nothing
-        status, details = str(status), str(details)
+        if status.__class__ is not str or details.__class__ is not str:
+            status, details = str(status), str(details)
         try:
             self._in_flight.remove(permit)
         except KeyError:
@@ -650,15 +651,15 @@ class CircuitBreaker(OneStep):
     def _tripped(self, now: float) -> Reason | None:
         """Which trip condition holds, if any. Under the lock."""
         policy = self._policy
-        counts = self._window.counts(now)
-        if policy.failure_threshold is not None and counts.failures >= policy.failure_threshold:
+        calls, failures, slow = self._window.counts(now)
+        if policy.failure_threshold is not None and failures >= policy.failure_threshold:
             return Reason.FAILURE_THRESHOLD
         if policy.consecutive_failures is not None and self._consecutive_failures >= policy.consecutive_failures:
             return Reason.CONSECUTIVE_FAILURES
-        if counts.calls >= policy.minimum_calls:
-            if policy.failure_rate is not None and counts.failures / counts.calls >= policy.failure_rate:
+        if calls >= policy.minimum_calls:
+            if policy.failure_rate is not None and failures / calls >= policy.failure_rate:
                 return Reason.FAILURE_RATE
-            if policy.slow_call_rate is not None and counts.slow / counts.calls >= policy.slow_call_rate:
+            if policy.slow_call_rate is not None and slow / calls >= policy.slow_call_rate:
                 return Reason.SLOW_CALL_RATE
         return None
 
