@@ -16,9 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from benchmarks.timing import Loop, interleaved, table
 from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, aio
 from grpc_breaker.telemetry import BreakerTelemetry
-from tests.support.server import METHODS, ServerProcess
-
-UNARY_UNARY, UNARY_STREAM = METHODS["uu"], METHODS["us"]
+from tests.support.server import UNARY_STREAM, UNARY_UNARY, ServerProcess
 
 
 class Details:

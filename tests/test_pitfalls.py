@@ -29,7 +29,7 @@ from grpc_breaker import (
 from grpc_breaker._core.state import TRANSITIONS
 from grpc_breaker._rpc import verdict
 from grpc_breaker.testing import EventRecorder, FakeClock
-from tests.support.echo import PATIENCE, UNARY_STREAM, UNARY_UNARY, Server
+from tests.support.server import PATIENCE, UNARY_STREAM, UNARY_UNARY, Server
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_06_refusals_are_no_failures(breaker: CircuitBreaker, clock: FakeClock) 
 def test_07_streams_count_by_their_end(server: Server) -> None:
     """A stream counts by its final status, not when it is made (Envoy #8228, Armeria #4495)."""
     breakers = BreakerRegistry(default=BreakerPolicy(consecutive_failures=1))
-    stream = guarded(server, breakers).unary_stream(UNARY_STREAM)(b"messages 3 error UNAVAILABLE broken off")
+    stream = guarded(server, breakers).unary_stream(UNARY_STREAM)(b"messages 3;error UNAVAILABLE broken off")
     assert breakers[UNARY_STREAM].snapshot()["totals"]["success"] == 0
     opened = threading.Event()
     breakers.on_state_change(lambda change: opened.set())
@@ -348,8 +348,9 @@ def test_24_ctrl_c(breaker: CircuitBreaker) -> None:
 def test_25_abandoned_call_kept_alive(server: Server) -> None:
     """An abandoned stream is collected, and cancelled at the server, as without us."""
     breakers = BreakerRegistry()
-    stream: Any = guarded(server, breakers).unary_stream(UNARY_STREAM)(b"messages 1 hang")
+    metadata = [("call-key", "abandoned")]
+    stream: Any = guarded(server, breakers).unary_stream(UNARY_STREAM)(b"messages 1;hang", metadata=metadata)
     assert next(stream) == b"0"
     del stream
     gc.collect()
-    assert server.echo.cancelled.acquire(timeout=PATIENCE)
+    assert server.journal["abandoned"].cancelled.wait(PATIENCE)

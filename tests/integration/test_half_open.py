@@ -1,4 +1,4 @@
-"""Probing: who passes, who is refused, and what counts as the server's answer, against real servers."""
+"""Half-open breakers before real servers: one slow probe, streams that answer, servers killed, stopped and started again."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import pytest
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, State, aio
 from grpc_breaker.testing import EventRecorder, FakeClock
-from tests.support.echo import PATIENCE, STREAM_STREAM, UNARY_STREAM, UNARY_UNARY, Process, Server
+from tests.integration.endings_table import await_settled
+from tests.integration.test_abandoned import call_with, start, start_aio
+from tests.integration.test_strangers import KINDS, use, use_aio
+from tests.support.server import FAR, METHODS, PATIENCE, Server, ServerProcess
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     """A real server."""
-    started = Server()
-    yield started
-    started.stop()
+    with Server() as running:
+        yield running
 
 
 @pytest.fixture
@@ -30,211 +32,259 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture
-def breakers(clock: FakeClock) -> BreakerRegistry:
-    """One failure opens, one probe at a time, one success closes."""
-    policy = BreakerPolicy(consecutive_failures=1, half_open_max_calls=1, reset_timeout=10, reset_timeout_jitter=0)
-    return BreakerRegistry(default=policy, clock=clock)
+def registry(clock: FakeClock, **policy: Any) -> BreakerRegistry:
+    """One failure opens, one probe at a time; one success closes unless told otherwise."""
+    defaults: dict[str, Any] = {"consecutive_failures": 1, "half_open_max_calls": 1, "reset_timeout": 10}
+    return BreakerRegistry(default=BreakerPolicy(**defaults, reset_timeout_jitter=0, **policy), clock=clock)
 
 
-def guarded(target: str, breakers: BreakerRegistry) -> grpc.Channel:
-    """A channel with the interceptor."""
-    return grpc.intercept_channel(grpc.insecure_channel(target), CircuitBreakerInterceptor(breakers, telemetry=False))
+def probe_next(breakers: BreakerRegistry, clock: FakeClock, kind: str) -> None:
+    """Open a breaker and let its open period pass."""
+    breakers[METHODS[kind]].admit().failure("UNAVAILABLE")
+    clock.advance(10)
 
 
-def await_state(breakers: BreakerRegistry, method: str, state: State) -> None:
-    """Wait until the breaker is in `state`: its callbacks run on the channel's thread."""
+def await_state(breakers: BreakerRegistry, kind: str, state: State) -> None:
+    """Wait until the breaker is in `state`."""
+    breaker = breakers[METHODS[kind]]
     reached = threading.Event()
-    breaker = breakers[method]
     end = breaker.on_state_change(lambda change: reached.set() if change.state is state else None)
     if breaker.state is not state:
         assert reached.wait(PATIENCE), breaker
     end()
 
 
-def open_and_wait(breakers: BreakerRegistry, clock: FakeClock, method: str) -> None:
-    """Open a breaker and let its open period pass."""
-    breakers[method].admit().failure("UNAVAILABLE")
-    clock.advance(10)
+def guard(channel: grpc.Channel, breakers: BreakerRegistry) -> grpc.Channel:
+    """The channel with our interceptor."""
+    return grpc.intercept_channel(channel, CircuitBreakerInterceptor(breakers, telemetry=False))
 
 
-def test_ten_threads_one_slow_probe(server: Server, breakers: BreakerRegistry, clock: FakeClock) -> None:
-    """Of ten threads at a half-open breaker one passes; nine are refused while it is still under way."""
-    open_and_wait(breakers, clock, UNARY_UNARY)
-    channel = guarded(server.target, breakers)
-    method = channel.unary_unary(UNARY_UNARY)
-    gate = threading.Barrier(10)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_probe_of_ten_threads(kind: str, server: Server, clock: FakeClock) -> None:
+    """Of ten threads one probe of any kind reaches the server; nine are refused while the server still holds it."""
+    breakers = registry(clock)
+    probe_next(breakers, clock, kind)
+    together = threading.Barrier(10)
+    with grpc.insecure_channel(server.target) as channel, futures.ThreadPoolExecutor(10) as pool:
+        guarded = guard(channel, breakers)
 
-    def call(_: int) -> str:
-        gate.wait(PATIENCE)
+        def call(_: int) -> str:
+            keywords = call_with(server, "held;messages 1")[1]
+            together.wait(PATIENCE)
+            try:
+                use(start(guarded, kind, keywords), kind)
+            except CircuitOpenError as refused:
+                return str(refused.state)
+            return "answered"
+
+        calls = [pool.submit(call, number) for number in range(10)]
+        first = futures.as_completed(calls, PATIENCE)
         try:
-            return str(method(b"held", timeout=PATIENCE).decode())
+            refused = [next(first).result() for _ in range(9)]
+        finally:
+            server.journal.release.set()
+        assert refused == ["half_open"] * 9
+        assert next(first).result() == "answered"
+    await_settled(breakers[METHODS[kind]])
+    assert breakers[METHODS[kind]].state is State.CLOSED
+    assert server.journal.began() == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_probe_of_ten_coroutines(kind: str, server: Server, clock: FakeClock) -> None:
+    """The same of ten coroutines."""
+    breakers = registry(clock)
+    probe_next(breakers, clock, kind)
+
+    async def call(channel: Any) -> str:
+        try:
+            await use_aio(start_aio(channel, kind, call_with(server, "held;messages 1")[1]), kind)
         except CircuitOpenError as refused:
             return str(refused.state)
-
-    with futures.ThreadPoolExecutor(10) as pool:
-        calls = [pool.submit(call, n) for n in range(10)]
-        ended = futures.wait(calls, PATIENCE, return_when=futures.FIRST_COMPLETED).done
-        while len(ended) < 9:
-            ended = futures.wait(set(calls) - ended, PATIENCE, futures.FIRST_COMPLETED).done | ended
-        assert [it.result() for it in ended] == ["half_open"] * 9
-        server.echo.release.set()
-        assert [it.result(PATIENCE) for it in set(calls) - ended] == ["answer"]
-    assert breakers[UNARY_UNARY].state is State.CLOSED
-    assert server.echo.calls == 1
-    channel.close()
-
-
-def test_ten_coroutines_one_slow_probe(server: Server, breakers: BreakerRegistry, clock: FakeClock) -> None:
-    """Of ten coroutines at a half-open breaker one passes; nine are refused while it is still under way."""
+        return "answered"
 
     async def story() -> None:
-        open_and_wait(breakers, clock, UNARY_UNARY)
         interceptors = aio.interceptors(breakers, telemetry=False)
         async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
-            method = channel.unary_unary(UNARY_UNARY)
-
-            async def call() -> str:
-                try:
-                    return str((await method(b"held", timeout=PATIENCE)).decode())
-                except CircuitOpenError as refused:
-                    assert isinstance(refused, grpc.aio.AioRpcError)
-                    return str(refused.state)
-
-            pending = {asyncio.ensure_future(call()) for _ in range(10)}
-            results: list[str] = []
-            while len(results) < 9:
-                done, pending = await asyncio.wait(pending, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-                results += [task.result() for task in done]
-            assert results == ["half_open"] * 9
-            server.echo.release.set()
-            assert [await task for task in pending] == ["answer"]
+            first = asyncio.as_completed([call(channel) for _ in range(10)], timeout=PATIENCE)
+            try:
+                refused = [await next(first) for _ in range(9)]
+            finally:
+                server.journal.release.set()
+            assert refused == ["half_open"] * 9
+            assert await next(first) == "answered"
 
     asyncio.run(story())
-    assert breakers[UNARY_UNARY].state is State.CLOSED
-    assert server.echo.calls == 1
+    assert breakers[METHODS[kind]].state is State.CLOSED
+    assert server.journal.began() == 1
 
 
-@pytest.mark.parametrize("method", [UNARY_STREAM, STREAM_STREAM])
-def test_headers_of_a_stream_close_the_breaker(
-    method: str, server: Server, breakers: BreakerRegistry, clock: FakeClock
-) -> None:
-    """A stream that is a probe closes the breaker when its headers come, while it is still open and silent."""
-    open_and_wait(breakers, clock, method)
-    channel = guarded(server.target, breakers)
-    call: Any
-    if method == UNARY_STREAM:
-        call = channel.unary_stream(method)(b"headers hang")
+@pytest.mark.parametrize("kind", ["us", "ss"])
+@pytest.mark.parametrize("successes", [1, 2])
+def test_late_end_of_an_answered_probe(kind: str, successes: int, server: Server, clock: FakeClock) -> None:
+    """A probe stream that answers and fails later reopens a breaker that still probes, and no breaker that has closed."""
+    breakers = registry(clock, half_open_successes=successes)
+    probe_next(breakers, clock, kind)
+    events = EventRecorder(breakers)
+    breaker = breakers[METHODS[kind]]
+    with grpc.insecure_channel(server.target) as channel:
+        call = start(guard(channel, breakers), kind, call_with(server, "headers;held;error UNAVAILABLE ill")[1])
+        if successes == 1:
+            await_state(breakers, kind, State.CLOSED)
+        else:
+            pause = threading.Event()
+            tries = iter(range(int(PATIENCE * 1000)))
+            while breaker._probes and next(tries, None) is not None:  # its slot is freed by its answer: no event tells
+                pause.wait(0.001)
+            assert not breaker._probes
+            assert breaker.state is State.HALF_OPEN
+        assert call.is_active()
+        server.journal.release.set()
+        with pytest.raises(grpc.RpcError):
+            list(call)
+        await_settled(breaker)
+    if successes == 1:
+        assert events.states == [State.HALF_OPEN, State.CLOSED]
+        assert breaker.snapshot()["totals"]["stale"] == 1
     else:
-        call = channel.stream_stream(method)(iter([b"headers hang"]))
-    await_state(breakers, method, State.CLOSED)
-    assert call.is_active()
-    call.cancel()
-    channel.close()
+        assert events.states == [State.HALF_OPEN, State.OPEN]
+        assert events.changes[-1].reason == "probe_failed"
 
 
-@pytest.mark.parametrize("method", [UNARY_STREAM, STREAM_STREAM])
-def test_headers_of_an_aio_stream_close_the_breaker(
-    method: str, server: Server, breakers: BreakerRegistry, clock: FakeClock
-) -> None:
+@pytest.mark.parametrize("kind", ["us", "ss"])
+def test_probe_stream_that_fails_at_once(kind: str, server: Server, clock: FakeClock) -> None:
+    """A probe stream whose headers come with its failure never closes the breaker, sync or asyncio."""
+    for world in ("sync", "aio"):
+        breakers = registry(clock)
+        probe_next(breakers, clock, kind)
+        events = EventRecorder(breakers)
+        keywords = call_with(server, "headers;error UNAVAILABLE ill")[1]
+        with pytest.raises(grpc.RpcError, match="ill"):
+            if world == "sync":
+                with grpc.insecure_channel(server.target) as channel:
+                    list(start(guard(channel, breakers), kind, keywords))
+            else:
+                asyncio.run(one_aio(server.target, breakers, kind, keywords))
+        await_settled(breakers[METHODS[kind]])
+        assert events.states == [State.HALF_OPEN, State.OPEN]
+
+
+@pytest.mark.parametrize("kind", ["us", "ss"])
+def test_headers_of_a_stream_close_the_breaker(kind: str, server: Server, clock: FakeClock) -> None:
+    """A stream that is a probe closes the breaker when its headers come, while it is still open and silent."""
+    breakers = registry(clock)
+    probe_next(breakers, clock, kind)
+    with grpc.insecure_channel(server.target) as channel:
+        call = start(guard(channel, breakers), kind, call_with(server, "headers;hang")[1])
+        await_state(breakers, kind, State.CLOSED)
+        assert call.is_active()
+        call.cancel()
+
+
+@pytest.mark.parametrize("kind", ["us", "ss"])
+def test_headers_of_an_aio_stream_close_the_breaker(kind: str, server: Server, clock: FakeClock) -> None:
     """The same in asyncio."""
+    breakers = registry(clock)
+    probe_next(breakers, clock, kind)
 
     async def story() -> None:
-        open_and_wait(breakers, clock, method)
         interceptors = aio.interceptors(breakers, telemetry=False)
         async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
-            call: Any
-            if method == UNARY_STREAM:
-                call = channel.unary_stream(method)(b"headers hang")
-            else:
-                call = channel.stream_stream(method)(iter([b"headers hang"]))
-            await asyncio.get_running_loop().run_in_executor(None, await_state, breakers, method, State.CLOSED)
+            call = start_aio(channel, kind, call_with(server, "headers;hang")[1])
+            await asyncio.to_thread(await_state, breakers, kind, State.CLOSED)
             assert not call.done()
             call.cancel()
 
     asyncio.run(story())
 
 
-def test_stream_that_fails_at_once_reopens(server: Server, breakers: BreakerRegistry, clock: FakeClock) -> None:
-    """A probe stream whose headers and failing status come together is a failed probe."""
-    open_and_wait(breakers, clock, UNARY_STREAM)
-    events = EventRecorder(breakers)
-    channel = guarded(server.target, breakers)
-    with pytest.raises(grpc.RpcError):
-        list(channel.unary_stream(UNARY_STREAM)(b"error UNAVAILABLE still ill"))
-    await_state(breakers, UNARY_STREAM, State.OPEN)
-    assert events.states == [State.HALF_OPEN, State.OPEN]
-    assert events.changes[-1].details == "still ill"
-    channel.close()
+async def one_aio(target: str, breakers: BreakerRegistry, kind: str, keywords: dict[str, Any]) -> Any:
+    """One asyncio call on a channel of its own."""
+    interceptors = aio.interceptors(breakers, telemetry=False)
+    async with grpc.aio.insecure_channel(target, interceptors=interceptors) as channel:
+        return await use_aio(start_aio(channel, kind, keywords), kind)
 
 
-def test_aio_stream_that_fails_at_once_reopens(server: Server, breakers: BreakerRegistry, clock: FakeClock) -> None:
-    """The same in asyncio."""
-
-    async def story() -> None:
-        open_and_wait(breakers, clock, UNARY_STREAM)
-        interceptors = aio.interceptors(breakers, telemetry=False)
-        async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
-            with pytest.raises(grpc.aio.AioRpcError):
-                async for _ in channel.unary_stream(UNARY_STREAM)(b"error UNAVAILABLE still ill"):
-                    pass
-
-    asyncio.run(story())
-    assert breakers[UNARY_STREAM].state is State.OPEN
-
-
-def test_abandoned_probe_stream_gives_its_slot_back_after_the_lease(
-    server: Server, breakers: BreakerRegistry, clock: FakeClock
-) -> None:
-    """An asyncio probe stream that is abandoned without a word holds its slot for the lease at most."""
-
-    async def story() -> None:
-        open_and_wait(breakers, clock, UNARY_STREAM)
-        interceptors = aio.interceptors(breakers, telemetry=False)
-        async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
-            channel.unary_stream(UNARY_STREAM)(b"hang")
-            await asyncio.get_running_loop().run_in_executor(None, server.echo.began.acquire, True, PATIENCE)
-            clock.advance(31)
-            assert breakers[UNARY_STREAM].in_flight == 0
-            breakers[UNARY_STREAM].admit().success()
-            assert breakers[UNARY_STREAM].state is State.CLOSED
-
-    asyncio.run(story())
-
-
-def test_killed_and_restarted(breakers: BreakerRegistry, clock: FakeClock) -> None:
+def test_killed_and_restarted(clock: FakeClock) -> None:
     """A server that is killed opens the breaker; once it is back, the next probe closes it."""
-    process = Process()
-    channel = guarded(process.target, breakers)
-    method = channel.unary_unary(UNARY_UNARY)
-    assert method(b"ok", timeout=PATIENCE) == b"answer"
-    process.kill()
-    with pytest.raises(grpc.RpcError) as failed:
-        method(b"ok", timeout=PATIENCE)
-    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
-    with pytest.raises(CircuitOpenError):
-        method(b"ok", timeout=PATIENCE)
-    process = Process(process.port)
-    clock.advance(10)
-    assert method(b"ok", timeout=PATIENCE, wait_for_ready=True) == b"answer"
-    assert breakers[UNARY_UNARY].state is State.CLOSED
-    channel.close()
-    process.kill()
+    breakers = registry(clock)
+    with ServerProcess() as server, grpc.insecure_channel(server.target) as channel:
+        method = guard(channel, breakers).unary_unary(METHODS["uu"])
+        assert method(b"ok", timeout=FAR) == b"answer"
+        server.kill()
+        with pytest.raises(grpc.RpcError) as failed:
+            method(b"ok", timeout=FAR)
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(CircuitOpenError):
+            method(b"ok", timeout=FAR)
+        server.restart()
+        clock.advance(10)
+        assert method(b"ok", timeout=FAR, wait_for_ready=True) == b"answer"
+    assert breakers[METHODS["uu"]].state is State.CLOSED
 
 
-def test_stopped_server_opens_by_deadlines(breakers: BreakerRegistry) -> None:
+def test_stopped_server_opens_by_deadlines(clock: FakeClock) -> None:
     """A server that hangs (SIGSTOP) opens the breaker through the deadlines of its calls."""
-    process = Process()
-    channel = guarded(process.target, breakers)
-    method = channel.unary_unary(UNARY_UNARY)
-    assert method(b"ok", timeout=PATIENCE) == b"answer"
-    process.pause()
-    with pytest.raises(grpc.RpcError) as failed:
-        method(b"ok", timeout=0.2)
-    assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    with pytest.raises(CircuitOpenError) as refused:
-        method(b"ok", timeout=0.2)
-    assert refused.value.reason == "consecutive_failures"
-    process.resume()
-    channel.close()
-    process.kill()
+    breakers = registry(clock)
+    with ServerProcess() as server, grpc.insecure_channel(server.target) as channel:
+        method = guard(channel, breakers).unary_unary(METHODS["uu"])
+        assert method(b"ok", timeout=FAR) == b"answer"
+        server.pause()
+        with pytest.raises(grpc.RpcError) as failed:
+            method(b"ok", timeout=0.2)
+        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        with pytest.raises(CircuitOpenError) as refused:
+            method(b"ok", timeout=0.2)
+        assert refused.value.reason == "consecutive_failures"
+
+
+def test_killed_and_restarted_in_asyncio(clock: FakeClock) -> None:
+    """A killed server opens the breaker of an asyncio channel; once it is back the next probe closes it."""
+    breakers = registry(clock)
+    events = EventRecorder(breakers)
+
+    async def story(server: ServerProcess) -> None:
+        interceptors = aio.interceptors(breakers, telemetry=False)
+        async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
+            method: Any = channel.unary_unary(METHODS["uu"])
+            assert await method(b"ok", timeout=FAR) == b"answer"
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await method(b"ok", timeout=FAR)
+            assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+            with pytest.raises(CircuitOpenError):
+                await method(b"ok", timeout=FAR)
+            await asyncio.to_thread(server.restart)
+            with pytest.raises(CircuitOpenError):
+                await method(b"ok", timeout=FAR)
+            clock.advance(10)
+            assert await method(b"ok", timeout=FAR, wait_for_ready=True) == b"answer"
+
+    with ServerProcess() as server:
+        asyncio.run(asyncio.wait_for(story(server), 2 * PATIENCE))
+    assert events.states == [State.OPEN, State.HALF_OPEN, State.CLOSED]
+
+
+def test_stopped_server_in_asyncio(clock: FakeClock) -> None:
+    """A server that hangs (SIGSTOP) opens the breaker by deadlines, and closes it by a probe once it goes on."""
+    breakers = registry(clock)
+    events = EventRecorder(breakers)
+
+    async def story(server: ServerProcess) -> None:
+        interceptors = aio.interceptors(breakers, telemetry=False)
+        async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
+            method: Any = channel.unary_unary(METHODS["uu"])
+            assert await method(b"ok", timeout=FAR) == b"answer"
+            server.pause()
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await method(b"ok", timeout=0.2)
+            assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            with pytest.raises(CircuitOpenError):
+                await method(b"ok", timeout=FAR)
+            server.resume()
+            clock.advance(10)
+            assert await method(b"ok", timeout=FAR) == b"answer"
+
+    with ServerProcess() as server:
+        asyncio.run(asyncio.wait_for(story(server), 2 * PATIENCE))
+    assert events.states == [State.OPEN, State.HALF_OPEN, State.CLOSED]

@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.grpc import aio_client_interceptors, client_i
 from opentelemetry.instrumentation.grpc.grpcext import intercept_channel as otel_intercept_channel
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, aio
-from tests.support.echo import PATIENCE, STREAM_STREAM, STREAM_UNARY, UNARY_STREAM, UNARY_UNARY, Server
+from tests.support.server import PATIENCE, STREAM_STREAM, STREAM_UNARY, UNARY_STREAM, UNARY_UNARY, Server
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_abandoned_stream_inside_opentelemetry(messages: int, server: Server, br
     """A stream that OpenTelemetry wraps in a generator gives its permit back when it is dropped, begun or not."""
     with grpc.insecure_channel(server.target) as channel:
         mixed = grpc.intercept_channel(otel_intercept_channel(channel, client_interceptor()), ours(breakers))
-        stream = mixed.unary_stream(UNARY_STREAM)(b"messages 1 hang")
+        stream = mixed.unary_stream(UNARY_STREAM)(b"messages 1;hang")
         assert [next(stream) for _ in range(messages)] == [b"0"] * messages
         assert breakers[UNARY_STREAM].in_flight == 1
         del stream

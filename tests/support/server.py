@@ -43,6 +43,7 @@ METHODS = {
     "su": f"/{SERVICE}/StreamUnary",
     "ss": f"/{SERVICE}/StreamStream",
 }
+UNARY_UNARY, UNARY_STREAM, STREAM_UNARY, STREAM_STREAM = METHODS.values()
 PATIENCE = 15.0
 """Seconds after which a wait has failed: nothing takes this long unless it is broken."""
 FAR = 20 * PATIENCE

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, aio
 from grpc_breaker.telemetry import BreakerTelemetry
 from grpc_breaker.testing import FakeClock
-from tests.support.echo import STREAM_STREAM, STREAM_UNARY, UNARY_STREAM, UNARY_UNARY, Server
+from tests.support.server import STREAM_STREAM, STREAM_UNARY, UNARY_STREAM, UNARY_UNARY, Server
 from tests.telemetry.receiver import Receiver, attributes
 
 EVENT = "grpc_breaker.state_change"
@@ -232,11 +232,11 @@ def test_ended_span_is_linked(pipeline: Pipeline, server: Server) -> None:
     with grpc.insecure_channel(server.target) as bare:
         channel = grpc.intercept_channel(bare, ours)
         with pipeline.tracer.start_as_current_span("over") as over:
-            call: Any = channel.unary_stream(UNARY_STREAM)(b"held error UNAVAILABLE late")
-        server.echo.release.set()
+            call: Any = channel.unary_stream(UNARY_STREAM)(b"held;error UNAVAILABLE late")
+        server.journal.release.set()
         with pytest.raises(grpc.RpcError):
             list(call)
-        server.echo.release.clear()
+        server.journal.release.clear()
         while not pipeline.events():
             pass
     ((name, facts),) = pipeline.events()
