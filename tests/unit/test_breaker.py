@@ -547,7 +547,7 @@ def test_settled_with_nonsense(breaker: CircuitBreaker) -> None:
 def test_chance_that_fails_later(answers: list[Any], clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     """A source of chance that goes wrong costs the jitter, never the opening, and is said once."""
     policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=1)
-    breaker = CircuitBreaker("unlucky", policy, clock=clock, random=lambda: answers.pop(0))
+    breaker = CircuitBreaker("unlucky", policy, clock=clock, random=iter(answers).__next__)
     breaker.admit().failure()
     assert (breaker.state, breaker.retry_after) == (State.OPEN, 10)
     assert "random must answer a number in [0, 1)" in caplog.text
