@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, EndedCall, Outcome, State, aio
-from tests.integration.endings_table import await_settled
+from tests.integration.endings_table import OLD_GRPCIO, await_settled
 from tests.integration.test_abandoned import start, start_aio
 from tests.support.server import METHODS, PATIENCE, Server
 
@@ -65,11 +65,13 @@ def test_odd_metadata(kind: str, metadata: Any, server: Server, breakers: Breake
 @pytest.mark.parametrize("kind", KINDS)
 def test_odd_metadata_in_asyncio(kind: str, metadata: Any, server: Server, breakers: BreakerRegistry) -> None:
     """The same in asyncio: and the permit comes back although grpcio never ends such a call."""
+    # An old grpcio sends nothing of such a stream and lets it hang to its deadline: no field tells it from a hung server.
+    hangs = OLD_GRPCIO and kind != "uu" and metadata == [("Bad Key", "x")]
 
     async def call(interceptors: Any) -> str:
         async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
             try:
-                made = start_aio(channel, kind, {"metadata": metadata, "timeout": PATIENCE})
+                made = start_aio(channel, kind, {"metadata": metadata, "timeout": 0.5 if hangs else PATIENCE})
                 answer = str([message async for message in made] if kind[1] == "s" else await made)
             except grpc.RpcError as error:
                 answer = f"{error.code()} {error.details()}"
@@ -81,7 +83,7 @@ def test_odd_metadata_in_asyncio(kind: str, metadata: Any, server: Server, break
 
     passing = aio.interceptors(BreakerRegistry(default=None))
     assert asyncio.run(call(aio.interceptors(breakers))) == asyncio.run(call(passing))
-    assert breakers[METHODS[kind]].snapshot()["totals"]["failure"] == 0
+    assert breakers[METHODS[kind]].snapshot()["totals"]["failure"] == int(hangs)
 
 
 def test_serializers_that_raise(server: Server, breakers: BreakerRegistry) -> None:
