@@ -26,10 +26,11 @@ Theory of operation
         made anew by each change and read once, so what it sees is always of one piece. A permit keeps the gate it came
         through, and is stale when the breaker has another. A call that comes through a gate while it is being replaced
         is a call of the old generation: stale, never wrong.
-    9.  Settling takes the lock unless it has nothing to decide: a success in a calm breaker, one that is closed with no
-        failed or slow result in its window. `_calm_until` says how long that holds, at most to the end of the window's
-        current bucket. Such a success is one step of a counter. What makes it happen once is the set of the calls in
-        flight: removing a permit from it succeeds for exactly one caller.
+    9.  Settling takes the lock unless it has nothing to decide: a success in a *calm* breaker. It is calm after a
+        success, if no number of further ones can reach a rate: until the window forgets something they only lower it,
+        but for the one that fills the window to `minimum_calls`. `_calm_until` says how long that holds, at most to the
+        end of the window's current bucket. Such a success is one step of a counter. What makes it happen once is the
+        set of the calls in flight: removing a permit from it succeeds for exactly one caller.
 
     The result of a call, by the state the breaker is in when it comes (same generation):
 
@@ -550,15 +551,13 @@ class CircuitBreaker(OneStep):
 
     def _judge_window(self, permit: Permit, failed: bool, slow: bool, now: float, status: str, details: str) -> None:
         """Count a result in the window, and open if a trip condition holds now. Under the lock."""
-        any_bad = self._window.record(now, failed, slow)
-        if not any_bad:
-            self._calm_until = self._window.calm_until
-            return
         self._calm_until = -math.inf
-        if self._gate.state is _CLOSED:
-            reason = self._tripped(now)
-            if reason is not None:
-                self._change(_OPEN, reason, now, permit.method, permit.context, status, details)
+        counts = self._window.record(now, failed, slow)
+        reason = self._tripped(counts) if self._gate.state is _CLOSED else None
+        if reason is not None:
+            self._change(_OPEN, reason, now, permit.method, permit.context, status, details)
+        elif not failed and self._successes_are_harmless(counts):
+            self._calm_until = self._window.calm_until
 
     def _judge_probe(
         self, probe: Permit, held_slot: bool, failed: bool, slow: bool, now: float, status: str, details: str
@@ -648,10 +647,10 @@ class CircuitBreaker(OneStep):
 
     # ── The machine ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _tripped(self, now: float) -> Reason | None:
+    def _tripped(self, counts: Counts) -> Reason | None:
         """Which trip condition holds, if any. Under the lock."""
         policy = self._policy
-        calls, failures, slow = self._window.counts(now)
+        calls, failures, slow = counts
         if policy.failure_threshold is not None and failures >= policy.failure_threshold:
             return Reason.FAILURE_THRESHOLD
         if policy.consecutive_failures is not None and self._consecutive_failures >= policy.consecutive_failures:
@@ -662,6 +661,14 @@ class CircuitBreaker(OneStep):
             if policy.slow_call_rate is not None and slow / calls >= policy.slow_call_rate:
                 return Reason.SLOW_CALL_RATE
         return None
+
+    def _successes_are_harmless(self, counts: Counts) -> bool:
+        """Whether no number of further successes in this bucket can trip anything (rule 9). Under the lock."""
+        policy = self._policy
+        calls = max(counts.calls, policy.minimum_calls)
+        return (policy.failure_rate is None or counts.failures / calls < policy.failure_rate) and (
+            policy.slow_call_rate is None or counts.slow / calls < policy.slow_call_rate
+        )
 
     def _change(
         self,
@@ -810,8 +817,8 @@ class CircuitBreaker(OneStep):
         self._reconfigured = True
         self._gate.code = policy.refusal_code
         self._slow_after = self._slow_limit()
+        self._calm_until = -math.inf
         if policy.window_calls != old.window_calls or policy.window_seconds != old.window_seconds:
-            self._calm_until = -math.inf
             self._window = self._new_window(now)
 
     def _obey(self, state: State, reason: Reason, now: float) -> None:

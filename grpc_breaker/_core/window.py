@@ -39,8 +39,8 @@ class Window(Protocol):
     calm_until: float
     """Until when good results may be counted without the window."""
 
-    def record(self, now: float, failed: bool, slow: bool) -> bool:
-        """Count one result; True when the window now holds any failed or slow one."""
+    def record(self, now: float, failed: bool, slow: bool) -> Counts:
+        """Count one result; answers what the window holds with it."""
         ...
 
     def counts(self, now: float) -> Counts:
@@ -74,14 +74,14 @@ class TimeWindow:
         self._bases = array("Q", bytes(8 * 3 * _BUCKETS))  # the totals at the start of each bucket
         self._slot = 0
 
-    def record(self, now: float, failed: bool, slow: bool) -> bool:
-        """Count one result; True when the window now holds any failed or slow one."""
+    def record(self, now: float, failed: bool, slow: bool) -> Counts:
+        """Count one result; answers what the window holds with it."""
         if now >= self.calm_until:
             self._advance(now)
         self._calls += 1
         self._failures += failed
         self._slow += slow
-        return self._failures != self._oldest.failures or self._slow != self._oldest.slow
+        return self.counts(now)
 
     def counts(self, now: float) -> Counts:
         """What the window holds at `now`."""
@@ -116,8 +116,8 @@ class CountWindow:
         self._ring = bytearray(size)
         self._at = self._calls = self._failures = self._slow = 0
 
-    def record(self, now: float, failed: bool, slow: bool) -> bool:  # noqa: ARG002 - the face of both windows
-        """Count one result; True when the window now holds any failed or slow one."""
+    def record(self, now: float, failed: bool, slow: bool) -> Counts:
+        """Count one result; answers what the window holds with it."""
         at = self._at
         if self._calls == len(self._ring):
             forgotten = self._ring[at]
@@ -129,7 +129,7 @@ class CountWindow:
         self._slow += slow
         self._ring[at] = failed * _FAILED + slow * _SLOW
         self._at = (at + 1) % len(self._ring)
-        return self._failures > 0 or self._slow > 0
+        return self.counts(now)
 
     def counts(self, now: float) -> Counts:  # noqa: ARG002 - the face of both windows
         """What the window holds."""

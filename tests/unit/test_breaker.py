@@ -51,6 +51,48 @@ def trip(breaker: CircuitBreaker) -> None:
         breaker.admit("pkg.S/M", f"context {n}").failure("UNAVAILABLE", f"details {n}")
 
 
+# ── Calm ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def end_calls(breaker: CircuitBreaker, clock: FakeClock, results: str) -> None:
+    """End calls by letter: f fails, s succeeds, l succeeds late."""
+    for result in results:
+        permit = breaker.admit()
+        clock.advance(0.0 if result != "l" else 0.5)
+        assert permit.settle(Outcome.FAILURE if result == "f" else Outcome.SUCCESS, "OK" if result != "f" else "")
+
+
+@pytest.mark.parametrize("results", ["s", "fs", "ffsfs", "ls", "fffss"])
+def test_success_that_can_change_nothing_takes_no_lock(results: str, clock: FakeClock) -> None:
+    """Failed and slow calls in the window cost the successes after them nothing while none of those can open it."""
+    policy = BreakerPolicy(minimum_calls=10, consecutive_failures=4, slow_call_duration=0.1)
+    breaker = CircuitBreaker("calm", policy, clock=clock)
+    end_calls(breaker, clock, results)
+    lock, breaker._lock = breaker._lock, None  # type: ignore[assignment] - whoever wants it now fails
+    end_calls(breaker, clock, "ss")
+    breaker._lock = lock
+    assert breaker.snapshot()["window"]["calls"] == len(results) + 2
+
+
+@pytest.mark.parametrize(("results", "reason"), [("ffss", "failure_rate"), ("llss", "slow_call_rate")])
+def test_success_that_fills_the_window_can_open_it(results: str, reason: str, clock: FakeClock) -> None:
+    """The success that brings the window to `minimum_calls` makes the rate count, though it lowers it."""
+    policy = BreakerPolicy(minimum_calls=4, consecutive_failures=None, slow_call_duration=0.1)
+    breaker = CircuitBreaker("calm", policy, clock=clock)
+    events = EventRecorder(breaker)
+    end_calls(breaker, clock, results)
+    assert [change.reason for change in events.changes] == [reason]
+
+
+def test_new_conditions_hold_for_the_next_result(clock: FakeClock) -> None:
+    """A policy put in force while the breaker is calm is judged from the next result."""
+    breaker = CircuitBreaker("calm", BreakerPolicy(minimum_calls=10), clock=clock)
+    end_calls(breaker, clock, "fs")
+    breaker.reconfigure(BreakerPolicy(failure_threshold=1))
+    end_calls(breaker, clock, "s")
+    assert breaker.state is State.OPEN
+
+
 # ── What it says ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
