@@ -103,6 +103,12 @@ class _Gate:
         self.code = code
         """What a refused RPC shows."""
 
+    def retry_after(self, now: float) -> float | None:
+        """Seconds until a call may pass; `None` when only an operator knows."""
+        if self.state is State.FORCED_OPEN:
+            return None
+        return max(0.0, self.refuses_until - now)
+
 
 class _Counter:
     """Counts up without a lock: an iterator's step is one indivisible operation, `+=` is three."""
@@ -124,13 +130,6 @@ _LOST: Final = _Gate(-1, _HALF_OPEN, Reason.RESET_TIMEOUT, -math.inf, "")
 
 _SETTLED: Final = _Gate(-2, _HALF_OPEN, Reason.RESET_TIMEOUT, -math.inf, "")
 """The gate of such a probe once its late result has come: that is counted once, too."""
-
-
-def _retry_after(gate: _Gate, now: float) -> float | None:
-    """Seconds until a call may pass this gate; `None` when only an operator knows."""
-    if gate.state is State.FORCED_OPEN:
-        return None
-    return max(0.0, gate.refuses_until - now)
 
 
 class Permit:
@@ -357,7 +356,7 @@ class CircuitBreaker(OneStep):
     @property
     def retry_after(self) -> float | None:
         """Seconds until a call may pass: 0 unless it is open, `None` when only an operator can end it."""
-        return _retry_after(self._gate, self._clock())
+        return self._gate.retry_after(self._clock())
 
     @property
     def in_flight(self) -> int:
@@ -385,7 +384,7 @@ class CircuitBreaker(OneStep):
         return {
             "name": self.name,
             "state": str(gate.state),
-            "retry_after": _retry_after(gate, now),
+            "retry_after": gate.retry_after(now),
             "reason": None if gate.passes else str(gate.reason),
             "in_flight": len(self._in_flight),
             "generation": gate.generation,
@@ -424,7 +423,7 @@ class CircuitBreaker(OneStep):
         now = self._clock()
         state = self._gate.state
         if state is _OPEN:
-            return f"{state}: {self._gate.reason}, next probe in {_retry_after(self._gate, now):.1f} s"
+            return f"{state}: {self._gate.reason}, next probe in {self._gate.retry_after(now):.1f} s"
         if state is _HALF_OPEN:
             return (
                 f"{state}: {self._probe_successes} of {self._policy.probes_to_close} probes succeeded, "
@@ -470,7 +469,7 @@ class CircuitBreaker(OneStep):
             gate = answer
         self._rejected.step()
         probes = self._slots_taken() if gate.state is _HALF_OPEN else 0
-        rejection = Rejection(self.name, method, gate, _retry_after(gate, now), probes, context)
+        rejection = Rejection(self.name, method, gate, now, probes, context)
         for listeners in self._rejection_listeners:
             if listeners.all:
                 listeners.notify(rejection)
@@ -708,7 +707,7 @@ class CircuitBreaker(OneStep):
             calls=counts.calls,
             failures=counts.failures,
             slow=counts.slow,
-            retry_after=_retry_after(self._gate, now),
+            retry_after=self._gate.retry_after(now),
             status=status,
             details=details[:DETAILS_LENGTH],
             last_failures=self._last_failures,

@@ -98,6 +98,10 @@ class _Facts(Protocol):
     reason: Reason
     code: str
 
+    def retry_after(self, now: float) -> float | None:
+        """Seconds until a call may pass; `None` when only an operator knows."""
+        ...
+
 
 class Rejection:
     """One refused call. Made for every refusal, so it is a plain object: cheap, and not to be changed.
@@ -105,26 +109,24 @@ class Rejection:
     Attributes:
         breaker: Name of the breaker that refused.
         method: The refused method; empty outside gRPC.
-        retry_after: Seconds until a call may pass: 0 when half-open, `None` when only an operator knows.
+        at: When, by the breaker's own clock, in seconds.
         probes: Probes in flight, when half-open.
         context: What the call came with.
     """
 
-    __slots__ = ("_facts", "breaker", "context", "method", "probes", "retry_after")
+    __slots__ = ("_facts", "at", "breaker", "context", "method", "probes")
 
-    def __init__(
-        self, breaker: str, method: str, facts: _Facts, retry_after: float | None, probes: int, context: object
-    ) -> None:
+    def __init__(self, breaker: str, method: str, facts: _Facts, at: float, probes: int, context: object) -> None:
         self.breaker = breaker
         self.method = method
         self._facts = facts
-        self.retry_after = retry_after
+        self.at = at
         self.probes = probes
         self.context = context
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles without its context, which belongs to this process."""
-        return Rejection, (self.breaker, self.method, self._facts, self.retry_after, self.probes, None)
+        return Rejection, (self.breaker, self.method, self._facts, self.at, self.probes, None)
 
     @property
     def state(self) -> State:
@@ -135,6 +137,11 @@ class Rejection:
     def reason(self) -> Reason:
         """Which condition had opened the breaker."""
         return self._facts.reason
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until a call may pass: 0 when half-open, `None` when only an operator knows."""
+        return self._facts.retry_after(self.at)
 
     @property
     def code(self) -> str:

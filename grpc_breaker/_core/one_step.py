@@ -36,14 +36,11 @@ class OneStep(ABC):
 
     __slots__ = ("_entered",)
 
+    _policy: BreakerPolicy
+
     def __init__(self) -> None:
         self._entered: dict[Permit, None] = {}
         """The `with` blocks that have not ended, the oldest first."""
-
-    @property
-    @abstractmethod
-    def policy(self) -> BreakerPolicy:
-        """The policy in force."""
 
     @abstractmethod
     def admit(self) -> Permit:
@@ -58,8 +55,7 @@ class OneStep(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        permit = self._leave()
-        permit.settle(*self._judge(error, permit))
+        self._conclude(self._leave(), error)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -92,9 +88,9 @@ class OneStep(ABC):
                 try:
                     result = await cast("Awaitable[R]", function(*args, **kwargs))
                 except BaseException as error:
-                    permit.settle(*self._judge(error, permit))
+                    self._conclude(permit, error)
                     raise
-                permit.settle(*self._judge(None, permit))
+                self._conclude(permit, None)
                 return result
 
             return cast("Callable[P, R]", guarded_coroutine)
@@ -105,9 +101,9 @@ class OneStep(ABC):
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:
-                permit.settle(*self._judge(error, permit))
+                self._conclude(permit, error)
                 raise
-            permit.settle(*self._judge(None, permit))
+            self._conclude(permit, None)
             return result
 
         return guarded
@@ -140,27 +136,30 @@ class OneStep(ABC):
         self._entered.pop(found, None)
         return found
 
-    def _judge(self, error: BaseException | None, permit: Permit) -> tuple[Outcome, str, str]:
-        """The outcome of plain code that ended with `error`, or without one."""
+    def _conclude(self, permit: Permit, error: BaseException | None) -> None:
+        """Settle the permit of plain code that ended with `error`, or without one."""
+        classify = self._policy.classify
+        if error is None and classify is None:
+            permit.settle(Outcome.SUCCESS)
+            return
         if error is None:
             outcome, status, details = Outcome.SUCCESS, "", ""
         else:
             ours = isinstance(error, Exception) and not isinstance(error, CircuitOpenError)
             outcome = Outcome.FAILURE if ours else Outcome.IGNORED
             status, details = type(error).__name__, _words(error)
-        classify = self.policy.classify
-        if classify is None or outcome is Outcome.IGNORED:
-            return outcome, status, details
-        ended = EndedCall(
-            method=permit.method,
-            code=None,
-            details=details,
-            trailing_metadata=(),
-            elapsed=permit.elapsed,
-            timeout=None,
-            error=error,
-        )
-        return classified(classify, ended, outcome), status, details
+        if classify is not None and outcome is not Outcome.IGNORED:
+            ended = EndedCall(
+                method=permit.method,
+                code=None,
+                details=details,
+                trailing_metadata=(),
+                elapsed=permit.elapsed,
+                timeout=None,
+                error=error,
+            )
+            outcome = classified(classify, ended, outcome)
+        permit.settle(outcome, status, details)
 
 
 def _words(error: BaseException) -> str:
