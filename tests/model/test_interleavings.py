@@ -117,6 +117,40 @@ def two_calm_successes_at_the_end_of_a_bucket() -> Scene:
     return scene
 
 
+def success_and_failure_beside_an_old_failure() -> Scene:
+    """A success and a failure at once, with a failure in the window: both count, and the failures are not in a row."""
+    scene = Scene(consecutive_failures=2, minimum_calls=10)
+    scene.breaker.admit().failure()
+    scene.breaker.admit().success()
+    permits = [scene.breaker.admit() for _ in range(2)]
+    scene.actors = [permits[0].success, permits[1].failure]
+
+    def judge(results: list[Any]) -> None:
+        window = scene.breaker.snapshot()["window"]
+        assert (window["calls"], window["failures"]) == (4, 2)
+        assert window["consecutive_failures"] <= 1
+        assert scene.breaker.state is State.CLOSED
+
+    scene.judge = judge
+    return scene
+
+
+def success_that_fills_the_window() -> Scene:
+    """Of the successes that come at once, the one that fills the window to `minimum_calls` opens it."""
+    scene = Scene(consecutive_failures=None, minimum_calls=4)
+    for _ in range(2):
+        scene.breaker.admit().failure()
+    permits = [scene.breaker.admit() for _ in range(2)]
+    scene.actors = [permits[0].success, permits[1].success]
+
+    def judge(results: list[Any]) -> None:
+        assert results == [True, True]
+        assert scene.breaker.state is State.OPEN
+
+    scene.judge = judge
+    return scene
+
+
 def lease_against_late_result(outcome: Outcome) -> Scene:
     """A lost probe's result comes while its slot is given to the next: counted once, as itself or as stale."""
     scene = Scene(probe_timeout=3.0)
@@ -187,6 +221,8 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "success and failure": lambda: success_and_failure(calm=False),
     "calm success and failure": lambda: success_and_failure(calm=True),
     "two calm successes as the window turns": two_calm_successes_at_the_end_of_a_bucket,
+    "success and failure beside an old failure": success_and_failure_beside_an_old_failure,
+    "success that fills the window": success_that_fills_the_window,
     "operator against traffic": operator_against_traffic,
     **{f"lease against late {o}": lambda o=o: lease_against_late_result(o) for o in OUTCOMES},
     **{f"headers and {o}": lambda o=o: answer_and_result(o) for o in OUTCOMES},
