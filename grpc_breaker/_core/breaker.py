@@ -160,8 +160,13 @@ class Permit:
 
     @property
     def settled(self) -> bool:
-        """Whether this permit has been settled, or its lease has ended."""
+        """Whether this permit has been settled, or given up because its lease had ended."""
         return self not in self._breaker._in_flight
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """The breaker that admitted the call."""
+        return self._breaker
 
     @property
     def policy(self) -> BreakerPolicy:
@@ -365,6 +370,12 @@ class CircuitBreaker(OneStep):
         return len(self._in_flight)
 
     @property
+    def in_use(self) -> bool:
+        """Whether a call is in flight, lost probes excepted. Only looks: no lock, no listener is told anything."""
+        now = self._clock()
+        return any(self._probes.get(permit, math.inf) > now for permit in tuple(self._in_flight))
+
+    @property
     def in_hand(self) -> bool:
         """Whether somebody has given it a policy or a listener of its own."""
         own = (self._change_listeners[0], self._rejection_listeners[0])
@@ -499,7 +510,12 @@ class CircuitBreaker(OneStep):
                     self._used = now
             finally:
                 self._busy = False
-        self._finish()
+        try:
+            self._finish()
+        except BaseException:  # Ctrl-C in a listener: the caller will never hear of its permit
+            if isinstance(answer, Permit):
+                answer.ignore()
+            raise
         return answer
 
     def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str, now: float, blocking: bool) -> bool:

@@ -7,7 +7,6 @@ for "the current span" on a thread that belongs to another call.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -163,16 +162,17 @@ class Rejection:
         return f"<Rejection: {self.details}>"
 
 
-_listeners_lock: Final = threading.Lock()
-
-
 class Listeners(Generic[Event]):
-    """Those who want to hear of one kind of event, in the order they came."""
+    """Those who want to hear of one kind of event, in the order they came.
+
+    Without a lock, because a finalizer may end one in the middle of anything: each change of the dictionary is one
+    step.
+    """
 
     __slots__ = ("all",)
 
     def __init__(self) -> None:
-        self.all: tuple[Callable[[Event], object], ...] = ()
+        self.all: dict[object, Callable[[Event], object]] = {}
 
     def add(self, listener: Callable[[Event], object]) -> Callable[[], None]:
         """Call `listener` with every event from now on; answers a function that ends it.
@@ -183,23 +183,17 @@ class Listeners(Generic[Event]):
         if not callable(listener):
             message = f"a listener must be callable with one event, got {listener!r}"
             raise TypeError(message)
-        with _listeners_lock:
-            self.all = (*self.all, listener)
-        ended = False
+        key = object()
+        self.all[key] = listener
 
         def end() -> None:
-            nonlocal ended
-            with _listeners_lock:
-                if not ended:
-                    ended = True
-                    at = self.all.index(listener)
-                    self.all = (*self.all[:at], *self.all[at + 1 :])
+            self.all.pop(key, None)
 
         return end
 
     def notify(self, event: Event) -> None:
         """Tell each listener, in order. One that raises is logged once; the others still hear of it."""
-        for listener in self.all:
+        for listener in tuple(self.all.values()):
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - a user's listener must never break a user's call

@@ -10,7 +10,7 @@ counts as `other`, so that a client that makes up method names cannot make up ti
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from grpc_breaker._core.breaker import CircuitBreaker
@@ -39,17 +39,22 @@ class Ledger:
             if len(self._labelled) < self._max_labels:
                 self._labelled.add(breaker.name)
 
-    def retire(self, name: str) -> None:
-        """Take a breaker out, and keep what it counted."""
-        with self.lock:
-            tally(self._retired, self.label(name), self.breakers.pop(name)._take_tallies())
+    def retire(self, breakers: Iterable[CircuitBreaker]) -> None:
+        """Keep what breakers counted that were taken out. Without the lock: they may have something to deliver."""
+        for breaker in breakers:
+            tallies = breaker._take_tallies()
+            with self.lock:
+                tally(self._retired, self.label(breaker.name), tallies)
 
     def label(self, name: str) -> str:
         """The name under which a breaker is counted."""
         return name if name in self._configured or name in self._labelled else OTHER
 
     def tallies(self) -> Iterator[tuple[str, str, str, int]]:
-        """How many calls ended how, forgotten breakers included: (label, outcome, status, calls)."""
+        """How many calls ended how, forgotten breakers included: (label, outcome, status, calls).
+
+        What is on its way from a breaker to the books at this moment may be missing; nothing is ever told twice.
+        """
         with self.lock:
             totals = dict(self._retired)
             breakers = tuple(self.breakers.values())

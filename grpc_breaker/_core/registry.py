@@ -167,35 +167,46 @@ class BreakerRegistry:
                 return None
             policy = self._default
         with self.ledger.lock:
-            route = (self._make(policy.group or name or "/", policy), name)  # even a nameless method needs a name
+            breaker, forgotten = self._enter(policy.group or name or "/", policy)  # a nameless method needs a name, too
+            route = (breaker, name)
             if len(self._routes) >= 4 * self._max_breakers:
                 self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
             self._routes[method] = route
+        self.ledger.retire(forgotten)
         return route
 
     def _make(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
         with self.ledger.lock:
-            breaker = self.ledger.breakers.get(name) or self._remembered.get(name)
-            if breaker is None:
-                breaker = CircuitBreaker(name, policy, clock=self._clock, random=self._random)
-                breaker._also_tell(self._changes, self._rejections)
-            if name not in self.ledger.breakers:
-                if len(self.ledger.breakers) >= self._max_breakers:
-                    self._forget_idle()
-                self._remembered[name] = breaker
-                self.ledger.enter(breaker)
-            return breaker
+            breaker, forgotten = self._enter(name, policy)
+        self.ledger.retire(forgotten)
+        return breaker
 
-    def _forget_idle(self) -> None:
+    def _enter(self, name: str, policy: BreakerPolicy) -> tuple[CircuitBreaker, list[CircuitBreaker]]:
+        """Find or make a breaker; answers those that were forgotten for it, too. Under the ledger's lock."""
+        forgotten: list[CircuitBreaker] = []
+        breaker = self.ledger.breakers.get(name) or self._remembered.get(name)
+        if breaker is None:
+            breaker = CircuitBreaker(name, policy, clock=self._clock, random=self._random)
+            breaker._also_tell(self._changes, self._rejections)
+        if name not in self.ledger.breakers:
+            if len(self.ledger.breakers) >= self._max_breakers:
+                forgotten = self._forget_idle()
+            self._remembered[name] = breaker
+            self.ledger.enter(breaker)
+        return breaker, forgotten
+
+    def _forget_idle(self) -> list[CircuitBreaker]:
         """Forget the tenth of the breakers that were idle longest, so that a flood of names costs little each."""
         breakers = tuple(self.ledger.breakers.values())
-        idle = [it for it in breakers if it.state is State.CLOSED and not it.in_flight and not it.in_hand]
+        idle = [it for it in breakers if it.state is State.CLOSED and not it.in_use and not it.in_hand]
         idle.sort(key=lambda breaker: breaker._used)
         surplus = len(self.ledger.breakers) - self._max_breakers + 1
-        forgotten = {breaker.name for breaker in idle[: max(surplus, self._max_breakers // 10)]}
-        for name in forgotten:
-            self.ledger.retire(name)
-        self._routes = {method: route for method, route in self._routes.items() if route[0].name not in forgotten}
+        forgotten = idle[: max(surplus, self._max_breakers // 10)]
+        for breaker in forgotten:
+            del self.ledger.breakers[breaker.name]
+        names = {breaker.name for breaker in forgotten}
+        self._routes = {method: route for method, route in self._routes.items() if route[0].name not in names}
+        return forgotten
 
     def _groups(self) -> dict[str, BreakerPolicy]:
         policies = [*self._policies.values(), *([self._default] if self._default else [])]

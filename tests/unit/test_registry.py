@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, Permit, State
+from grpc_breaker import BreakerPolicy, BreakerRegistry, Permit, State, StateChange
 from grpc_breaker.testing import EventRecorder, FakeClock
 
 METHOD, SERVICE, DEFAULT = (BreakerPolicy(reset_timeout=seconds) for seconds in (1, 2, 3))
@@ -376,3 +376,42 @@ def test_fork_gives_a_fresh_lock() -> None:
     breakers._after_fork()
     assert breakers.ledger.lock is not lock
     assert isinstance(breakers["pkg.S/M"].admit(), Permit)
+
+
+def test_listener_runs_without_the_registrys_lock() -> None:
+    """A listener told while a breaker is forgotten holds no lock of the registry: another thread may look meanwhile."""
+    breakers = BreakerRegistry(default=BreakerPolicy(consecutive_failures=1), max_breakers=1)
+    looked: list[bool] = []
+
+    def listener(change: StateChange) -> None:
+        done = threading.Event()
+        threading.Thread(target=lambda: (list(breakers), done.set()), daemon=True).start()
+        looked.append(done.wait(15))
+
+    breakers.on_state_change(listener)
+    breaker = breakers["pkg.S/Old"]
+    with breaker._delivery:  # as if another thread were delivering, and just about to stop
+        breaker.admit().failure()
+        breaker.reset()
+    assert not looked
+    breakers["pkg.S/New"]
+    assert looked == [True, True]
+    assert "pkg.S/Old" not in breakers
+
+
+def test_lost_probe_does_not_keep_a_breaker() -> None:
+    """A breaker whose probe was lost is idle once it has closed and the lease has ended."""
+    clock = FakeClock()
+    policy = BreakerPolicy(consecutive_failures=1, half_open_max_calls=2, half_open_successes=1, reset_timeout_jitter=0)
+    breakers = BreakerRegistry(default=policy, max_breakers=1, clock=clock)
+    breaker = breakers["pkg.S/Old"]
+    breaker.admit().failure()
+    clock.advance(60)
+    lost = breaker.admit()
+    breaker.admit().success()
+    assert (breaker.state, lost.settled) == (State.CLOSED, False)
+    breakers["pkg.S/Second"]
+    assert "pkg.S/Old" in breakers
+    clock.advance(30)
+    breakers["pkg.S/Third"]
+    assert "pkg.S/Old" not in breakers
