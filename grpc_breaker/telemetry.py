@@ -21,6 +21,7 @@ Without an SDK all this goes to OpenTelemetry's no-op implementations.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -83,6 +84,7 @@ class BreakerTelemetry:
         self._registries: weakref.WeakSet[BreakerRegistry] = weakref.WeakSet()
         self._gone: list[Ledger] = []
         self._totals_of_gone: dict[tuple[str, str, str], int] = {}
+        self._told: dict[tuple[str, str, str], int] = {}
         meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
         self._changes = meter.create_counter(names.METRIC_STATE_CHANGES, "{change}", "Changes of a breaker's state.")
         meter.create_observable_gauge(
@@ -113,6 +115,7 @@ class BreakerTelemetry:
             if registry in self._registries:
                 return
             self._registries.add(registry)
+        self._book_gone()
         weakref.finalize(registry, self._gone.append, registry.ledger).atexit = False
         registry_ref = weakref.ref(registry)
 
@@ -124,13 +127,31 @@ class BreakerTelemetry:
         registry.on_state_change(tell)
 
     def _tell(self, change: StateChange, label: str) -> None:
-        """Each of the three by itself: an exporter in trouble must not silence the log."""
+        """Each of the three by itself: an exporter in trouble must not silence the log.
+
+        In the context of the call that caused the change, where log records and exemplars find their trace: the
+        thread's own context is some other call's.
+        """
         emitters: tuple[Callable[[StateChange], None], ...] = (_log_record, self._emit, partial(self._count, label))
-        for emit in emitters:
+        token = otel_context.attach(_context(change) or otel_context.Context())
+        try:
+            for emit in emitters:
+                try:
+                    emit(change)
+                except Exception:  # noqa: BLE001 - telemetry must never break a user's call
+                    log_once(f"telling of a state change failed: {emit!r}")
+        finally:
+            otel_context.detach(token)
+
+    def _book_gone(self) -> None:
+        """Add up what the registries that are gone had counted, and let their books go."""
+        while True:
             try:
-                emit(change)
-            except Exception:  # noqa: BLE001 - telemetry must never break a user's call
-                log_once(f"telling of a state change failed: {emit!r}")
+                tallies = tuple(self._gone.pop().tallies())
+            except IndexError:
+                return
+            with _lock:
+                _add(self._totals_of_gone, tallies)
 
     def _count(self, label: str, change: StateChange) -> None:
         attributes = {**_label(label), names.PREVIOUS_STATE: str(change.previous), names.STATE: str(change.state)}
@@ -146,12 +167,16 @@ class BreakerTelemetry:
                 yield Observation(int(state in present), {**_label(label), names.STATE: str(state)})
 
     def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
+        registries = tuple(self._registries)
+        self._book_gone()
         with _lock:
-            while self._gone:
-                _add(self._totals_of_gone, self._gone.pop())
             totals = dict(self._totals_of_gone)
-        for registry in tuple(self._registries):
-            _add(totals, registry.ledger)
+        for registry in registries:
+            _add(totals, registry.ledger.tallies())
+        with _lock:
+            for key, calls in totals.items():  # what is on its way into the books just now was told the last time
+                self._told[key] = max(calls, self._told.get(key, 0))
+            totals = dict(self._told)
         for (label, outcome, status), calls in totals.items():
             attributes = {**_label(label), names.OUTCOME: outcome}
             if status:
@@ -168,13 +193,23 @@ class BreakerTelemetry:
             yield Observation(n, _label(label))
 
 
-_lock: Final = threading.Lock()
+_lock = threading.Lock()
 _attached: Final[weakref.WeakKeyDictionary[BreakerRegistry, BreakerTelemetry]] = weakref.WeakKeyDictionary()
 _defaults: Final[list[BreakerTelemetry]] = []
 
 
-def _add(totals: dict[tuple[str, str, str], int], ledger: Ledger) -> None:
-    for label, outcome, status, calls in ledger.tallies():
+def _fresh_lock() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
+    """In a forked child: the thread that held the lock is not here."""
+    global _lock  # noqa: PLW0603 - it is the module's
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    os.register_at_fork(after_in_child=_fresh_lock)
+
+
+def _add(totals: dict[tuple[str, str, str], int], tallies: Iterable[tuple[str, str, str, int]]) -> None:
+    for label, outcome, status, calls in tallies:
         key = (label, outcome, status)
         totals[key] = totals.get(key, 0) + calls
 
@@ -272,7 +307,7 @@ def _log_events(logger_provider: Any) -> Callable[[StateChange], None]:
 def _log_record(change: StateChange) -> None:
     """One structured record for each change, at warning when it opens."""
     level = logging.WARNING if change.state in {State.OPEN, State.FORCED_OPEN} else logging.INFO
-    logger.log(level, "%s", _words(change), extra={"event": names.EVENT_STATE_CHANGE, "breaker": _attributes(change)})
+    logger.log(level, "%s", _words(change), extra={"event": names.EVENT_STATE_CHANGE, **_attributes(change)})
 
 
 def _words(change: StateChange) -> str:

@@ -155,7 +155,7 @@ class _Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "event", "") == "grpc_breaker.state_change":
-            self._books.count(self._books.logged, change_of(record.__dict__["breaker"]))
+            self._books.count(self._books.logged, change_of(vars(record)))
         elif GRPCIO_SAYS not in record.getMessage():
             self._books.strange.append(f"logged by {record.name}: {record.getMessage()} {record.exc_info or ''}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, Circuit
 from grpc_breaker._core import log
 from grpc_breaker.telemetry import BreakerTelemetry
 from grpc_breaker.testing import FakeClock
+from tests.support.server import PATIENCE
 from tests.telemetry.receiver import Receiver, attributes
 
 METHOD = "pkg.S/M"
@@ -223,9 +226,62 @@ def test_one_log_record_for_each_change(breakers: BreakerRegistry, caplog: pytes
         "circuit breaker pkg.S/M: closed -> open (consecutive_failures); 2 of 2 calls failed, next probe in 6"
     )
     assert closed.getMessage() == "circuit breaker pkg.S/M: open -> closed (reset)"
-    facts: Any = opened
-    assert facts.event == "grpc_breaker.state_change"
-    assert facts.breaker["rpc.status_code"] == "UNAVAILABLE"
+    facts = vars(opened)
+    assert facts["event"] == "grpc_breaker.state_change"
+    assert (facts["grpc_breaker.name"], facts["grpc_breaker.state"]) == (METHOD, "open")
+    assert facts["rpc.status_code"] == "UNAVAILABLE"
+
+
+def test_record_is_logged_in_the_context_of_the_causing_call(breakers: BreakerRegistry) -> None:
+    """The log record and the metric of a change are told in the trace of the call that caused it, like the span event."""
+    BreakerTelemetry().attach(breakers)
+    seen: list[trace.Span] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(trace.get_current_span())  # type: ignore[method-assign]
+    tracer = TracerProvider().get_tracer("test")
+    causing, another = tracer.start_span("causing"), tracer.start_span("another")
+    logging.getLogger("grpc_breaker").addHandler(handler)
+    try:
+        with trace.use_span(another):
+            open_it(breakers, trace.set_span_in_context(causing))
+            breakers[METHOD].force_open()
+            assert trace.get_current_span() is another
+    finally:
+        logging.getLogger("grpc_breaker").removeHandler(handler)
+    assert seen == [causing, trace.INVALID_SPAN]
+
+
+def test_registries_leave_nothing_behind() -> None:
+    """The books of registries that are gone are added up, also where nobody reads the metrics."""
+    told = BreakerTelemetry()
+    for _ in range(20):
+        told.attach(BreakerRegistry())
+        gc.collect()
+    assert len(told._gone) <= 1
+
+
+def test_counter_is_told_while_a_breaker_leaves(breakers: BreakerRegistry, meter: Meter) -> None:
+    """A reader that comes while counts are on their way from a breaker to the books reads no less than the one before."""
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    breakers[METHOD].admit().success()
+    before = meter.read()
+    assert breakers[METHOD]._take_tallies()
+    after = meter.read()
+    (counter,) = [key for key in before if key[0] == "grpc_breaker.calls"]
+    assert after[counter] == before[counter] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_child_of_a_busy_moment_attaches() -> None:
+    """A child that was forked while another thread held telemetry's lock is not stopped by it."""
+    with telemetry._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(int(PATIENCE))
+            CircuitBreakerInterceptor()
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def spans() -> tuple[TracerProvider, InMemorySpanExporter]:
