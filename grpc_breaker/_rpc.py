@@ -18,7 +18,9 @@ And what cannot be judged is ignored, so that its permit comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 import grpc
@@ -58,11 +60,19 @@ _VERDICTS: Final = {
     grpc.StatusCode.CANCELLED: Outcome.IGNORED,
 }
 
+_WRITE_FAILED: Final = "Internal error from Core"
 _MADE_LOCALLY: Final = {
-    grpc.StatusCode.INTERNAL: frozenset({"Exception serializing request!", "Invalid metadata"}),
+    grpc.StatusCode.INTERNAL: frozenset({"Exception serializing request!", "Invalid metadata", _WRITE_FAILED}),
     grpc.StatusCode.UNKNOWN: frozenset({"Exception iterating requests!"}),
 }
 _TOO_LARGE: Final = "message larger than max"  # among other words, which differ with the version
+_LONGEST_TIMEOUT: Final = 7e9
+"""Seconds. A deadline after the year 2262 has more nanoseconds than grpcio counts, which takes it for one long past."""
+_NO_CREDENTIALS: Final = "Getting metadata from plugin failed"  # and then what the plugin raised
+
+
+_probe: ContextVar[Permit | None] = ContextVar("grpc_breaker_probe", default=None)
+"""The probe that is being made in this context."""
 
 
 class Guard:
@@ -79,16 +89,34 @@ class Guard:
         self._capture = capture
 
     def admit(self, call_details: Any, *, timed: bool) -> Permit | Rejection | None:
-        """Ask for a permit; `None` when the method is left alone, or when asking went wrong."""
+        """Ask for a permit; `None` when the method is left alone, or when asking went wrong.
+
+        Also `None` for the probe itself, where an interceptor further out has let it pass and asks the same breaker:
+        were it refused here for want of a second slot, no probe would ever get through.
+        """
         try:
             route = self.breakers.route(call_details.method)
             if route is None:
                 return None
             breaker, method = route
+            probe = _probe.get()
+            if probe is not None and probe.breaker is breaker and not probe.settled:
+                return None
             return breaker.try_admit(method, self._capture() if self._capture is not None else None, timed)
         except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
             log_once("asking the breaker failed; the call goes on unguarded")
             return None
+
+
+@contextmanager
+def probing(permit: Permit) -> Generator[None, None, None]:
+    """Say that this probe is being made, for as long as the next interceptors are at it."""
+    outer = _probe.get()
+    _probe.set(permit)
+    try:
+        yield
+    finally:
+        _probe.set(outer)  # a coroutine may be closed in another context than its own, where a token is of no use
 
 
 def check_registry(breakers: object) -> BreakerRegistry:
@@ -113,7 +141,10 @@ def refusal_code(rejection: Rejection) -> grpc.StatusCode:
 def timeout_of(call_details: Any) -> float | None:
     """The seconds the caller gave the call. Other interceptors may hand on bare details, or odd ones."""
     timeout = getattr(call_details, "timeout", None)
-    return timeout if isinstance(timeout, int | float) else None
+    try:
+        return None if timeout is None else float(timeout)
+    except Exception:  # noqa: BLE001 - what is no number is grpcio's to complain about
+        return None
 
 
 def settle(
@@ -150,6 +181,14 @@ def settle(
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("judging an ended call failed; it is ignored")
         give_back(permit, blocking=blocking)
+    except BaseException:  # Ctrl-C in a classifier, say: the caller's, but the permit is ours
+        give_back(permit, blocking=blocking)
+        raise
+
+
+def write_failed(code: Any, details: Any) -> bool:
+    """Whether a status is the one that grpcio makes of a request that could not be written."""
+    return code is grpc.StatusCode.INTERNAL and details == _WRITE_FAILED
 
 
 def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -> None:
@@ -159,12 +198,14 @@ def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -
     another interceptor, another breaker's refusal.
     """
     if isinstance(error, grpc.RpcError) and not isinstance(error, CircuitOpenError):
+        facts: Any = error
         try:
-            code, details = error.code(), error.details()
+            code, details = facts.code(), facts.details()
+            trailing = facts.trailing_metadata() if hasattr(facts, "trailing_metadata") else ()
         except Exception:  # noqa: BLE001 - an RpcError of somebody's own need not have them
             give_back(permit)
         else:
-            settle(permit, code, details, (), timeout, error)
+            settle(permit, code, details, trailing, timeout, error)
     else:
         give_back(permit)
 
@@ -184,11 +225,13 @@ def verdict(
     if policy.verdicts is not None and code.name in policy.verdicts:
         return policy.verdicts[code.name]
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
-        never_sent = timeout <= 0
+        never_sent = not 0 < timeout <= _LONGEST_TIMEOUT  # nor NaN
         too_short = timeout < policy.minimum_deadline and elapsed >= timeout
         return Outcome.IGNORED if never_sent or too_short else Outcome.FAILURE
     if details in _MADE_LOCALLY.get(code, ()):
         return Outcome.IGNORED
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
+        return Outcome.IGNORED
+    if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NO_CREDENTIALS):
         return Outcome.IGNORED
     return _VERDICTS[code]

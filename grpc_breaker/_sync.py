@@ -32,6 +32,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -42,7 +43,17 @@ from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
-from grpc_breaker._rpc import ANSWER_GRACE, OK, Guard, give_back, refusal_code, settle, settle_raised, timeout_of
+from grpc_breaker._rpc import (
+    ANSWER_GRACE,
+    OK,
+    Guard,
+    give_back,
+    probing,
+    refusal_code,
+    settle,
+    settle_raised,
+    timeout_of,
+)
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
 _SUCCESS: Final = Outcome.SUCCESS
@@ -122,7 +133,11 @@ class CircuitBreakerInterceptor(
         if isinstance(permit, Rejection):
             return RefusedCall(permit, refusal_code(permit))
         try:
-            call = continuation(call_details, request)
+            if permit.is_probe:
+                with probing(permit):
+                    call = continuation(call_details, request)
+            else:
+                call = continuation(call_details, request)
         except BaseException as error:
             settle_raised(permit, error, timeout_of(call_details))
             raise
@@ -147,9 +162,11 @@ def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> N
         if not call.add_callback(follower):
             follower()
             return
-        weakref.finalize(call, follower).atexit = False
+        if not follower.has_state_of_another:
+            weakref.finalize(call, follower).atexit = False
         if streams and permit.is_probe and follower.sees_headers:
-            threading.Thread(target=follower.await_headers, name="grpc_breaker probe", daemon=True).start()
+            with suppress(RuntimeError):  # no thread to be had: the final status settles the permit
+                threading.Thread(target=follower.await_headers, name="grpc_breaker probe", daemon=True).start()
 
 
 def _settle_finished(permit: Permit, call: Any, call_details: Any) -> None:
@@ -187,6 +204,13 @@ class _Messages:
         if self._permit.is_probe:
             self._permit.answered()
         return message
+
+    def close(self) -> None:
+        """Give up the rest, as of a generator."""
+        try:
+            getattr(self._messages, "close", list)()
+        finally:
+            give_back(self._permit)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._messages, name)
@@ -227,9 +251,16 @@ class _Follower:
                 )
             else:
                 give_back(permit, blocking=False)
-        except Exception:  # noqa: BLE001 - on the channel's own thread: raising here would harm other calls
+        except BaseException as error:  # on the channel's own thread: raising here would harm other calls
             log_once("settling an ended call failed; it is ignored")
             give_back(permit, blocking=False)
+            if isinstance(error, KeyboardInterrupt):  # that comes to the main thread alone, which is a caller's
+                raise
+
+    @property
+    def has_state_of_another(self) -> bool:
+        """Whether the call is a wrapper that hands on to grpcio's: it may be thrown away while its call runs on."""
+        return self._state is not None and "_state" not in getattr(self._call(), "__dict__", ())
 
     @property
     def sees_headers(self) -> bool:
@@ -320,4 +351,8 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # n
         return self
 
     def __next__(self) -> NoReturn:
+        raise self
+
+    def next(self) -> NoReturn:
+        """Raises the refusal, as every call of grpcio has it."""
         raise self

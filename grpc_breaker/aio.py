@@ -10,6 +10,7 @@ Theory of operation
     cancelled while an inner interceptor waits     `BaseException` out of `continuation()`: ignored
     an inner interceptor answered by itself        at once, as the success it shows
     a stream cannot begin: odd metadata            ignored
+    a request cannot be written                    by the status that follows, looked for a few times; else ignored
     a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
                                                    (grpc #43462), and then a probe's lease ends it
 
@@ -17,6 +18,10 @@ Theory of operation
     call, so it never does. Its status comes from `call.code()`, a coroutine that finishes at once on a call that is
     done and is therefore stepped once, without a loop: the callback can come from the garbage collector after the loop
     is gone.
+
+    A server may answer before it has read every request. The write that then fails makes grpcio show an INTERNAL of its
+    own, and call its callbacks, moments before the server's answer takes that one's place. So that status is not
+    believed at once.
 
     A stream that is a probe counts as answered when its headers come; a task waits for them, for as long as the probe's
     lease at most. There is none for any other call.
@@ -32,6 +37,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -44,10 +50,25 @@ from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
-from grpc_breaker._rpc import ANSWER_GRACE, OK, Guard, give_back, refusal_code, settle, settle_raised, timeout_of
+from grpc_breaker._rpc import (
+    ANSWER_GRACE,
+    OK,
+    Guard,
+    give_back,
+    probing,
+    refusal_code,
+    settle,
+    settle_raised,
+    timeout_of,
+    write_failed,
+)
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
 _SUCCESS: Final = Outcome.SUCCESS
+
+_LOOK_AGAIN: Final = 0.02
+_LOOKS: Final = 5
+"""Seconds between looks for the status that follows a failed write, and how many there are."""
 
 
 def interceptors(
@@ -138,7 +159,11 @@ async def _call(
         return await continuation(call_details, request)
     timeout = timeout_of(call_details)
     try:
-        call = await continuation(call_details, request)
+        if permit.is_probe:
+            with probing(permit):
+                call = await continuation(call_details, request)
+        else:
+            call = await continuation(call_details, request)
     except BaseException as error:
         settle_raised(permit, error, timeout)
         raise
@@ -152,9 +177,6 @@ async def _call(
 
 def _follow(permit: Permit, call: Any, timeout: float | None, *, streams: bool) -> None:
     """See to it that the permit is settled when the call ends."""
-    if isinstance(call, _RefusedCall):
-        permit.ignore()
-        return
 
     def settle_now(ended: Any) -> None:
         _settle_ended(permit, ended, timeout)
@@ -189,24 +211,61 @@ def _settle_stillborn(permit: Permit, beginning: asyncio.Task[Any]) -> None:
         give_back(permit, blocking=False)
 
 
-def _settle_ended(permit: Permit, call: Any, timeout: float | None) -> None:
+def _settle_ended(permit: Permit, call: Any, timeout: float | None, *, believe: bool = False) -> None:
     """Settle by the status of a call that is done. Never raises: grpcio would break the application's call.
 
-    Never waits, because the callback can come from the garbage collector.
+    Never waits, because the callback can come from the garbage collector. `believe`: whether a failed write is all that
+    will ever be known.
     """
     try:
+        if isinstance(call, _RefusedCall):
+            give_back(permit, blocking=False)
+            return
         code = _now(call.code())
         if code is OK and permit.policy.plain:
             permit.settle(_SUCCESS, "OK", blocking=False)
-        else:
-            words, trailing = _now(call.details()), _now(call.trailing_metadata())
-            error = None
-            if permit.policy.classify is not None and isinstance(code, grpc.StatusCode):
-                error = aio.AioRpcError(code, aio.Metadata(), trailing or aio.Metadata(), words)
-            settle(permit, code, words, trailing, timeout, error, blocking=False)
-    except Exception:  # noqa: BLE001 - see above
+            return
+        words = _now(call.details())
+        if write_failed(code, words) and not believe and not permit.settled:
+            _LaterLook(permit, call, timeout)
+            return
+        trailing = _now(call.trailing_metadata())
+        error = None
+        if permit.policy.classify is not None and isinstance(code, grpc.StatusCode):
+            error = aio.AioRpcError(code, aio.Metadata(), trailing or aio.Metadata(), words)
+        settle(permit, code, words, trailing, timeout, error, blocking=False)
+    except BaseException as error:
         log_once("settling an ended call failed; it is ignored")
         give_back(permit, blocking=False)
+        if isinstance(error, KeyboardInterrupt):
+            raise
+
+
+class _LaterLook:
+    """Settles a call whose status is still to come: some time later, or when the loop is closed before that."""
+
+    __slots__ = ("_call", "_looks", "_permit", "_timeout")
+
+    def __init__(self, permit: Permit, call: Any, timeout: float | None) -> None:
+        self._permit = permit
+        self._call = call
+        self._timeout = timeout
+        self._looks = _LOOKS
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._looks -= 1
+        with suppress(RuntimeError):  # no loop runs: nobody holds this any more, and the permit goes back
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN, self)
+
+    def __call__(self) -> None:
+        if self._looks and write_failed(_now(self._call.code()), _now(self._call.details())):
+            self._look_later()
+        else:
+            _settle_ended(self._permit, self._call, self._timeout, believe=True)
+
+    def __del__(self) -> None:
+        give_back(self._permit, blocking=False)
 
 
 def _now(coroutine: Any) -> Any:

@@ -14,7 +14,9 @@ from grpc_interceptor import ClientCallDetails, ClientInterceptor
 from opentelemetry.instrumentation.grpc import aio_client_interceptors, client_interceptor
 from opentelemetry.instrumentation.grpc.grpcext import intercept_channel as otel_intercept_channel
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, aio
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, State, aio
+from grpc_breaker.testing import FakeClock
+from tests.integration.endings_table import await_settled
 from tests.support.server import PATIENCE, STREAM_STREAM, STREAM_UNARY, UNARY_STREAM, UNARY_UNARY, Server
 
 
@@ -330,3 +332,54 @@ def test_many_threads_at_once(server: Server, breakers: BreakerRegistry) -> None
             thread.join(PATIENCE)
     assert totals(breakers, UNARY_UNARY) == {"success": 2000}
     assert breakers[UNARY_UNARY].in_flight == 0
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_probe_through_the_same_registry_twice(limit: int, server: Server) -> None:
+    """A registry that guards a channel twice lets its probe through both times, and closes; other calls are refused."""
+    clock = FakeClock()
+    policy = BreakerPolicy(consecutive_failures=1, half_open_max_calls=limit)
+    for world in ("sync", "asyncio"):
+        breakers = BreakerRegistry(default=policy, clock=clock)
+        breaker = breakers[UNARY_UNARY]
+        breaker.admit().failure()
+        clock.advance(100)
+        call = _twice if world == "sync" else _twice_in_asyncio
+        for _ in range(limit):
+            assert call(server, breakers) == b"answer"
+        assert (breaker.state, breaker.in_flight) == (State.CLOSED, 0)
+
+
+def _twice(server: Server, breakers: BreakerRegistry) -> bytes:
+    with grpc.insecure_channel(server.target) as channel:
+        guarded = grpc.intercept_channel(channel, ours(breakers), ours(breakers))
+        answer: bytes = guarded.unary_unary(UNARY_UNARY)(b"ok", timeout=PATIENCE)
+        return answer
+
+
+def _twice_in_asyncio(server: Server, breakers: BreakerRegistry) -> bytes:
+    async def call() -> bytes:
+        interceptors = aio.interceptors(breakers) + aio.interceptors(breakers)
+        async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
+            answer: bytes = await channel.unary_unary(UNARY_UNARY)(b"ok", timeout=PATIENCE)
+            await asyncio.to_thread(await_settled, breakers[UNARY_UNARY])
+            return answer
+
+    return asyncio.run(call())
+
+
+def test_inner_refusal_through_a_wrapper_is_ignored(server: Server) -> None:
+    """The refusal of an inner breaker that reaches the outer one in OpenTelemetry's wrapping says nothing about the server."""
+    outer = BreakerRegistry(default=BreakerPolicy(consecutive_failures=1))
+    inner = BreakerRegistry()
+    inner[UNARY_STREAM].force_open()
+
+    async def story() -> None:
+        interceptors = [*aio.interceptors(outer), *aio_client_interceptors(), *aio.interceptors(inner)]
+        async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
+            with pytest.raises(CircuitOpenError):
+                async for _ in channel.unary_stream(UNARY_STREAM)(b"ok", timeout=PATIENCE):
+                    pass
+
+    asyncio.run(story())
+    assert totals(outer, UNARY_STREAM) == {"ignored": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from fractions import Fraction
 from typing import Any
 
 import grpc
@@ -32,12 +33,25 @@ def test_every_status_has_a_verdict() -> None:
         (DEADLINE, "", 1.0, None, Outcome.FAILURE),
         (DEADLINE, "", 0.0, 0.0, Outcome.IGNORED),
         (DEADLINE, "", 0.0, -1.0, Outcome.IGNORED),
+        (DEADLINE, "", 0.0, float("inf"), Outcome.IGNORED),
+        (DEADLINE, "", 0.0, float("nan"), Outcome.IGNORED),
+        (DEADLINE, "", 0.0, 7.1e9, Outcome.IGNORED),
+        (DEADLINE, "", 0.0, 7e9, Outcome.FAILURE),
         (DEADLINE, "", 0.5, 0.5, Outcome.IGNORED),
         (DEADLINE, "", 0.4, 0.5, Outcome.FAILURE),
         (DEADLINE, "", 1.0, 1.0, Outcome.FAILURE),
         (grpc.StatusCode.INTERNAL, "Exception serializing request!", 0.0, None, Outcome.IGNORED),
         (grpc.StatusCode.INTERNAL, "Exception deserializing response!", 0.0, None, Outcome.FAILURE),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", 0.0, None, Outcome.IGNORED),
         (grpc.StatusCode.UNKNOWN, "Exception iterating requests!", 0.0, None, Outcome.IGNORED),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "Getting metadata from plugin failed with error: no token",
+            0,
+            None,
+            Outcome.IGNORED,
+        ),
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect", 0.0, None, Outcome.FAILURE),
         (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "CLIENT: Received message larger than max (9 vs. 4)",
@@ -143,6 +157,48 @@ def test_trouble_while_judging_gives_the_permit_back(caplog: pytest.LogCaptureFi
     assert "judging an ended call failed" in caplog.text
 
 
+class Stop(BaseException):
+    """What is no `Exception`, as Ctrl-C is none."""
+
+
+def test_classifier_that_is_interrupted() -> None:
+    """What interrupts a classifier goes on to the caller, and the permit comes back."""
+
+    def interrupted(call: EndedCall) -> Outcome:
+        raise Stop
+
+    breaker, permit = permit_of(BreakerPolicy(classify=interrupted))
+    with pytest.raises(Stop):
+        rpc.settle(permit, grpc.StatusCode.OK)
+    assert counted(breaker) == {("ignored", ""): 1}
+
+
+def test_probe_whose_listener_is_interrupted() -> None:
+    """What interrupts the listener that hears of a probe goes on to the caller, and the probe's slot comes back."""
+    clock = FakeClock()
+    breakers = BreakerRegistry(default=BreakerPolicy(consecutive_failures=1, half_open_max_calls=1), clock=clock)
+    breaker = breakers["pkg.S/M"]
+    breaker.admit().failure()
+    clock.advance(1000)
+
+    def interrupted(change: Any) -> None:
+        end()
+        raise Stop
+
+    end = breaker.on_state_change(interrupted)
+    with pytest.raises(Stop):
+        breaker.admit()
+    assert breaker.in_flight == 0
+    with breaker._delivery:  # the next change is left for the next caller to tell
+        breaker.admit().failure()
+        clock.advance(1000)
+        assert isinstance(breaker.try_admit(), Permit)
+    end = breaker.on_state_change(interrupted)
+    with pytest.raises(Stop):
+        breaker.admit()
+    assert breaker.in_flight == 1
+
+
 class Failed(grpc.RpcError):
     """An RPC error with a status."""
 
@@ -169,6 +225,19 @@ def test_what_was_raised(error: BaseException, expected: dict[tuple[str, str], i
     assert counted(breaker) == expected
 
 
+def test_classifier_sees_the_metadata_of_what_was_raised() -> None:
+    """An RPC error that was raised shows a classifier its trailing metadata."""
+    seen: list[EndedCall] = []
+    _, permit = permit_of(BreakerPolicy(classify=seen.append))  # type: ignore[arg-type]
+
+    class FailedWithMetadata(Failed):
+        def trailing_metadata(self) -> Any:
+            return [("k", "v")]
+
+    rpc.settle_raised(permit, FailedWithMetadata(), None)
+    assert [call.trailing_metadata for call in seen] == [(("k", "v"),)]
+
+
 def test_giving_back_never_raises(caplog: pytest.LogCaptureFixture) -> None:
     """Trouble while giving a permit back is logged, not raised."""
     rpc.give_back(None)  # type: ignore[arg-type]
@@ -181,7 +250,9 @@ def test_asking_never_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-@pytest.mark.parametrize(("timeout", "expected"), [(1, 1), (0.5, 0.5), (None, None), ("soon", None)])
+@pytest.mark.parametrize(
+    ("timeout", "expected"), [(1, 1), (0.5, 0.5), (Fraction(1, 4), 0.25), (None, None), ("soon", None)]
+)
 def test_timeout_of_odd_details(timeout: Any, expected: float | None) -> None:
     """A timeout that is no number is none; so are details without one."""
 

@@ -6,13 +6,23 @@ import asyncio
 import copy
 import gc
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, Outcome, Permit, Rejection, aio
+from grpc_breaker import (
+    BreakerPolicy,
+    BreakerRegistry,
+    CircuitBreakerInterceptor,
+    CircuitOpenError,
+    Outcome,
+    Permit,
+    Rejection,
+    aio,
+)
 from grpc_breaker import _sync as sync
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker.testing import FakeClock
@@ -89,6 +99,69 @@ def test_call_of_somebody_elses_that_is_thrown_away(breakers: BreakerRegistry) -
     intercept(breakers, Running())
     gc.collect()
     assert totals(breakers) == {"ignored": 1}
+
+
+def test_wrapper_that_is_thrown_away(breakers: BreakerRegistry) -> None:
+    """A wrapper that hands on to grpcio's call may be thrown away while that runs on: its status still counts."""
+
+    class Wrapper:
+        def __init__(self, call: Any) -> None:
+            self.call = call
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.call, name)
+
+    call = Running()
+    call._state = state = State(None)  # type: ignore[attr-defined]
+    intercept(breakers, Wrapper(call))
+    gc.collect()
+    assert totals(breakers) == {}
+    state.code = grpc.StatusCode.UNAVAILABLE
+    call.end(state.code)
+    assert totals(breakers) == {"failure": 1}
+
+
+class Stop(BaseException):
+    """What is no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_callback_that_is_interrupted(
+    breakers: BreakerRegistry, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a classifier raises ends no thread of grpcio's, but for Ctrl-C, which comes to a caller's; the permit comes back."""
+
+    def interrupted(call: Any) -> None:
+        raise error
+
+    policy = BreakerPolicy(classify=interrupted)
+    breakers[METHOD].reconfigure(policy)
+    call = Running()
+    intercept(breakers, call)
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            call.end(grpc.StatusCode.OK)
+    else:
+        call.end(grpc.StatusCode.OK)
+    assert totals(breakers) == {"ignored": 1}
+    assert "settling an ended call failed" in caplog.text
+
+
+def test_probe_without_a_thread_to_be_had(breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe for whose headers no thread can wait counts by its final status."""
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    probe(breakers).ignore()
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    call = Running()
+    call._state = state = State(threading.Condition())  # type: ignore[attr-defined]
+    intercept(breakers, call)
+    assert breakers[METHOD].in_flight == 1
+    state.code = grpc.StatusCode.UNAVAILABLE
+    call.end(state.code)
+    assert breakers[METHOD].state == "open"
 
 
 def test_call_that_ends_while_we_look(breakers: BreakerRegistry) -> None:
@@ -257,6 +330,29 @@ def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry) -> None
     assert totals(breakers)["success"] == 2
 
 
+def test_bare_iterator_that_is_closed(breakers: BreakerRegistry) -> None:
+    """A bare iterator that is closed is settled there, as a generator's reader expects."""
+    closed: list[bool] = []
+
+    class Messages:
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> bytes:
+            return b""
+
+        def close(self) -> None:
+            closed.append(True)
+
+    stream = intercept(breakers, Messages())
+    next(stream)
+    stream.close()
+    assert closed == [True]
+    assert totals(breakers) == {"ignored": 1}
+    intercept(breakers, iter([b""])).close()
+    assert totals(breakers) == {"ignored": 2}
+
+
 def refused(code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> sync.RefusedCall:
     """A refused sync call."""
     breaker = CircuitBreaker("pkg.S/M", clock=FakeClock())
@@ -279,7 +375,7 @@ def test_refused_call_is_error_call_future_and_stream() -> None:
     told: list[Any] = []
     call.add_done_callback(told.append)
     assert told == [call]
-    for attempt in (lambda: call.result(timeout=1), lambda: next(call), lambda: list(call)):
+    for attempt in (lambda: call.result(timeout=1), lambda: next(call), call.next, lambda: list(call)):
         with pytest.raises(CircuitOpenError) as error:
             attempt()
         assert error.value is call
@@ -404,6 +500,68 @@ def test_aio_callback_comes_twice(breakers: BreakerRegistry) -> None:
 
     intercept_aio(breakers, Twice())
     assert totals(breakers) == {"success": 1}
+
+
+class WriteFailed(Ended):
+    """A call whose failed write shows, until its real status comes."""
+
+    words = "Internal error from Core"
+
+    def __init__(self) -> None:
+        super().__init__(grpc.StatusCode.INTERNAL)
+
+    async def details(self) -> str:
+        return self.words
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [(grpc.StatusCode.OK, "success"), (grpc.StatusCode.UNAVAILABLE, "failure"), (grpc.StatusCode.INTERNAL, "ignored")],
+)
+def test_aio_status_after_a_failed_write(
+    breakers: BreakerRegistry, code: grpc.StatusCode, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that failed is not the call's end: what counts is the status that follows, or nothing where none does."""
+    monkeypatch.setattr(aio, "_LOOK_AGAIN", 0)
+    call = WriteFailed()
+    permit = breakers[METHOD].admit()
+
+    async def story() -> None:
+        aio._settle_ended(permit, call, None)
+        assert not permit.settled
+        call.status = code
+        for _ in range(2 * aio._LOOKS):
+            await asyncio.sleep(0)
+        assert permit.settled
+
+    asyncio.run(story())
+    assert totals(breakers) == {outcome: 1}
+
+
+def test_aio_loop_that_ends_before_the_status(breakers: BreakerRegistry) -> None:
+    """A call whose real status the loop does not live to see gives its permit back; so does one without a loop."""
+    intercept_aio(breakers, WriteFailed(), "stream_unary")
+    gc.collect()
+    assert totals(breakers) == {"ignored": 1}
+    aio._settle_ended(breakers[METHOD].admit(), WriteFailed(), None)
+    assert totals(breakers) == {"ignored": 2}
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_aio_callback_that_is_interrupted(breakers: BreakerRegistry, error: type[BaseException]) -> None:
+    """What a classifier raises breaks no asyncio call, but for Ctrl-C; the permit comes back."""
+
+    def interrupted(call: Any) -> None:
+        raise error
+
+    breakers[METHOD].reconfigure(BreakerPolicy(classify=interrupted))
+    permit = breakers[METHOD].admit()
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            aio._settle_ended(permit, Ended(), None)
+    else:
+        aio._settle_ended(permit, Ended(), None)
+    assert totals(breakers) == {"ignored": 1}
 
 
 class Stream(Ended):
