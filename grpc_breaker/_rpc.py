@@ -68,7 +68,11 @@ _MADE_LOCALLY: Final = {
 _TOO_LARGE: Final = "message larger than max"  # among other words, which differ with the version
 _LONGEST_TIMEOUT: Final = 7e9
 """Seconds. A deadline after the year 2262 has more nanoseconds than grpcio counts, which takes it for one long past."""
-_NO_CREDENTIALS: Final = "Getting metadata from plugin failed"  # and then what the plugin raised
+_NO_CREDENTIALS: Final = {
+    grpc.StatusCode.UNAVAILABLE: "Getting metadata from plugin failed",  # and then what the plugin raised
+    grpc.StatusCode.UNAUTHENTICATED: "Established channel does not have a sufficient security level",
+}
+"""How the words begin when a call's credentials could not be had, or not be sent over such a channel."""
 
 
 _probe: ContextVar[Permit | None] = ContextVar("grpc_breaker_probe", default=None)
@@ -232,6 +236,6 @@ def verdict(
         return Outcome.IGNORED
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
         return Outcome.IGNORED
-    if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NO_CREDENTIALS):
+    if code in _NO_CREDENTIALS and details.startswith(_NO_CREDENTIALS[code]):
         return Outcome.IGNORED
     return _VERDICTS[code]

@@ -146,6 +146,9 @@ class Stage:
             call: Any = error
             # The words of a broken connection, and of a deadline, are the network's: they differ from run to run.
             words = "" if self.ending in {"server killed", "deadline"} else call.details()
+            words = words.replace(
+                "Stream removed (Channel closed!)", "Channel closed!"
+            )  # grpcio says now one, now the other
             self.note(family, call.code().name, words)
             self.note("trailing", [tuple(it) for it in call.trailing_metadata() or () if it[0] == "server"])
         else:

@@ -53,6 +53,14 @@ def test_every_status_has_a_verdict() -> None:
         ),
         (grpc.StatusCode.UNAVAILABLE, "failed to connect", 0.0, None, Outcome.FAILURE),
         (
+            grpc.StatusCode.UNAUTHENTICATED,
+            "Established channel does not have a sufficient security level to transfer call credential.",
+            0,
+            None,
+            Outcome.IGNORED,
+        ),
+        (grpc.StatusCode.UNAUTHENTICATED, "no token", 0.0, None, Outcome.SUCCESS),
+        (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "CLIENT: Received message larger than max (9 vs. 4)",
             0,
