@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "grpc_breaker"
-FILES = sorted(PACKAGE.rglob("*.py"))
+PLUGIN = PACKAGE.parent / "_grpc_breaker_pytest.py"
+FILES = [PLUGIN, *sorted(PACKAGE.rglob("*.py"))]
 CORE = [path for path in FILES if path.parent.name == "_core"]
 
 
@@ -61,7 +62,7 @@ def test_only_telemetry_knows_opentelemetry(path: Path) -> None:
 
 def test_plugin_loads_nothing_of_the_package() -> None:
     """The pytest plugin, loaded in every test run of every project, imports nothing of ours until it is used."""
-    assert not any(name.startswith("grpc_breaker") for name in imports(PACKAGE / "_pytest_plugin.py", top_level=True))
+    assert not any(name.startswith("grpc_breaker") for name in imports(PLUGIN, top_level=True))
 
 
 def test_every_file_says_what_it_is() -> None:

@@ -86,6 +86,20 @@ def test_fixtures_are_finished(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
+def test_plugin_loads_nothing_of_the_package(pytester: pytest.Pytester) -> None:
+    """A test run that has the plugin and uses no fixture of it has loaded neither the package nor gRPC."""
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_nothing_is_loaded(pytestconfig):
+            assert pytestconfig.pluginmanager.has_plugin("grpc_breaker")
+            assert not {"grpc", "grpc_breaker", "opentelemetry"} & sys.modules.keys()
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
 pytest_plugins = ["pytester"]
 
 

@@ -1,7 +1,7 @@
 """The pytest fixtures that come with the package; registered as an entry point, so there is nothing to import.
 
-It imports nothing of the package until a fixture is used: a plugin is loaded in every test run of every project that
-has the package installed.
+A plugin is loaded in every test run of every project that has the package installed. So this one imports nothing of the
+package until a fixture is used, and stands beside the package: loading a module of a package loads the package.
 """
 
 from __future__ import annotations
