@@ -25,7 +25,18 @@ class FakeClock:
     """A clock that stands still until it is told to move. Give it to a registry or a breaker as `clock`."""
 
     def __init__(self, now: float = 0.0) -> None:
-        """Make a clock that reads `now`, in seconds."""
+        """Make a clock that reads `now`, in seconds.
+
+        Raises:
+            TypeError: `now` is no number.
+            ValueError: `now` is not finite.
+        """
+        if isinstance(now, bool) or not isinstance(now, int | float):
+            message = f"FakeClock takes seconds, got {now!r}"
+            raise TypeError(message)
+        if not math.isfinite(now):
+            message = f"FakeClock takes seconds that are finite, got {now!r}"
+            raise ValueError(message)
         self._now = now
 
     def __call__(self) -> float:
@@ -88,7 +99,8 @@ def hold_open(
         method: With a registry, the method or group whose breaker to hold open.
 
     Yields:
-        The breaker. It is closed and empty after the block, unless it was forced open before: then it stays so.
+        The breaker. It is closed and empty after the block, unless an operator had forced it open or disabled it: then
+        that is what it is again.
 
     Raises:
         TypeError: A registry without a method, a breaker with one, or something else.
@@ -105,12 +117,14 @@ def hold_open(
     else:
         message = "hold_open(breaker) takes no method; give the registry instead"
         raise TypeError(message)
-    held_already = breaker.state is State.FORCED_OPEN
+    before = breaker.state
     breaker.force_open()
     try:
         yield breaker
     finally:
-        if not held_already:
+        if before is State.DISABLED:
+            breaker.disable()
+        elif before is not State.FORCED_OPEN:
             breaker.reset()
 
 

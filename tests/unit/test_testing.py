@@ -26,6 +26,26 @@ def test_fake_clock_runs_forward(seconds: float) -> None:
         FakeClock().advance(seconds)
 
 
+@pytest.mark.parametrize(
+    ("now", "error"), [("5", TypeError), (True, TypeError), (math.nan, ValueError), (math.inf, ValueError)]
+)
+def test_fake_clock_begins_at_a_number(now: Any, error: type[Exception]) -> None:
+    """It begins at a finite number of seconds, or not at all."""
+    with pytest.raises(error, match="FakeClock takes seconds"):
+        FakeClock(now)
+
+
+@pytest.mark.parametrize("command", ["disable", "force_open"])
+def test_hold_open_gives_back_what_an_operator_did(command: str) -> None:
+    """A breaker that an operator disabled or forced open is so again after the block."""
+    breaker = CircuitBreaker("test")
+    getattr(breaker, command)()
+    before = breaker.state
+    with hold_open(breaker):
+        assert breaker.state is State.FORCED_OPEN
+    assert breaker.state is before
+
+
 def test_hold_open_refuses_until_the_end() -> None:
     """A breaker held open refuses inside the block and is closed after it, also when the block raises."""
     breakers = BreakerRegistry()
