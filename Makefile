@@ -1,8 +1,10 @@
 # Every command of the project. Those that need an environment make it: Python 3.11 or newer and make are enough.
 
 # The first Python that runs and is new enough. Asked by running it: a name on the PATH may be a shim that fails.
-PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
+ifeq ($(PYTHON),)
+PYTHON := $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
+endif
 VENV ?= .venv
 CONSTRAINTS ?=
 GRPCIO ?=
@@ -21,7 +23,8 @@ help:  ## Show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml $(CONSTRAINTS)
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "Python 3.11 or newer is needed$(if $(PYTHON),; $(PYTHON) is none)"; exit 1; }
 	@echo "making $(VENV) with $(PYTHON) ..."
 	@"$(PYTHON)" -m venv "$(VENV)"
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(if $(GRPCIO),grpcio==$(GRPCIO)) -e '.[dev]'
