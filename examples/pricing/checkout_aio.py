@@ -51,6 +51,7 @@ class Checkout:
 
     async def quote(self, basket: Iterable[Item]) -> AsyncIterator[pb.QuoteResponse]:
         """Talk about a basket (both sides stream): the price of each line, and the total so far."""
+        # The basket is there already, so the deadline is the server's. A talk at a customer's pace should have none.
         lines = (pb.QuoteRequest(product_id=item.product_id, quantity=item.quantity) for item in basket)
         async for answer in self._stub.Quote(lines, timeout=10 * self._patience):
             yield answer

@@ -235,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StoryError, ServerError) as error:
         print(f"\nThe story did not happen: {error}.", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nThe story was left.", file=sys.stderr)
+        return 130  # as a shell calls it
     finally:
         provider.shutdown()
     terminal.print(

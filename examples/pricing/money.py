@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Final
 
@@ -10,27 +11,30 @@ from examples.pricing.v1.pricing_pb2 import Money
 BILLION: Final = 1_000_000_000
 CURRENCY: Final = "EUR"
 """The one currency this shop sells in."""
+LARGEST: Final = 1_000_000_000
+"""Units: nothing costs more, so an amount times any quantity of a request (an int32) fits into the proto's int64."""
+
+_TEXT: Final = re.compile(r"-?\d+(\.\d{1,9})?", re.ASCII)
+_LONGEST_TEXT: Final = 28
+"""Characters: as many digits as `Decimal` keeps exactly."""
 
 
 def of(text: str) -> Money:
     """An amount in the shop's currency, from decimal text: `of("12.50")`.
 
     Raises:
-        ValueError: The text is no decimal number, or finer than a billionth.
+        ValueError: The text is no decimal number, finer than a billionth, or of more than `LARGEST` units.
     """
-    try:
-        numerator, denominator = (Decimal(text) * BILLION).as_integer_ratio()
-    except (ArithmeticError, ValueError):
-        numerator, denominator = 0, 0
-    if denominator != 1:
+    total = int(Decimal(text).scaleb(9)) if _TEXT.fullmatch(text) and len(text) < _LONGEST_TEXT else None
+    if total is None or abs(total) > LARGEST * BILLION:
         message = f"an amount of money must be a decimal number such as 12.50, got {text!r}"
         raise ValueError(message)
-    return from_nanos(numerator)
+    return from_nanos(total)
 
 
 def is_proper(amount: Money) -> bool:
-    """Whether an amount is one: in the shop's currency, not negative, its nanos below a unit."""
-    return amount.currency_code == CURRENCY and amount.units >= 0 and 0 <= amount.nanos < BILLION
+    """Whether an amount is one: in the shop's currency, from 0 to `LARGEST` units, its nanos below a unit."""
+    return amount.currency_code == CURRENCY and 0 <= amount.units <= LARGEST and 0 <= amount.nanos < BILLION
 
 
 def nanos(amount: Money) -> int:

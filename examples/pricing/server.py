@@ -157,6 +157,10 @@ def complain(affliction: trouble_pb2.Affliction) -> str:
     return ""
 
 
+TOTAL_LIMIT: Final = money.LARGEST * (2**31 - 1) * money.BILLION
+"""What one line can cost at most, in billionths: a basket beyond it would not fit into the proto's `Money`."""
+
+
 class Pricing(pricing_pb2_grpc.PricingServicer):
     """The service of the proto, each call of which first suffers what the server suffers from."""
 
@@ -188,7 +192,7 @@ class Pricing(pricing_pb2_grpc.PricingServicer):
         lines = [line async for line in request_iterator]
         for number, line in enumerate(lines, start=1):
             if not line.product_id or not money.is_proper(line.amount):
-                complaint = f"line {number} needs a product and an amount in {money.CURRENCY} that is not negative"
+                complaint = f"line {number} needs a product and an amount in {money.CURRENCY}, 0 to {money.LARGEST}"
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, complaint)
         changed = sum(self._catalogue.set(line.product_id, line.amount) for line in lines)
         return pricing_pb2.UploadPricesResponse(received=len(lines), changed=changed)
@@ -206,6 +210,8 @@ class Pricing(pricing_pb2_grpc.PricingServicer):
             price = await self._price(line.product_id, context)
             line_total = money.times(price.amount, line.quantity)
             total += money.nanos(line_total)
+            if total > TOTAL_LIMIT:
+                await context.abort(grpc.StatusCode.OUT_OF_RANGE, "no basket is worth that much")
             yield pricing_pb2.QuoteResponse(price=price, line_total=line_total, total=money.from_nanos(total))
 
     async def _price(self, product_id: str, context: Context) -> pricing_pb2.Price:

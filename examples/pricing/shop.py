@@ -16,6 +16,9 @@ from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitOpenError
 PATIENCE: Final = 0.5
 """Seconds a customer waits for one price: the deadline of each unary call."""
 
+MOST_PIECES: Final = 1_000_000
+"""Of one product, in one basket."""
+
 POLICIES: Final = {
     # Each method of the service has a breaker of its own with this policy.
     "pricing.v1.Pricing": BreakerPolicy(consecutive_failures=5, failure_rate=0.5, minimum_calls=20, reset_timeout=10.0),
@@ -41,11 +44,11 @@ class Item:
         """Read "grinder" or "filter-papers=3".
 
         Raises:
-            ValueError: The quantity is not a whole number from 1.
+            ValueError: The quantity is not a whole number from 1 to `MOST_PIECES`.
         """
         product_id, equals, quantity = text.partition("=")
-        if equals and (not quantity.isdecimal() or int(quantity) < 1):
-            message = f"a quantity must be a whole number from 1, got {text!r}"
+        if equals and not (quantity.isdecimal() and len(quantity) < 10 and 1 <= int(quantity) <= MOST_PIECES):
+            message = f"a quantity must be a whole number from 1 to {MOST_PIECES}, got {text!r}"
             raise ValueError(message)
         return cls(product_id, int(quantity) if equals else 1)
 
@@ -100,7 +103,7 @@ class Receipt:
 
 @dataclass(slots=True)
 class LastKnownPrices:
-    """The newest price of each product the service told us of. Single reads and writes: safe between threads."""
+    """What the service told us last of each product. Single reads and writes: safe between threads."""
 
     _prices: dict[str, Price] = field(default_factory=dict[str, Price])
 

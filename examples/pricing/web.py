@@ -16,11 +16,12 @@ from grpc_breaker import CircuitOpenError
 RETRY_WHEN_UNTOLD: Final = 30
 """Seconds to ask a client to wait when the breaker was opened by an operator, and nobody knows for how long."""
 
-HTTP_STATUS: Final = {
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+
+DETAILS: Final = {
+    502: "the pricing service cannot be asked",
+    504: "the pricing service did not answer in time",
 }
-"""How a failed call reads in HTTP; any other failure is a 502."""
+"""What a failed call says to the public."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ def failed(product_id: str, error: grpc.RpcError, known: LastKnownPrices) -> Ans
         return Answer(200, describe(price, stale=True))
     if isinstance(error, CircuitOpenError):
         return Answer(503, {"detail": explain(error)}, {"Retry-After": str(retry_after(error))})
-    return Answer(HTTP_STATUS.get(error.code(), 502), {"detail": explain(error)})
+    status = 504 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else 502
+    return Answer(status, {"detail": DETAILS[status]})  # the error's own words name hosts and ports
 
 
 def retry_after(refusal: CircuitOpenError) -> int:

@@ -156,13 +156,13 @@ def test_a_failed_command(server: PricingServer, main: Main, capsys: pytest.Capt
 
 
 @BOTH_MAINS
-@pytest.mark.parametrize("argument", ["grinder=none", "grinder=0", "grinder="])
+@pytest.mark.parametrize("argument", ["grinder=none", "grinder=0", "grinder=1000001", "grinder="])
 def test_a_bad_argument(main: Main, argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A quantity that is no whole number from 1 is a usage error that shows it."""
     with pytest.raises(SystemExit) as caught:
         main(["basket", argument])
     assert caught.value.code == 2
-    assert f"a quantity must be a whole number from 1, got '{argument}'" in capsys.readouterr().err
+    assert f"a quantity must be a whole number from 1 to 1000000, got '{argument}'" in capsys.readouterr().err
 
 
 def test_the_switchboard_has_no_breaker(breakers: BreakerRegistry) -> None:

@@ -178,6 +178,17 @@ def test_a_server_that_does_not_start_is_explained(
     assert "The story did not happen: the pricing server did not start" in capsys.readouterr().err
 
 
+def test_a_story_that_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C ends the demo in a few words, not in a traceback."""
+
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "perform", leave)
+    assert demo.main(["--fast"]) == 130
+    assert capsys.readouterr().err == "\nThe story was left.\n"
+
+
 def test_events_are_printed_in_the_order_of_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     """An event whose span ends early is printed after its predecessor, and can be waited for."""
     printer = StateChanges(Terminal())

@@ -75,6 +75,18 @@ def test_a_quote_adds_up(stub: PricingStub) -> None:
     assert answers == [("25.00 EUR", "25.00 EUR"), ("89.00 EUR", "114.00 EUR")]
 
 
+def test_a_quote_beyond_all_money_is_an_answer(stub: PricingStub) -> None:
+    """A basket that is worth more than an amount can be is OUT_OF_RANGE: an answer, which no breaker counts as trouble."""
+    upload = pb.UploadPricesRequest(product_id="gold", amount=money.of(str(money.LARGEST)))
+    stub.UploadPrices(iter([upload]), timeout=PATIENCE)
+    line = pb.QuoteRequest(product_id="gold", quantity=2**31 - 1)
+    answers = stub.Quote(iter([line, line]), timeout=PATIENCE)
+    assert next(answers).total.units == money.LARGEST * (2**31 - 1)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() is grpc.StatusCode.OUT_OF_RANGE
+
+
 def test_the_share_of_failing_calls_is_exact(server: PricingServer, stub: PricingStub) -> None:
     """With an error rate of a half, each second call fails with the status that was set."""
     server.switchboard.suffer(error_rate=0.5, error_status="INTERNAL")

@@ -107,10 +107,10 @@ def test_an_unknown_product(get: Get) -> None:
 
 @pytest.mark.parametrize(("status", "expected"), [("INTERNAL", 502), ("UNAVAILABLE", 502), ("DEADLINE_EXCEEDED", 504)])
 def test_a_failure(server: PricingServer, get: Get, status: str, expected: int) -> None:
-    """A failed call without a last known price is a 502, an expired deadline a 504, and neither says when to retry."""
+    """A failed call without a last known price is a 502, an expired deadline a 504; neither says when to retry, nor why."""
     server.switchboard.suffer(error_rate=1.0, error_status=status)
     page = get("/price/grinder")
-    assert (page.status, page.body) == (expected, {"detail": f"{status}: the pricing service is in trouble"})
+    assert (page.status, page.body) == (expected, {"detail": web.DETAILS[expected]})
     assert "retry-after" not in page.headers
 
 

@@ -73,6 +73,7 @@ class PricingServicer(object):
         line's price and the total so far.
 
         NOT_FOUND: the shop does not sell the product of a line.
+        OUT_OF_RANGE: the total is more than an amount can be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,6 +57,7 @@ class PricingStub:
     line's price and the total so far.
 
     NOT_FOUND: the shop does not sell the product of a line.
+    OUT_OF_RANGE: the total is more than an amount can be.
     """
 
 @_typing.type_check_only
@@ -84,6 +85,7 @@ class PricingAsyncStub(PricingStub):
     line's price and the total so far.
 
     NOT_FOUND: the shop does not sell the product of a line.
+    OUT_OF_RANGE: the total is more than an amount can be.
     """
 
 class PricingServicer(metaclass=_abc_1.ABCMeta):
@@ -132,6 +134,7 @@ class PricingServicer(metaclass=_abc_1.ABCMeta):
         line's price and the total so far.
 
         NOT_FOUND: the shop does not sell the product of a line.
+        OUT_OF_RANGE: the total is more than an amount can be.
         """
 
 def add_PricingServicer_to_server(servicer: PricingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
