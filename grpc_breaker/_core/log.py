@@ -23,12 +23,3 @@ def log_once(message: str, *, exc_info: bool = True) -> None:
     if message not in _said and len(_said) < _MAX_REMEMBERED:
         _said.add(message)
         logger.error("%s (logged once)", message, exc_info=exc_info)
-
-
-def name_of(function: object) -> str:
-    """A name under which a person finds `function` in their own code."""
-    module = getattr(function, "__module__", None) or type(function).__module__
-    qualified = getattr(function, "__qualname__", None) or type(function).__qualname__
-    code = getattr(function, "__code__", None)
-    line = f":{code.co_firstlineno}" if code is not None else ""
-    return f"{module}.{qualified}{line}"

@@ -15,9 +15,9 @@ from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
+from grpc_breaker._core.callables import is_coroutine_function, name_of
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import EndedCall
-from grpc_breaker._core.log import name_of
 from grpc_breaker._core.policy import BreakerPolicy, classified
 from grpc_breaker._core.state import Outcome
 
@@ -80,7 +80,7 @@ class OneStep(ABC):
         if not callable(function):
             message = f"a breaker decorates a function or a coroutine function, got {function!r}"
             raise TypeError(message)
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        if is_coroutine_function(function):
 
             @wraps(function)
             async def guarded_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:

@@ -10,13 +10,13 @@ knowing gRPC. `tests/unit/test_rpc.py` holds the list to `grpc.StatusCode`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import Any, Final
 
+from grpc_breaker._core.callables import is_coroutine_function, name_of
 from grpc_breaker._core.events import EndedCall
-from grpc_breaker._core.log import log_once, name_of
+from grpc_breaker._core.log import log_once
 from grpc_breaker._core.state import Outcome
 
 STATUS_NAMES: Final = frozenset(
@@ -41,6 +41,33 @@ STATUS_NAMES: Final = frozenset(
     }
 )
 
+_MOST_CALLS: Final = 1_000_000
+"""Results a count window may hold: far more than say anything about now, and no more than a megabyte."""
+
+
+class _Verdicts(Mapping[str, Outcome]):
+    """A mapping that stays as it was made, and is hashed, copied and pickled like the policy that holds it."""
+
+    __slots__ = ("_outcomes",)
+
+    def __init__(self, outcomes: dict[str, Outcome]) -> None:
+        self._outcomes = outcomes
+
+    def __getitem__(self, status: str) -> Outcome:
+        return self._outcomes[status]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outcomes)
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._outcomes.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._outcomes)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BreakerPolicy:
@@ -61,7 +88,8 @@ class BreakerPolicy:
         slow_call_rate: Open when the slow share of the results in the window reaches this, above 0 and up to 1, once
             `minimum_calls` are in the window. Default 0.5; has no effect without `slow_call_duration`. `None`: off.
         window_seconds: How long a result counts. Default 30.
-        window_calls: Count the last so many results instead of a time, an integer from 1. Default `None`: by time.
+        window_calls: Count the last so many results instead of a time, an integer from 1 to 1,000,000 (a byte each).
+            Default `None`: by time.
         reset_timeout: Open this long before the first probe. Default 60.
         reset_timeout_multiplier: Each time a probe fails the open period grows by this factor, from 1. Default 1: it
             does not grow. Forgotten after a close.
@@ -112,8 +140,9 @@ class BreakerPolicy:
 
     def __post_init__(self) -> None:
         """Check every field, then what they mean together."""
-        for name in ("failure_threshold", "consecutive_failures", "window_calls", "half_open_successes"):
+        for name in ("failure_threshold", "consecutive_failures", "half_open_successes"):
             self._check_count(name, optional=True)
+        self._check_count("window_calls", optional=True, most=_MOST_CALLS)
         for name in ("minimum_calls", "half_open_max_calls"):
             self._check_count(name, optional=False)
         self._check_rate("failure_rate")
@@ -127,8 +156,8 @@ class BreakerPolicy:
         self._check_number("reset_timeout_jitter", "a number from 0 to 1", low=0.0, high=1.0)
         self._check_group()
         self._check_verdicts()
-        if self.classify is not None and not callable(self.classify):
-            raise TypeError(self._complaint("classify", "a callable or None"))
+        if self.classify is not None and (not callable(self.classify) or is_coroutine_function(self.classify)):
+            raise TypeError(self._complaint("classify", "a callable that answers at once, or None"))
         object.__setattr__(self, "refusal_code", self._status_name("refusal_code", self.refusal_code))
         if self.refusal_code == "OK":
             raise ValueError(self._complaint("refusal_code", "a status other than OK"))
@@ -146,21 +175,22 @@ class BreakerPolicy:
 
     def as_dict(self) -> dict[str, Any]:
         """The policy as plain data, ready for JSON."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {it.name: getattr(self, it.name) for it in fields(self)}
         if self.verdicts is not None:
             plain["verdicts"] = {name: str(outcome) for name, outcome in self.verdicts.items()}
         if self.classify is not None:
             plain["classify"] = name_of(self.classify)
         return plain
 
-    def _check_count(self, name: str, *, optional: bool) -> None:
+    def _check_count(self, name: str, *, optional: bool, most: int | None = None) -> None:
         value = getattr(self, name)
-        allowed = "an integer, 1 or more" + (", or None" if optional else "")
+        allowed = "an integer, 1 or more" if most is None else f"an integer from 1 to {most}"
+        allowed += ", or None" if optional else ""
         if optional and value is None:
             return
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(self._complaint(name, allowed))
-        if value < 1:
+        if value < 1 or (most is not None and value > most):
             raise ValueError(self._complaint(name, allowed))
 
     def _check_rate(self, name: str) -> None:
@@ -207,7 +237,7 @@ class BreakerPolicy:
                 )
                 raise TypeError(message)
             by_name[name] = outcome
-        object.__setattr__(self, "verdicts", MappingProxyType(by_name))
+        object.__setattr__(self, "verdicts", _Verdicts(by_name))
 
     def _status_name(self, field: str, status: object) -> str:
         name = status if isinstance(status, str) else getattr(status, "name", None)

@@ -340,9 +340,15 @@ def test_listener_that_raises_is_logged_once(breaker: CircuitBreaker, caplog: py
 
 
 def test_listener_must_be_callable(breaker: CircuitBreaker) -> None:
-    """A listener that cannot be called is an error at once."""
-    with pytest.raises(TypeError, match="a listener must be callable"):
-        breaker.on_state_change("print")  # type: ignore[arg-type]
+    """A listener that cannot be called, or would do nothing when called, is an error at once."""
+
+    async def later(event: object) -> None:
+        raise AssertionError(event)
+
+    listener: Any
+    for listener in ("print", later):
+        with pytest.raises(TypeError, match="a listener must be callable with one event, and no coroutine function"):
+            breaker.on_state_change(listener)
 
 
 def test_listener_can_be_removed(breaker: CircuitBreaker) -> None:

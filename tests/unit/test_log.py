@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from grpc_breaker._core.log import log_once, name_of
+from grpc_breaker._core.callables import name_of
+from grpc_breaker._core.log import log_once
 
 
 def test_said_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:

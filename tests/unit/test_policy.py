@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
+import pickle
 from typing import Any
 
 import grpc
@@ -119,6 +121,36 @@ def judge(call: EndedCall) -> Outcome:
     raise AssertionError(call)
 
 
+def test_policy_with_verdicts_is_a_value() -> None:
+    """A policy with verdicts is hashed, copied, pickled and replaced like any other, and shows them."""
+    policy = BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE})
+    for again in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy)), dataclasses.replace(policy)):
+        assert again == policy
+        assert hash(again) == hash(policy)
+    assert policy != dataclasses.replace(policy, verdicts={"NOT_FOUND": Outcome.IGNORED})
+    assert dataclasses.asdict(policy)["verdicts"] == {"NOT_FOUND": Outcome.FAILURE}
+    assert "verdicts={'NOT_FOUND': <Outcome.FAILURE: 'failure'>}" in repr(policy)
+    assert (len(policy.verdicts or ()), list(policy.verdicts or ())) == (1, ["NOT_FOUND"])
+
+
+class Later:
+    """What does nothing when it is called."""
+
+    async def __call__(self, *_: object) -> None:
+        pass
+
+
+async def later(*_: object) -> None:
+    """The same as a function."""
+
+
+@pytest.mark.parametrize("classify", [later, Later()])
+def test_classifier_must_answer_at_once(classify: Any) -> None:
+    """A coroutine function is no classifier: it would make a failure of every call."""
+    with pytest.raises(TypeError, match=r"BreakerPolicy\.classify must be a callable that answers at once, or None"):
+        BreakerPolicy(classify=classify)
+
+
 def test_policy_as_plain_data() -> None:
     """A policy is shown as plain data, ready for JSON; a classifier by its name."""
     plain = BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE}, classify=judge).as_dict()
@@ -154,7 +186,9 @@ SECONDS_ALLOWED = "a number of seconds from 0.000001 to 1e9"
         ("group", " prices", "a name without a slash or spaces around it, or None"),
         ("group", "pkg.S/M", "a name without a slash or spaces around it, or None"),
         ("verdicts", 5, "a mapping of status code to Outcome, or None"),
-        ("classify", 5, "a callable or None"),
+        ("classify", 5, "a callable that answers at once, or None"),
+        ("window_calls", 0, "an integer from 1 to 1000000, or None"),
+        ("window_calls", 1_000_001, "an integer from 1 to 1000000, or None"),
         ("refusal_code", "OK", "a status other than OK"),
     ],
 )

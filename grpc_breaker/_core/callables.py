@@ -1,0 +1,19 @@
+"""What can be told of a callable that a user gave: under which name to find it, and whether calling it runs it."""
+
+from __future__ import annotations
+
+import inspect
+
+
+def name_of(function: object) -> str:
+    """A name under which a person finds `function` in their own code."""
+    module = getattr(function, "__module__", None) or type(function).__module__
+    qualified = getattr(function, "__qualname__", None) or type(function).__qualname__
+    code = getattr(function, "__code__", None)
+    line = f":{code.co_firstlineno}" if code is not None else ""
+    return f"{module}.{qualified}{line}"
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Whether calling `function` does nothing yet: a listener or classifier that is one would never run."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
