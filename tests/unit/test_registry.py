@@ -138,6 +138,8 @@ def test_what_it_shows() -> None:
     assert (len(breakers), "pkg.S/A" in breakers, "/pkg.S/A" in breakers, 7 in breakers) == (1, True, True, False)
     assert [breaker.name for breaker in breakers] == ["pkg.S/A"]
     assert json.loads(json.dumps(breakers.snapshot()))["pkg.S/A"]["state"] == "forced_open"
+    breakers["pkg.S/B"].disable()
+    assert repr(breakers) == "<BreakerRegistry of 2 breakers: pkg.S/A forced_open, pkg.S/B disabled>"
 
 
 def test_listeners_hear_every_breaker() -> None:
@@ -250,7 +252,9 @@ def test_what_an_operator_did_is_not_forgotten() -> None:
 
 def test_health_checks_are_left_alone_and_say_so() -> None:
     """Asking for the breaker of a health check says why it has none."""
-    with pytest.raises(KeyError, match="health checks, reflection and channelz are left alone unless named"):
+    with pytest.raises(
+        KeyError, match=r"has no breaker: health checks, reflection and channelz are left alone unless named"
+    ):
         BreakerRegistry()["grpc.health.v1.Health/Check"]
 
 

@@ -126,7 +126,12 @@ def test_classifiers_answer(answer: Any, outcome: str, caplog: pytest.LogCapture
     breaker, permit = permit_of(BreakerPolicy(classify=lambda call: answer))
     rpc.settle(permit, grpc.StatusCode.NOT_FOUND)
     assert counted(breaker) == {(outcome, "NOT_FOUND"): 1}
-    assert ("not an Outcome" in caplog.text) == (answer == "bad")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (answer == "bad")
+    if answer == "bad":
+        assert "<lambda>:" in said[0]
+        assert said[0].endswith(" answered str, not an Outcome or None; the call counts as a failure (logged once)")
+        assert caplog.records[0].exc_info in {None, False}
 
 
 def test_classifier_that_raises_is_a_failure_logged_once(caplog: pytest.LogCaptureFixture) -> None:
