@@ -226,7 +226,8 @@ class Permit:
     @property
     def is_probe(self) -> bool:
         """Whether this call holds one of the slots of a half-open breaker."""
-        return self._gate is self._breaker._gate and self in self._breaker._probes
+        gate = self._gate
+        return not gate.passes and gate is self._breaker._gate and self in self._breaker._probes
 
     def answered(self) -> None:
         """Say that the first answer of a stream has come.
