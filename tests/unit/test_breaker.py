@@ -183,7 +183,10 @@ def test_refusal_when_half_open_or_forced(breaker: CircuitBreaker, clock: FakeCl
         0.0,
         "circuit breaker half_open for prices; 1 probe in flight",
     )
+    assert rejection.reason == "consecutive_failures"
+    events = EventRecorder(breaker)
     breaker.force_open()
+    assert (events.changes[0].method, type(events.changes[0].time)) == ("", float)
     assert breaker.retry_after is None
     rejection = breaker.try_admit("", "its context")
     assert isinstance(rejection, Rejection)
@@ -338,6 +341,8 @@ def test_listener_that_raises_is_logged_once(breaker: CircuitBreaker, caplog: py
     breaker.try_admit()
     assert len(events.changes) == 3
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert "listener tests.unit.test_breaker" in caplog.text
+    assert "broken:" in caplog.text
 
 
 def test_listener_must_be_callable(breaker: CircuitBreaker) -> None:
