@@ -48,10 +48,12 @@ _MOST_CALLS: Final = 1_000_000
 class _Verdicts(Mapping[str, Outcome]):
     """A mapping that stays as it was made, and is hashed, copied and pickled like the policy that holds it."""
 
-    __slots__ = ("_outcomes",)
-
     def __init__(self, outcomes: dict[str, Outcome]) -> None:
         self._outcomes = outcomes
+
+    def __contains__(self, status: object) -> bool:
+        """Asked of every call that ends, most often in vain: what `Mapping` brings would raise and catch a KeyError."""
+        return status in self._outcomes
 
     def __getitem__(self, status: str) -> Outcome:
         return self._outcomes[status]

@@ -124,7 +124,8 @@ def judge(call: EndedCall) -> Outcome:
 def test_policy_with_verdicts_is_a_value() -> None:
     """A policy with verdicts is hashed, copied, pickled and replaced like any other, and shows them."""
     policy = BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE})
-    for again in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy)), dataclasses.replace(policy)):
+    pickled = [pickle.loads(pickle.dumps(policy, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for again in (copy.deepcopy(policy), dataclasses.replace(policy), *pickled):
         assert again == policy
         assert hash(again) == hash(policy)
     assert policy != dataclasses.replace(policy, verdicts={"NOT_FOUND": Outcome.IGNORED})
