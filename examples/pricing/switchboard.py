@@ -72,11 +72,17 @@ class PricingServer:
             ServerError: It ended without listening.
         """
         command = [sys.executable, "-m", "examples.pricing.server", "--until-stdin-closes", "--port", str(port)]
-        # The process holds the reading end of a pipe whose writing end is ours: however we end, it ends too.
+        # The process holds the reading end of a pipe whose writing end is ours: however we end, it ends too. Ctrl-C is
+        # not for it, so that it ends after those who call it.
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
         )
-        announcement = self._process.stdout.readline() if self._process.stdout else ""
+        try:
+            announcement = self._process.stdout.readline() if self._process.stdout else ""
+        except BaseException:  # Ctrl-C: nobody would hear it announce itself
+            self._process.kill()
+            self._end()
+            raise
         if not announcement.startswith(ANNOUNCEMENT):
             self._end()
             message = f"the pricing server did not start: exit code {self._process.returncode}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -187,6 +188,19 @@ def test_a_story_that_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(demo, "perform", leave)
     assert demo.main(["--fast"]) == 130
     assert capsys.readouterr().err == "\nThe story was left.\n"
+
+
+def test_a_demo_that_is_left() -> None:
+    """Ctrl-C at a terminal ends the demo and its server, and neither complains."""
+    command = [sys.executable, "-m", "examples.pricing.demo"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert any("The pricing service is well." in line for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=20)  # both have ended when nobody holds the pipes
+    assert (process.returncode, errors) == (130, "\nThe story was left.\n")
 
 
 def test_events_are_printed_in_the_order_of_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -146,6 +149,34 @@ def test_a_port_that_is_taken_is_an_error(server: PricingServer) -> None:
     """Starting a second server on a port in use fails with the server's exit code."""
     with pytest.raises(ServerError, match="exit code 1"):
         PricingServer(server.port)
+
+
+def test_ctrl_c_is_not_for_the_server(server: PricingServer) -> None:
+    """A terminal's Ctrl-C goes to the program that started the server, and not to the server: it ends the last."""
+    assert os.getpgid(server._process.pid) != os.getpgrp()
+
+
+def test_a_start_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the server starts leaves no server behind."""
+    started: list[subprocess.Popen[str]] = []
+
+    class Interrupted(io.StringIO):
+        def readline(self, *_: object) -> str:
+            raise KeyboardInterrupt
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        process = popen(*arguments, **options)
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = Interrupted()
+        started.append(process)
+        return process
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(switchboard.subprocess, "Popen", start)
+    with pytest.raises(KeyboardInterrupt):
+        PricingServer()
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "stdin"])
