@@ -155,7 +155,7 @@ async def metadata_both_ways(stage: Stage, kind: str) -> None:
         stage.note(type(await call.initial_metadata()).__name__, type(await call.trailing_metadata()).__name__)
 
 
-@story("uu", "su")  # of a stream of answers grpcio can take in the status before the headers, bare as well
+@story("uu", "su")  # a stream of answers that fails was seen without its headers, twice; unexplained
 async def metadata_of_a_failed_call(stage: Stage, kind: str) -> None:
     """A failed call knows the metadata of both ends."""
     method = stage.method_aio(kind, metadata_both_ways_at(stage, fails=True))
