@@ -128,6 +128,7 @@ def metadata_both_ways_at(stage: Stage, *, fails: bool) -> Callable[..., Iterato
         context.set_trailing_metadata((("late", "1"), ("late", "2"), ("late-bin", b"\xff\xfe")))
         if fails:
             next(requests)
+            wait(stage.release)
             context.abort(grpc.StatusCode.NOT_FOUND, "none such")
         yield from requests
 
@@ -285,6 +286,7 @@ def metadata_of_a_blocking_call(stage: Stage, kind: str) -> None:
 def metadata_of_a_failed_call(stage: Stage, kind: str) -> None:
     """A failed call knows the metadata of both ends."""
     method = stage.method(kind, metadata_both_ways_at(stage, fails=True))
+    stage.release.set()
     expect_error(stage, begin(method, kind, b"x", metadata=METADATA), kind)
 
 

@@ -155,11 +155,15 @@ async def metadata_both_ways(stage: Stage, kind: str) -> None:
         stage.note(type(await call.initial_metadata()).__name__, type(await call.trailing_metadata()).__name__)
 
 
-@story("uu", "su")  # a stream of answers that fails was seen without its headers, twice; unexplained
+@story(*KINDS)
 async def metadata_of_a_failed_call(stage: Stage, kind: str) -> None:
     """A failed call knows the metadata of both ends."""
     method = stage.method_aio(kind, metadata_both_ways_at(stage, fails=True))
-    await expect_error(stage, begin_open(method, kind, b"x", metadata=METADATA), kind)
+    call = begin_open(method, kind, b"x", metadata=METADATA)
+    if kind.endswith("s"):  # on a busy machine grpcio lets the status overtake the headers, bare or not
+        await call.initial_metadata()
+    stage.release.set()
+    await expect_error(stage, call, kind)
 
 
 @story("us", "su", "ss")
