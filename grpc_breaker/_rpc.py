@@ -144,8 +144,8 @@ def refusal_code(rejection: Rejection) -> grpc.StatusCode:
 
 def timeout_of(call_details: Any) -> float | None:
     """The seconds the caller gave the call. Other interceptors may hand on bare details, or odd ones."""
-    timeout = getattr(call_details, "timeout", None)
     try:
+        timeout = getattr(call_details, "timeout", None)
         return None if timeout is None else float(timeout)
     except Exception:  # noqa: BLE001 - what is no number is grpcio's to complain about
         return None

@@ -157,7 +157,6 @@ async def _call(
     """Make the call and see to it that its permit is settled."""
     if permit is None:
         return await continuation(call_details, request)
-    timeout = timeout_of(call_details)
     try:
         if permit.is_probe:
             with probing(permit):
@@ -165,21 +164,21 @@ async def _call(
         else:
             call = await continuation(call_details, request)
     except BaseException as error:
-        settle_raised(permit, error, timeout)
+        settle_raised(permit, error, timeout_of(call_details))
         raise
     try:
-        _follow(permit, call, timeout, streams=streams)
+        _follow(permit, call, call_details, streams=streams)
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("following a call failed; it is ignored")
         give_back(permit)
     return call
 
 
-def _follow(permit: Permit, call: Any, timeout: float | None, *, streams: bool) -> None:
+def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> None:
     """See to it that the permit is settled when the call ends."""
 
     def settle_now(ended: Any) -> None:
-        _settle_ended(permit, ended, timeout)
+        _settle_ended(permit, ended, call_details)
 
     try:
         call.add_done_callback(settle_now)
@@ -211,7 +210,7 @@ def _settle_stillborn(permit: Permit, beginning: asyncio.Task[Any]) -> None:
         give_back(permit, blocking=False)
 
 
-def _settle_ended(permit: Permit, call: Any, timeout: float | None, *, believe: bool = False) -> None:
+def _settle_ended(permit: Permit, call: Any, call_details: Any, *, believe: bool = False) -> None:
     """Settle by the status of a call that is done. Never raises: grpcio would break the application's call.
 
     Never waits, because the callback can come from the garbage collector. `believe`: whether a failed write is all that
@@ -227,13 +226,13 @@ def _settle_ended(permit: Permit, call: Any, timeout: float | None, *, believe: 
             return
         words = _now(call.details())
         if write_failed(code, words) and not believe and not permit.settled:
-            _LaterLook(permit, call, timeout)
+            _LaterLook(permit, call, call_details)
             return
         trailing = _now(call.trailing_metadata())
         error = None
         if permit.policy.classify is not None and isinstance(code, grpc.StatusCode):
             error = aio.AioRpcError(code, aio.Metadata(), trailing or aio.Metadata(), words)
-        settle(permit, code, words, trailing, timeout, error, blocking=False)
+        settle(permit, code, words, trailing, timeout_of(call_details), error, blocking=False)
     except BaseException as error:
         log_once("settling an ended call failed; it is ignored")
         give_back(permit, blocking=False)
@@ -244,12 +243,12 @@ def _settle_ended(permit: Permit, call: Any, timeout: float | None, *, believe: 
 class _LaterLook:
     """Settles a call whose status is still to come: some time later, or when the loop is closed before that."""
 
-    __slots__ = ("_call", "_looks", "_permit", "_timeout")
+    __slots__ = ("_call", "_call_details", "_looks", "_permit")
 
-    def __init__(self, permit: Permit, call: Any, timeout: float | None) -> None:
+    def __init__(self, permit: Permit, call: Any, call_details: Any) -> None:
         self._permit = permit
         self._call = call
-        self._timeout = timeout
+        self._call_details = call_details
         self._looks = _LOOKS
         self._look_later()
 
@@ -262,7 +261,7 @@ class _LaterLook:
         if self._looks and write_failed(_now(self._call.code()), _now(self._call.details())):
             self._look_later()
         else:
-            _settle_ended(self._permit, self._call, self._timeout, believe=True)
+            _settle_ended(self._permit, self._call, self._call_details, believe=True)
 
     def __del__(self) -> None:
         give_back(self._permit, blocking=False)

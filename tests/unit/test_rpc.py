@@ -278,6 +278,17 @@ def test_timeout_of_odd_details(timeout: Any, expected: float | None) -> None:
     assert rpc.timeout_of(details) == expected
 
 
+def test_timeout_that_raises() -> None:
+    """Details of another interceptor that raise when asked have no timeout: asking must not cost the call."""
+
+    class Details:
+        @property
+        def timeout(self) -> float:
+            raise RuntimeError
+
+    assert rpc.timeout_of(Details()) is None
+
+
 @pytest.mark.parametrize("wrong", [BreakerPolicy(), {}, "registry"])
 def test_registry_of_the_wrong_kind(wrong: Any) -> None:
     """An interceptor made with something else than a registry is an error at once."""
