@@ -7,7 +7,6 @@ classifier included, runs outside every lock.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -15,7 +14,7 @@ from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
-from grpc_breaker._core.callables import is_coroutine_function, name_of
+from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import EndedCall
 from grpc_breaker._core.policy import BreakerPolicy, classified
@@ -39,8 +38,8 @@ class OneStep(ABC):
     _policy: BreakerPolicy
 
     def __init__(self) -> None:
-        self._entered: dict[Permit, None] = {}
-        """The `with` blocks that have not ended, the oldest first."""
+        self._entered: dict[Permit, bool] = {}
+        """The `with` blocks that have not ended, the oldest first, and whether each one's end will be its own."""
 
     @abstractmethod
     def admit(self) -> Permit:
@@ -48,14 +47,21 @@ class OneStep(ABC):
 
     def __enter__(self) -> Self:
         permit = self.admit()
-        self._entered[permit] = None
-        _entered.set((permit, _entered.get()))
+        self._entered[permit] = True
+        outer = _entered.get()
+        while outer is not None and outer[0] not in outer[0].breaker._entered:
+            outer = outer[1]  # ended in another context, which could not take it from this one
+        _entered.set((permit, outer))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._conclude(self._leave(), error)
+        permit, certain = self._leave()
+        if certain:
+            self._conclude(permit, error)
+        else:
+            permit.ignore()
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -72,7 +78,7 @@ class OneStep(ABC):
             TypeError: `function` is a generator function: calling one does nothing yet, so there is no result to
                 count; guard the loop over it with `with breaker:`.
         """
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if is_generator_function(function):
             message = (
                 f"a breaker cannot decorate the generator function {name_of(function)}; use 'with breaker:' inside"
             )
@@ -108,33 +114,32 @@ class OneStep(ABC):
 
         return guarded
 
-    def _leave(self) -> Permit:
-        """The permit of the `with` block that ends here.
+    def _leave(self) -> tuple[Permit, bool]:
+        """The permit of the `with` block that ends here, and whether that is certain enough to count its result.
 
         The block that was entered last in this context is the one that ends. A block that ends in another context than
-        it began in (an asynchronous generator's, a test fixture's) finds none there; then the oldest one is as good,
-        because permits of one breaker differ in nothing but their age.
+        it began in (an asynchronous generator's, a test fixture's) finds none there; then the oldest one is as good.
+
+        Generators interleave in one context, so either may be another's permit. That matters where one of them is
+        stale: its result must not become that of a probe. Then the stale one goes first, and the others, too, are
+        ignored when they end.
         """
-        found: Permit | None = None
+        here: list[Permit] = []
         stack = _entered.get()
-        kept: list[Permit] = []
-        while stack is not None and found is None:
+        while stack is not None:
             permit, stack = stack
             if permit in self._entered:
-                found = permit
-            else:
-                kept.append(permit)
-        if found is not None:
-            for permit in reversed(kept):
-                stack = (permit, stack)
-            _entered.set(stack)
-        else:
-            found = next(iter(tuple(self._entered)), None)
-            if found is None:
-                message = f"{self!r}: a 'with' block ends that never began"
-                raise RuntimeError(message)
-        self._entered.pop(found, None)
-        return found
+                here.append(permit)
+        candidates = here or list(self._entered)
+        if not candidates:
+            message = f"{self!r}: a 'with' block ends that never began"
+            raise RuntimeError(message)
+        found = candidates[0]
+        if len({permit.generation for permit in candidates}) > 1:
+            found = min(candidates, key=lambda permit: permit.generation)
+            for permit in candidates:
+                self._entered[permit] = False
+        return found, self._entered.pop(found)
 
     def _conclude(self, permit: Permit, error: BaseException | None) -> None:
         """Settle the permit of plain code that ended with `error`, or without one."""
