@@ -8,7 +8,8 @@ given the counter to read, and `calm_until`, the end of its current bucket, is h
 
 `TimeWindow` keeps running totals that only ever grow, and a ring of what those totals were when each bucket began. What
 the window holds is the difference to the oldest bucket still inside it, so a result costs one addition and never more.
-Expired buckets leave on reading as well as on writing: a window that is asked late does not report the distant past.
+A window that is asked late does not report the distant past; but asking changes nothing, because a signal handler may
+ask in the middle of anything.
 """
 
 from __future__ import annotations
@@ -57,7 +58,6 @@ class TimeWindow:
         "_calls",
         "_elsewhere",
         "_failures",
-        "_oldest",
         "_slot",
         "_slow",
         "calm_until",
@@ -70,7 +70,6 @@ class TimeWindow:
         self._elsewhere = elsewhere
         self._calls = -elsewhere()
         self._failures = self._slow = 0
-        self._oldest = Counts(0, 0, 0)
         self._bases = array("Q", bytes(8 * 3 * _BUCKETS))  # the totals at the start of each bucket
         self._slot = 0
 
@@ -85,24 +84,28 @@ class TimeWindow:
 
     def counts(self, now: float) -> Counts:
         """What the window holds at `now`."""
-        if now >= self.calm_until:
-            self._advance(now)
+        passed = self._passed(now)
+        if passed >= _BUCKETS:
+            return Counts(0, 0, 0)
+        bases, oldest = self._bases, 3 * ((self._slot + int(passed) + 1) % _BUCKETS)
         return Counts(
-            self._calls + self._elsewhere() - self._oldest.calls,
-            self._failures - self._oldest.failures,
-            self._slow - self._oldest.slow,
+            self._calls + self._elsewhere() - bases[oldest],
+            self._failures - bases[oldest + 1],
+            self._slow - bases[oldest + 2],
         )
+
+    def _passed(self, now: float) -> float:
+        """How many buckets have ended by `now`, the current one first."""
+        return (now - self.calm_until) // self._bucket_seconds + 1 if now >= self.calm_until else 0
 
     def _advance(self, now: float) -> None:
         """Begin the bucket that `now` falls into, forgetting those that left the window."""
-        passed = (now - self.calm_until) // self._bucket_seconds + 1
+        passed = self._passed(now)
         totals = (self._calls + self._elsewhere(), self._failures, self._slow)
         for _ in range(int(min(passed, _BUCKETS))):
             self._slot = (self._slot + 1) % _BUCKETS
             at = 3 * self._slot
             self._bases[at], self._bases[at + 1], self._bases[at + 2] = totals
-        oldest = 3 * ((self._slot + 1) % _BUCKETS)
-        self._oldest = Counts(self._bases[oldest], self._bases[oldest + 1], self._bases[oldest + 2])
         self.calm_until += passed * self._bucket_seconds
 
 

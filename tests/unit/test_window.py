@@ -41,6 +41,17 @@ def test_count_window_counts_the_last(seed: int, size: int) -> None:
         assert window.counts(0.0) == _counts(kept)
 
 
+def test_looking_changes_nothing() -> None:
+    """What is asked in the middle of anything, by a signal handler, leaves the window as it was."""
+    window = TimeWindow(10.0, 0.0)
+    window.record(0.5, failed=True, slow=True)
+    assert window.counts(1e6) == Counts(0, 0, 0)
+    assert window.counts(9.9) == Counts(1, 1, 1)
+    assert window.counts(10.0) == Counts(0, 0, 0)
+    assert window.record(1.5, failed=False, slow=False) == Counts(2, 1, 1)
+    assert window.record(10.5, failed=False, slow=False) == Counts(2, 0, 0)
+
+
 def test_clock_that_stands_still_or_runs_backwards() -> None:
     """With a clock that stands still or runs backwards nothing is lost and nothing raises."""
     window = TimeWindow(10.0, 100.0)
