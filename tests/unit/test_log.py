@@ -40,6 +40,21 @@ def test_said_at_most_a_thousand_times(caplog: pytest.LogCaptureFixture) -> None
     assert len(caplog.records) == 1000
 
 
+def test_log_that_raises() -> None:
+    """A user's handler that raises does not reach whoever had trouble to tell of."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError(record)
+
+    handler = Broken()
+    logging.getLogger("grpc_breaker").addHandler(handler)
+    try:
+        log_once("trouble with the log itself")
+    finally:
+        logging.getLogger("grpc_breaker").removeHandler(handler)
+
+
 class Listener:
     def __call__(self) -> None: ...
 
