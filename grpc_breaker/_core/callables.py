@@ -15,5 +15,15 @@ def name_of(function: object) -> str:
 
 
 def is_coroutine_function(function: object) -> bool:
-    """Whether calling `function` does nothing yet: a listener or classifier that is one would never run."""
+    """Whether calling `function` makes a coroutine."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def is_generator_function(function: object) -> bool:
+    """Whether calling `function` makes a generator, asynchronous or not."""
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def runs_when_called(function: object) -> bool:
+    """Whether calling `function` does what it is for: a listener or classifier of another kind would never run."""
+    return callable(function) and not is_coroutine_function(function) and not is_generator_function(function)

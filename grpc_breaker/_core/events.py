@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from grpc_breaker._core.callables import is_coroutine_function, name_of
+from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.state import Reason, State
 
@@ -179,10 +179,12 @@ class Listeners(Generic[Event]):
         """Call `listener` with every event from now on; answers a function that ends it.
 
         Raises:
-            TypeError: `listener` is not callable, or a coroutine function, which nobody would await.
+            TypeError: `listener` is not callable, or a coroutine or generator function, which nobody would run.
         """
-        if not callable(listener) or is_coroutine_function(listener):
-            message = f"a listener must be callable with one event, and no coroutine function, got {listener!r}"
+        if not runs_when_called(listener):
+            message = (
+                f"a listener must be callable with one event, and no coroutine or generator function, got {listener!r}"
+            )
             raise TypeError(message)
         key = object()
         self.all[key] = listener

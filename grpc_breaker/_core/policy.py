@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from grpc_breaker._core.callables import is_coroutine_function, name_of
+from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.events import EndedCall
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.state import Outcome
@@ -158,7 +158,7 @@ class BreakerPolicy:
         self._check_number("reset_timeout_jitter", "a number from 0 to 1", low=0.0, high=1.0)
         self._check_group()
         self._check_verdicts()
-        if self.classify is not None and (not callable(self.classify) or is_coroutine_function(self.classify)):
+        if self.classify is not None and not runs_when_called(self.classify):
             raise TypeError(self._complaint("classify", "a callable that answers at once, or None"))
         object.__setattr__(self, "refusal_code", self._status_name("refusal_code", self.refusal_code))
         if self.refusal_code == "OK":
@@ -238,6 +238,9 @@ class BreakerPolicy:
                     f"BreakerPolicy.verdicts[{name}] must be an Outcome (success, failure, ignored), got {outcome!r}"
                 )
                 raise TypeError(message)
+            if name in by_name:
+                message = f"BreakerPolicy.verdicts: {name} is given twice, by its name and as a code"
+                raise ValueError(message)
             by_name[name] = outcome
         object.__setattr__(self, "verdicts", _Verdicts(by_name))
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -145,9 +146,21 @@ async def later(*_: object) -> None:
     """The same as a function."""
 
 
-@pytest.mark.parametrize("classify", [later, Later()])
+def never(*_: object) -> Iterator[object]:
+    """A generator function: calling it runs nothing."""
+    yield None
+
+
+def test_verdict_given_twice() -> None:
+    """A status that has two verdicts, by its name and as a code, is an error."""
+    verdicts: Any = {"NOT_FOUND": Outcome.FAILURE, grpc.StatusCode.NOT_FOUND: Outcome.SUCCESS}
+    with pytest.raises(ValueError, match=r"BreakerPolicy\.verdicts: NOT_FOUND is given twice"):
+        BreakerPolicy(verdicts=verdicts)
+
+
+@pytest.mark.parametrize("classify", [later, Later(), never])
 def test_classifier_must_answer_at_once(classify: Any) -> None:
-    """A coroutine function is no classifier: it would make a failure of every call."""
+    """A coroutine or generator function is no classifier: it would make a failure of every call."""
     with pytest.raises(TypeError, match=r"BreakerPolicy\.classify must be a callable that answers at once, or None"):
         BreakerPolicy(classify=classify)
 
