@@ -78,6 +78,7 @@ _HALF_OPEN: Final = State.HALF_OPEN
 _DISABLED: Final = State.DISABLED
 _SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
+_IGNORED: Final = Outcome.IGNORED
 
 _STALE: Final = "stale"
 _REJECTED: Final = "rejected"
@@ -113,16 +114,15 @@ class _Gate:
 class _Counter:
     """Counts up without a lock: an iterator's step is one indivisible operation, `+=` is three."""
 
-    __slots__ = ("_looks", "step")
+    __slots__ = ("_count", "step")
 
     def __init__(self) -> None:
-        self.step = count().__next__
-        self._looks = 0
+        self._count = count()
+        self.step = self._count.__next__
 
     def value(self) -> int:
-        """How many steps were made. Under the breaker's lock: looking is a step, too, and is counted off."""
-        self._looks += 1
-        return self.step() + 1 - self._looks
+        """How many steps were made. Looking is no step: how the iterator is written shows where it is."""
+        return int(repr(self._count)[len("count(") : -1])
 
 
 _LOST: Final = _Gate(-1, _HALF_OPEN, Reason.RESET_TIMEOUT, -math.inf, "")
@@ -164,6 +164,11 @@ class Permit:
         return self not in self._breaker._in_flight
 
     @property
+    def generation(self) -> int:
+        """The breaker's generation that it was admitted in; negative once its lease has ended."""
+        return self._gate.generation
+
+    @property
     def breaker(self) -> CircuitBreaker:
         """The breaker that admitted the call."""
         return self._breaker
@@ -195,7 +200,7 @@ class Permit:
             ValueError: `outcome` is none.
         """
         breaker = self._breaker
-        now = breaker._clock()
+        now = self.started if outcome is _IGNORED else breaker._clock()  # giving back must not fail with the clock
         if (
             outcome is _SUCCESS
             and now < breaker._calm_until
@@ -221,7 +226,7 @@ class Permit:
 
     def ignore(self) -> bool:
         """Settle as having learned nothing about the server."""
-        return self.settle(Outcome.IGNORED)
+        return self.settle(_IGNORED)
 
     @property
     def is_probe(self) -> bool:

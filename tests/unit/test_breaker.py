@@ -11,6 +11,7 @@ import os
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from grpc_breaker import (
     State,
 )
 from grpc_breaker._core.breaker import _after_fork_in_child as after_fork_in_child
+from grpc_breaker._core.one_step import _entered as blocks_of_this_context
 from grpc_breaker._core.state import TRANSITIONS
 from grpc_breaker.testing import EventRecorder, FakeClock
 
@@ -351,9 +353,17 @@ def test_listener_must_be_callable(breaker: CircuitBreaker) -> None:
     async def later(event: object) -> None:
         raise AssertionError(event)
 
+    def never(event: object) -> Iterator[object]:
+        yield event
+
+    async def never_either(event: object) -> AsyncIterator[object]:
+        yield event
+
     listener: Any
-    for listener in ("print", later):
-        with pytest.raises(TypeError, match="a listener must be callable with one event, and no coroutine function"):
+    for listener in ("print", later, never, never_either):
+        with pytest.raises(
+            TypeError, match="a listener must be callable with one event, and no coroutine or generator"
+        ):
             breaker.on_state_change(listener)
 
 
@@ -484,6 +494,80 @@ def test_block_that_ends_is_the_one_that_began_last(clock: FakeClock) -> None:
     breaker.__exit__(None, None, None)
     assert [call.elapsed for call in ended] == [1, 2, 8]
     assert (breaker.in_flight, other.in_flight, len(breaker._entered)) == (0, 0, 0)
+
+
+def generated(breaker: CircuitBreaker, error: Exception | None = None) -> Iterator[None]:
+    """A block in a generator, which begins and ends when its reader pleases."""
+    with breaker:
+        yield
+        if error is not None:
+            raise error
+
+
+def finish(block: Iterator[None]) -> None:
+    """Let it end."""
+    with suppress(StopIteration, OSError):
+        next(block)
+
+
+@pytest.mark.parametrize("probe_ends_first", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_blocks_that_interleave_never_swap_results(
+    probe_ends_first: bool, elsewhere: bool, clock: FakeClock, breaker: CircuitBreaker
+) -> None:
+    """A block of before the outage that ends beside a probe neither closes the breaker nor opens it again."""
+    old = generated(breaker, OSError() if probe_ends_first else None)
+    next(old)
+    for _ in range(breaker.policy.consecutive_failures or 0):
+        breaker.admit().failure()
+    clock.advance(100)
+    probe = generated(breaker)
+    next(probe)
+    assert breaker.state is State.HALF_OPEN
+    for block in (probe, old) if probe_ends_first else (old, probe):
+        contextvars.copy_context().run(finish, block) if elsewhere else finish(block)
+        assert breaker.state is State.HALF_OPEN
+    totals = breaker.snapshot()["totals"]
+    assert (totals["success"], totals["stale"], totals["ignored"]) == (0, 1, 1)
+    assert (breaker.in_flight, len(breaker._entered)) == (0, 0)
+    for _ in range(breaker.policy.probes_to_close):
+        with breaker:
+            pass
+    assert breaker.state is State.CLOSED
+
+
+def test_blocks_that_end_elsewhere_leave_nothing_in_the_context(breaker: CircuitBreaker) -> None:
+    """A context that only ever sees blocks begin does not keep them."""
+    for _ in range(3):
+        breaker.__enter__()
+        contextvars.copy_context().run(breaker.__exit__, None, None, None)
+    with breaker:
+        innermost = blocks_of_this_context.get()
+        assert innermost is not None
+        assert list(breaker._entered) == [innermost[0]]
+        assert innermost[1] is None
+
+
+def test_permit_is_given_back_without_a_clock() -> None:
+    """A clock that breaks later costs no permit: giving back needs no time."""
+
+    class Breaking(FakeClock):
+        broken = False
+
+        def __call__(self) -> float:
+            if self.broken:
+                raise OSError
+            return super().__call__()
+
+    clock = Breaking()
+    breaker = CircuitBreaker("prices", clock=clock)
+    permit = breaker.admit()
+    clock.broken = True
+    with pytest.raises(OSError):
+        permit.success()
+    assert permit.ignore()
+    clock.broken = False
+    assert (breaker.in_flight, breaker.snapshot()["totals"]["ignored"]) == (0, 1)
 
 
 def test_what_a_classifier_sees_of_plain_code(clock: FakeClock) -> None:
