@@ -21,11 +21,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Any, Final
 
 import grpc
 
-from grpc_breaker._core.breaker import Permit
+from grpc_breaker._core.breaker import CircuitBreaker, Permit
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import EndedCall, Rejection
 from grpc_breaker._core.log import log_once
@@ -64,8 +65,10 @@ _WRITE_FAILED: Final = "Internal error from Core"
 _MADE_LOCALLY: Final = {
     grpc.StatusCode.INTERNAL: frozenset({"Exception serializing request!", "Invalid metadata", _WRITE_FAILED}),
     grpc.StatusCode.UNKNOWN: frozenset({"Exception iterating requests!"}),
+    grpc.StatusCode.UNAVAILABLE: frozenset({"Illegal metadata"}),  # from call credentials
 }
 _TOO_LARGE: Final = "message larger than max"  # among other words, which differ with the version
+_TOO_MUCH_METADATA: Final = "received metadata size exceeds"  # the server's words; of its own too large ones differ
 _LONGEST_TIMEOUT: Final = 7e9
 """Seconds. A deadline after the year 2262 has more nanoseconds than grpcio counts, which takes it for one long past."""
 _NO_CREDENTIALS: Final = {
@@ -75,7 +78,26 @@ _NO_CREDENTIALS: Final = {
 """How the words begin when a call's credentials could not be had, or not be sent over such a channel."""
 
 
-_probe: ContextVar[Permit | None] = ContextVar("grpc_breaker_probe", default=None)
+class _Making:
+    """A probe while it is being made: where an interceptor has let it pass and the next ones are at it.
+
+    Threads and tasks that begin meanwhile inherit the context, grpcio's own among them, which serve a channel for as
+    long as it lives. So the context alone says nothing: the probe must still be being made, and on this thread.
+    """
+
+    __slots__ = ("permit", "thread")
+
+    def __init__(self, permit: Permit) -> None:
+        self.permit: Permit | None = permit
+        self.thread = get_ident()
+
+    def by(self, breaker: CircuitBreaker) -> bool:
+        """Whether it is `breaker` that let it pass."""
+        permit = self.permit
+        return permit is not None and permit.breaker is breaker and permit.is_probe and self.thread == get_ident()
+
+
+_probe: ContextVar[_Making | None] = ContextVar("grpc_breaker_probe", default=None)
 """The probe that is being made in this context."""
 
 
@@ -104,7 +126,7 @@ class Guard:
                 return None
             breaker, method = route
             probe = _probe.get()
-            if probe is not None and probe.breaker is breaker and not probe.settled:
+            if probe is not None and probe.by(breaker):
                 return None
             return breaker.try_admit(method, self._capture() if self._capture is not None else None, timed)
         except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
@@ -115,11 +137,12 @@ class Guard:
 @contextmanager
 def probing(permit: Permit) -> Generator[None, None, None]:
     """Say that this probe is being made, for as long as the next interceptors are at it."""
-    outer = _probe.get()
-    _probe.set(permit)
+    outer, making = _probe.get(), _Making(permit)
+    _probe.set(making)
     try:
         yield
     finally:
+        making.permit = None
         _probe.set(outer)  # a coroutine may be closed in another context than its own, where a token is of no use
 
 
@@ -222,6 +245,14 @@ def give_back(permit: Permit, *, blocking: bool = True) -> None:
         log_once("giving a permit back failed")
 
 
+def answered(permit: Permit) -> None:
+    """Say that the first answer of a stream has come. Never raises."""
+    try:
+        permit.answered()
+    except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
+        log_once("saying that a stream was answered failed; its final status counts")
+
+
 def verdict(
     policy: BreakerPolicy, code: grpc.StatusCode, details: str, elapsed: float, timeout: float | None
 ) -> Outcome:
@@ -234,7 +265,7 @@ def verdict(
         return Outcome.IGNORED if never_sent or too_short else Outcome.FAILURE
     if details in _MADE_LOCALLY.get(code, ()):
         return Outcome.IGNORED
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (_TOO_LARGE in details or details.startswith(_TOO_MUCH_METADATA)):
         return Outcome.IGNORED
     if code in _NO_CREDENTIALS and details.startswith(_NO_CREDENTIALS[code]):
         return Outcome.IGNORED
