@@ -47,6 +47,7 @@ from grpc_breaker._rpc import (
     ANSWER_GRACE,
     OK,
     Guard,
+    answered,
     give_back,
     probing,
     refusal_code,
@@ -202,7 +203,7 @@ class _Messages:
             settle_raised(self._permit, error, self._timeout)
             raise
         if self._permit.is_probe:
-            self._permit.answered()
+            answered(self._permit)
         return message
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ Theory of operation
     what happens                                   how the permit is settled
     the call ends                                  done callback, by its status
     cancelled while an inner interceptor waits     `BaseException` out of `continuation()`: ignored
-    an inner interceptor answered by itself        at once, as the success it shows
+    an inner interceptor answered by itself        at once, by the status it shows; a bare stream shows none: ignored
     a stream cannot begin: odd metadata            ignored
     a request cannot be written                    by the status that follows, looked for a few times; else ignored
     a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
@@ -176,20 +176,23 @@ async def _call(
 
 def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> None:
     """See to it that the permit is settled when the call ends."""
+    if getattr(call, "_call", call) is None:  # a bare stream of an inner interceptor, which made no call
+        give_back(permit)
+        return
+    if call.done():
+        # An inner interceptor answered by itself. Its call need not call back: grpcio makes one of a bare value that
+        # cannot (grpc #40998).
+        _settle_ended(permit, call, call_details)
+        return
 
     def settle_now(ended: Any) -> None:
         _settle_ended(permit, ended, call_details)
 
-    try:
-        call.add_done_callback(settle_now)
-    except (NotImplementedError, AttributeError):
-        # An inner interceptor answered by itself, with a bare value that grpcio made look like a call (grpc #40998).
-        settle_now(call)
-        return
+    call.add_done_callback(settle_now)
     beginning = getattr(call, "_call_response", None) or getattr(call, "_preparation", None)
     if beginning is not None:
         beginning.add_done_callback(partial(_settle_stillborn, permit))
-    if streams and permit.is_probe and not call.done():
+    if streams and permit.is_probe:
         task = asyncio.get_running_loop().create_task(_await_headers(permit, call))
         _header_tasks.add(task)
         task.add_done_callback(_header_tasks.discard)
@@ -217,12 +220,12 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, *, believe: bool
     will ever be known.
     """
     try:
-        if isinstance(call, _RefusedCall):
-            give_back(permit, blocking=False)
-            return
         code = _now(call.code())
         if code is OK and permit.policy.plain:
             permit.settle(_SUCCESS, "OK", blocking=False)
+            return
+        if isinstance(_made_by_interceptors(call), _RefusedCall):
+            give_back(permit, blocking=False)
             return
         words = _now(call.details())
         if write_failed(code, words) and not believe and not permit.settled:
@@ -238,6 +241,17 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, *, believe: bool
         give_back(permit, blocking=False)
         if isinstance(error, KeyboardInterrupt):
             raise
+
+
+def _made_by_interceptors(call: Any) -> Any:
+    """The call that other interceptors made, inside those that grpcio shows in its place."""
+    inner = call
+    while inner is not None:
+        call, inner = inner, getattr(inner, "_call", None)  # around a bare stream
+        task = getattr(call, "_interceptors_task", None)  # around all that the interceptors of a channel do
+        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
+            inner = task.result()
+    return call
 
 
 class _LaterLook:

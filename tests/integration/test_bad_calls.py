@@ -86,6 +86,27 @@ def test_odd_metadata_in_asyncio(kind: str, metadata: Any, server: Server, break
     assert breakers[METHODS[kind]].snapshot()["totals"]["failure"] == int(hangs)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_metadata_that_the_server_finds_too_large(kind: str, server: Server, breakers: BreakerRegistry) -> None:
+    """More metadata than the server reads, a cookie that grew, is the request's fault: others' calls go on."""
+    too_much = {"metadata": [("cookie", "x" * 200_000)], "timeout": PATIENCE}
+
+    async def call() -> None:
+        async with grpc.aio.insecure_channel(server.target, interceptors=aio.interceptors(breakers)) as channel:
+            made = start_aio(channel, kind, too_much)
+            with pytest.raises(grpc.RpcError):
+                assert [message async for message in made] if kind[1] == "s" else await made
+            await asyncio.to_thread(await_settled, breakers[METHODS[kind]])
+
+    with grpc.insecure_channel(server.target) as bare:
+        channel = grpc.intercept_channel(bare, CircuitBreakerInterceptor(breakers))
+        assert "RESOURCE_EXHAUSTED" in what_comes(lambda: start(channel, kind, too_much), kind[1] == "s")
+        await_settled(breakers[METHODS[kind]])
+    asyncio.run(call())
+    totals = breakers[METHODS[kind]].snapshot()["totals"]
+    assert (totals["ignored"], totals["failure"]) == (2, 0)
+
+
 def test_serializers_that_raise(server: Server, breakers: BreakerRegistry) -> None:
     """A request that does not serialise is the client's fault; an answer that cannot be read is the server's."""
 

@@ -427,14 +427,24 @@ def channel_as_a_context_manager(stage: Stage) -> None:
 class Token(grpc.AuthMetadataPlugin):
     """Gives every call this token, or this error."""
 
-    def __init__(self, error: Exception | None = None, raised: Exception | None = None) -> None:
+    def __init__(
+        self, error: Exception | None = None, raised: Exception | None = None, extra: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self._error = error
         self._raised = raised
+        self._extra = extra
 
     def __call__(self, context: Any, callback: Any) -> None:
         if self._raised is not None:
             raise self._raised
-        callback((("authorization", f"token for {context.method_name}"),), self._error)
+        callback((("authorization", f"token for {context.method_name}"), *self._extra), self._error)
+
+
+BAD_TOKENS = (
+    Token(error=ValueError("no token today")),
+    Token(raised=ValueError("a bug of the plugin")),
+    Token(extra=(("key", "a line that ends\n"),)),
+)
 
 
 def secure_address(stage: Stage) -> tuple[str, grpc.ChannelCredentials, tuple[tuple[str, Any], ...]]:
@@ -469,7 +479,7 @@ def call_credentials(stage: Stage, kind: str) -> None:
 def call_credentials_that_fail(stage: Stage, kind: str) -> None:
     """A plugin for credentials that fails ends the call as grpcio ends it."""
     method = secure_method(stage, kind)
-    for plugin in (Token(error=ValueError("no token today")), Token(raised=ValueError("a bug of the plugin"))):
+    for plugin in BAD_TOKENS:
         of_call = grpc.metadata_call_credentials(plugin, "token")
         expect_error(stage, begin(method, kind, b"x", credentials=of_call), kind)
 

@@ -16,6 +16,7 @@ import grpc
 from tests.integration.endings_table import OLD_GRPCIO
 from tests.integration.transparency_stage import KINDS, Book, Stage, pairs, wait, wait_aio
 from tests.integration.transparency_stories import (
+    BAD_TOKENS,
     MEGABYTE,
     METADATA,
     NOT_THE_SERVERS_FAULT,
@@ -349,7 +350,7 @@ async def call_credentials(stage: Stage, kind: str) -> None:
 async def call_credentials_that_fail(stage: Stage, kind: str) -> None:
     """A plugin for credentials that fails ends the call as grpcio ends it."""
     method = secure_method(stage, kind)
-    for plugin in (Token(error=ValueError("no token today")), Token(raised=ValueError("a bug of the plugin"))):
+    for plugin in BAD_TOKENS:
         of_call = grpc.metadata_call_credentials(plugin, "token")
         await expect_error(stage, begin_open(method, kind, credentials=of_call), kind)
 

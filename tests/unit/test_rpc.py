@@ -51,6 +51,7 @@ def test_every_status_has_a_verdict() -> None:
             None,
             Outcome.IGNORED,
         ),
+        (grpc.StatusCode.UNAVAILABLE, "Illegal metadata", 0.0, None, Outcome.IGNORED),
         (grpc.StatusCode.UNAVAILABLE, "failed to connect", 0.0, None, Outcome.FAILURE),
         (
             grpc.StatusCode.UNAUTHENTICATED,
@@ -66,6 +67,20 @@ def test_every_status_has_a_verdict() -> None:
             0,
             None,
             Outcome.IGNORED,
+        ),
+        (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "received metadata size exceeds hard limit (value length 200000 vs. 16384)",
+            0,
+            None,
+            Outcome.IGNORED,
+        ),
+        (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "Stream removed (received metadata size exceeds hard limit (value length 200000 vs. 16384))",
+            0,
+            None,
+            Outcome.FAILURE,
         ),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "quota", 0.0, None, Outcome.FAILURE),
         (grpc.StatusCode.CANCELLED, "", 0.0, None, Outcome.IGNORED),

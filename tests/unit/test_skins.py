@@ -484,7 +484,7 @@ def test_aio_trouble_while_following(breakers: BreakerRegistry, caplog: pytest.L
         def add_done_callback(self, callback: Any) -> None:
             raise LookupError
 
-    call = Broken()
+    call = Broken(done=False)
     assert intercept_aio(breakers, call) is call
     assert totals(breakers) == {"ignored": 1}
     assert "following a call failed" in caplog.text
@@ -498,8 +498,25 @@ def test_aio_callback_comes_twice(breakers: BreakerRegistry) -> None:
             callback(self)
             callback(self)
 
-    intercept_aio(breakers, Twice())
+    intercept_aio(breakers, Twice(done=False))
     assert totals(breakers) == {"success": 1}
+
+
+def test_aio_call_that_has_ended_and_calls_nobody_back(breakers: BreakerRegistry) -> None:
+    """An inner interceptor's own call, from a cache say, has ended already: whether it calls back or not, it counts."""
+
+    class Cached(Ended):
+        def add_done_callback(self, callback: Any) -> None: ...
+
+    intercept_aio(breakers, Cached())
+    assert (totals(breakers), breakers[METHOD].in_flight) == ({"success": 1}, 0)
+
+
+def test_aio_bare_stream_of_another_interceptor(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """What grpcio makes of a bare stream, where no call was made, has no status and no end to see: ignored."""
+    stream = grpc.aio._interceptor.UnaryStreamCallResponseIterator(None, [])  # type: ignore[attr-defined]
+    assert intercept_aio(breakers, stream, "unary_stream") is stream
+    assert (totals(breakers), caplog.records) == ({"ignored": 1}, [])
 
 
 class WriteFailed(Ended):
