@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,8 +14,17 @@ import pytest
 from grpc_breaker import BreakerPolicy, State
 from grpc_breaker._rpc import verdict
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+
+
+def blocks(text: str) -> list[str]:
+    """The Python in it."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+BLOCKS = blocks(README)
 
 
 def test_readme_is_short() -> None:
@@ -69,3 +80,21 @@ def test_states_table_has_every_state() -> None:
     """Each state has a row in the README."""
     for state in State:
         assert f"| `{state}` |" in README
+
+
+def test_every_recipe_runs_in_order() -> None:
+    """Every Python block of the recipes runs as printed, in a process of its own: they set global providers and handlers."""
+    code = "\n".join(blocks(RECIPES)) + "\nserver.shutdown()\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_alerts_read_metrics_that_are_there() -> None:
+    """Names and labels of the alerts are what the Prometheus exporter makes of ours, and the states are states."""
+    text = RECIPES.partition("```yaml")[2].partition("```")[0]
+    assert set(re.findall(r"\((grpc_breaker_\w+)[{)]", text)) == {"grpc_breaker_state", "grpc_breaker_name"}
+    states = [state for found in re.findall(r'grpc_breaker_state=~?"(.*?)"', text) for state in found.split("|")]
+    assert sorted(states) == ["forced_open", "half_open", "open"]
+    assert set(states) <= set(State)
