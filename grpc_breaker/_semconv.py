@@ -1,7 +1,8 @@
 """The names telemetry uses, as text, in one place.
 
 No semantic convention for circuit breakers exists (opentelemetry semantic-conventions #2355 is open), so these stand in
-the package's own namespace. The RPC attributes follow the stable convention.
+the package's own namespace. The RPC attributes follow the convention as it stands after its version 1.44, which renamed
+`rpc.response.status_code` to `rpc.status_code`.
 """
 
 from typing import Final

@@ -11,7 +11,7 @@ Theory of operation
     an inner interceptor answered by itself        at once, by the status it shows; a bare stream shows none: ignored
     a stream cannot begin: odd metadata            ignored
     a request cannot be written                    by the status that follows, looked for a few times; else ignored
-    a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
+    a call is abandoned                            ignored when grpcio says so; since grpcio 1.83 it never does
                                                    (grpc #43462), and then a probe's lease ends it
 
     The callback runs on the loop before the application resumes, and one that raises would break the application's

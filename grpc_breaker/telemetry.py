@@ -5,7 +5,9 @@ Theory of operation
     captured when the call begins and travels with its permit, because the callback that ends a call runs on a thread
     whose current span is some other call's. Where that span is not recording, or has ended, or no call caused the
     change, a short span of its own carries the event, linked to the captured context where there is one: no change is
-    lost. `events="log"` emits OpenTelemetry log events instead, correlated by the same context; never both.
+    lost but to a sampler. Only the interceptors capture it: whoever uses a breaker without them may pass it,
+    `admit(context=opentelemetry.context.get_current())`.
+    `events="log"` emits OpenTelemetry log events instead, correlated by the same context; never both.
 
     *Metrics.* The instruments are observable: a reader asks, and the breakers' own books answer. So a call pays nothing
     for them, however many readers there are; only a change of state is counted when it happens. Labels are bounded by
@@ -70,7 +72,7 @@ class BreakerTelemetry:
             logger_provider: For `events="log"`. Default: the global one.
 
         Raises:
-            TypeError: A provider is none.
+            TypeError: A provider is not one of OpenTelemetry's.
             ValueError: `events` is something else.
             RuntimeError: The installed opentelemetry-api has no log events.
         """

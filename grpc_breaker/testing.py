@@ -47,8 +47,12 @@ class FakeClock:
         """Move on by `seconds`.
 
         Raises:
-            ValueError: `seconds` is negative or no number: clocks like this one never run backwards.
+            TypeError: `seconds` is no number.
+            ValueError: It is negative or not finite: clocks like this one never run backwards.
         """
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            message = f"FakeClock.advance takes seconds, got {seconds!r}"
+            raise TypeError(message)
         if not (seconds >= 0 and math.isfinite(seconds)):
             message = f"FakeClock.advance takes seconds, 0 or more, got {seconds!r}"
             raise ValueError(message)
@@ -105,6 +109,7 @@ def hold_open(
     Raises:
         TypeError: A registry without a method, a breaker with one, or something else.
         KeyError: No policy of the registry covers the method.
+        ValueError: `method` is no method's name.
     """
     _check_source("hold_open", source)
     if isinstance(source, BreakerRegistry):

@@ -160,7 +160,7 @@ class Permit:
 
     @property
     def settled(self) -> bool:
-        """Whether this permit has been settled, or given up because its lease had ended."""
+        """Whether this permit has been settled, or given up because its lease has ended."""
         return self not in self._breaker._in_flight
 
     @property
@@ -194,10 +194,11 @@ class Permit:
                 breaker, microseconds, the result is left to it. For finalizers and callbacks, which must not wait.
 
         Returns:
-            False when the permit had been settled before.
+            False when the permit had been settled before; the late result of a probe whose lease has ended is taken
+            once, and counts as stale.
 
         Raises:
-            ValueError: `outcome` is none.
+            ValueError: `outcome` is not an `Outcome`.
         """
         breaker = self._breaker
         now = self.started if outcome is _IGNORED else breaker._clock()  # giving back must not fail with the clock
@@ -860,7 +861,7 @@ class CircuitBreaker(OneStep):
             A function that ends it.
 
         Raises:
-            TypeError: `listener` is not callable.
+            TypeError: `listener` is not callable, or a coroutine or generator function.
         """
         return self._change_listeners[0].add(listener)
 
@@ -872,7 +873,7 @@ class CircuitBreaker(OneStep):
             A function that ends it.
 
         Raises:
-            TypeError: `listener` is not callable.
+            TypeError: `listener` is not callable, or a coroutine or generator function.
         """
         return self._rejection_listeners[0].add(listener)
 

@@ -76,7 +76,7 @@ class BreakerPolicy:
     """When a breaker opens, for how long, and how it finds out that the server is well again.
 
     Immutable, and safe to share between breakers and threads. Trip conditions compose with *or*; `None` turns one off.
-    All times are seconds.
+    All times are seconds, from 0.000001 to 1e9; `minimum_deadline` may be 0.
 
     Attributes:
         failure_threshold: Open at this many failures inside the window, an integer from 1. Default `None`: off.
@@ -86,7 +86,7 @@ class BreakerPolicy:
         consecutive_failures: Open at this many failures in a row, whatever the window holds, an integer from 1: what
             makes a quiet method open at all. Default 5.
         slow_call_duration: An answer that took longer than this is slow. Default `None`: nothing is slow. Only calls
-            of one request and one answer can be: a stream's length is its own, either way.
+            of one request and one answer can be, and plain code: a stream's length is its own, either way.
         slow_call_rate: Open when the slow share of the results in the window reaches this, above 0 and up to 1, once
             `minimum_calls` are in the window. Default 0.5; has no effect without `slow_call_duration`. `None`: off.
         window_seconds: How long a result counts. Default 30.
@@ -95,7 +95,7 @@ class BreakerPolicy:
         reset_timeout: Open this long before the first probe. Default 60.
         reset_timeout_multiplier: Each time a probe fails the open period grows by this factor, from 1. Default 1: it
             does not grow. Forgotten after a close.
-        max_reset_timeout: What the open period grows to at most. Default 600.
+        max_reset_timeout: What the open period grows to at most, before jitter. Default 600.
         reset_timeout_jitter: Open for a random time in [t, t * (1 + jitter)], so that a fleet does not probe in step,
             from 0 to 1. Default 0.1.
         half_open_max_calls: Probes in flight at once, an integer from 1. Default 3.
@@ -109,9 +109,9 @@ class BreakerPolicy:
             method has its own.
         verdicts: The outcome of some statuses, `{grpc.StatusCode.NOT_FOUND: Outcome.FAILURE}`; the rest keep their
             defaults. Keys are status codes or their names.
-        classify: Called with each call that ended with a status (`EndedCall`); answers its `Outcome`, or `None` for
-            the outcome it would have had. Runs outside every lock, on whatever thread the call ended on, and should be
-            quick. One that raises or answers anything else makes the call a failure, and is logged once.
+        classify: Called with each call that ended (`EndedCall`; plain code has no status); answers its `Outcome`, or
+            `None` for the outcome it would have had. Runs outside every lock, on whatever thread the call ended on, and
+            should be quick. One that raises or answers anything else makes the call a failure, and is logged once.
         refusal_code: The status a refused call shows, a status code or its name. Default UNAVAILABLE.
 
     Raises:

@@ -5,7 +5,7 @@ Each method has a breaker of its own, also when its policy was given for the who
 makes methods share one. Health checks, reflection and channelz are left alone unless named: a breaker must not refuse
 the very call that says whether the server is well (Mimir #5650).
 
-The registry is bounded. Above `max_breakers` the closed breaker that has been idle longest is forgotten, so a client
+The registry is bounded. Above `max_breakers` the tenth that has been closed and idle longest is forgotten, so a client
 that makes up method names cannot exhaust memory. Idle means: no call in flight, and nobody's policy or listener of its
 own. So no open breaker is ever lost, nor what an operator did to one; for their sake the cap may be exceeded. A
 forgotten breaker that somebody still holds is found again by its next call; only one that nobody holds begins anew,
@@ -149,11 +149,11 @@ class BreakerRegistry:
         return {breaker.name: breaker.snapshot() for breaker in self}
 
     def on_state_change(self, listener: Callable[[StateChange], object]) -> Callable[[], None]:
-        """Call `listener` after each change of any breaker's state; see `CircuitBreaker.on_state_change`."""
+        """Call `listener` after each change of any state; see `CircuitBreaker.on_state_change`, also for its errors."""
         return self._changes.add(listener)
 
     def on_rejection(self, listener: Callable[[Rejection], object]) -> Callable[[], None]:
-        """Call `listener` after each refusal by any breaker; see `CircuitBreaker.on_rejection`."""
+        """Call `listener` after each refusal by any breaker; see `CircuitBreaker.on_rejection`, also for its errors."""
         return self._rejections.add(listener)
 
     def _find_route(self, method: str | bytes) -> tuple[CircuitBreaker, str] | None:

@@ -26,6 +26,13 @@ def test_fake_clock_runs_forward(seconds: float) -> None:
         FakeClock().advance(seconds)
 
 
+@pytest.mark.parametrize("seconds", ["5", None, True])
+def test_clock_is_told_numbers(seconds: Any) -> None:
+    """What is no number of seconds is named as such."""
+    with pytest.raises(TypeError, match=r"FakeClock.advance takes seconds, got"):
+        FakeClock().advance(seconds)
+
+
 @pytest.mark.parametrize(
     ("now", "error"), [("5", TypeError), (True, TypeError), (math.nan, ValueError), (math.inf, ValueError)]
 )
