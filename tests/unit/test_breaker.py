@@ -538,14 +538,18 @@ def test_blocks_that_interleave_never_swap_results(
 
 def test_blocks_that_end_elsewhere_leave_nothing_in_the_context(breaker: CircuitBreaker) -> None:
     """A context that only ever sees blocks begin does not keep them."""
-    for _ in range(3):
-        breaker.__enter__()
-        contextvars.copy_context().run(breaker.__exit__, None, None, None)
+    other = CircuitBreaker("other", clock=FakeClock())
     with breaker:
-        innermost = blocks_of_this_context.get()
-        assert innermost is not None
-        assert list(breaker._entered) == [innermost[0]]
-        assert innermost[1] is None
+        for _ in range(3):
+            other.__enter__()
+            contextvars.copy_context().run(other.__exit__, None, None, None)
+        with other:
+            blocks, stack = [], blocks_of_this_context.get()
+            while stack is not None:
+                block, stack = stack
+                blocks.append(block)
+            assert blocks == [*other._entered, *breaker._entered]
+    assert (breaker.in_flight, other.in_flight) == (0, 0)
 
 
 def test_permit_is_given_back_without_a_clock() -> None:
