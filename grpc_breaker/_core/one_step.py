@@ -7,11 +7,11 @@ classifier included, runs outside every lock.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from functools import wraps
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_entered: ContextVar[Any] = ContextVar("grpc_breaker_entered", default=None)
-"""The `with` blocks this context is in, innermost first: (permit, the rest). It may name blocks that have ended."""
-
 
 class OneStep(ABC):
     """The part of a breaker that guards code in one step."""
@@ -38,38 +35,30 @@ class OneStep(ABC):
     _policy: BreakerPolicy
 
     def __init__(self) -> None:
-        self._entered: dict[Permit, bool] = {}
-        """The `with` blocks that have not ended, the oldest first, and whether each one's end will be its own."""
+        self._entered: dict[tuple[FrameType, int], Permit] = {}
+        """The `with` blocks that have not ended, the oldest first: in which frame, and how deeply nested there.
+
+        Without a lock, because each step is one of the dictionary's."""
 
     @abstractmethod
     def admit(self) -> Permit:
         """Ask to make a call."""
 
     def __enter__(self) -> Self:
-        permit = self.admit()
-        self._entered[permit] = True
-        outer = _entered.get()
-        while outer is not None and outer[0] not in outer[0].breaker._entered:
-            outer = outer[1]  # ended in another context, which could not take it from this one
-        _entered.set((permit, outer))
-        return self
+        return self._begin(_frame_of_the_block(2))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        permit, certain = self._leave()
-        if certain:
-            self._conclude(permit, error)
-        else:
-            permit.ignore()
+        self._end_block(_frame_of_the_block(2), error)
 
     async def __aenter__(self) -> Self:
-        return self.__enter__()
+        return self._begin(_frame_of_the_block(2))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, trace)
+        self._end_block(_frame_of_the_block(2), error)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Guard every call of a function or coroutine function.
@@ -114,35 +103,55 @@ class OneStep(ABC):
 
         return guarded
 
-    def _leave(self) -> tuple[Permit, bool]:
+    def _begin(self, frame: FrameType) -> Self:
+        permit = self.admit()
+        depth = 0
+        while (frame, depth) in self._entered:
+            depth += 1
+        self._entered[frame, depth] = permit
+        return self
+
+    def _end_block(self, frame: FrameType, error: BaseException | None) -> None:
+        permit, certain = self._leave(frame)
+        if certain:
+            self._conclude(permit, error)
+        else:
+            permit.ignore()
+
+    def _leave(self, frame: FrameType) -> tuple[Permit, bool]:
         """The permit of the `with` block that ends here, and whether that is certain enough to count its result.
 
-        The block that was entered last in this context is the one that ends. A block that ends in another context than
-        it began in (an asynchronous generator's, a test fixture's) finds none there; then the oldest one is as good.
-
-        Generators interleave in one context, so either may be another's permit. That matters where one of them is
-        stale: its result must not become that of a probe. Then the stale one goes first, and the others, too, are
-        ignored when they end.
+        A `with` statement enters and leaves from one frame, in whatever thread, task or context that is run. So it
+        tells, and of blocks nested in it the innermost ends first. Where a block is entered in one function and left in
+        another (a test fixture) it does not. Then any block may be the one, which does not matter while all are of one
+        generation. Else one of the newest goes, and is ignored: never may a call of before the outage settle a probe.
         """
-        here: list[Permit] = []
-        stack = _entered.get()
-        while stack is not None:
-            permit, stack = stack
-            if permit in self._entered:
-                here.append(permit)
-        candidates = here or list(self._entered)
-        if not candidates:
-            message = f"{self!r}: a 'with' block ends that never began"
-            raise RuntimeError(message)
-        found = candidates[0]
-        if len({permit.generation for permit in candidates}) > 1:
-            found = min(candidates, key=lambda permit: permit.generation)
-            for permit in candidates:
-                self._entered[permit] = False
-        return found, self._entered.pop(found)
+        depth = 0
+        while (frame, depth) in self._entered:
+            depth += 1
+        permit = self._entered.pop((frame, depth - 1), None)
+        if permit is not None:
+            return permit, True
+        while blocks := self._entered.copy():  # again where another thread was faster, each time
+            here = {block: permit for block, permit in blocks.items() if not permit.settled} or blocks
+            newest = max(permit.generation for permit in here.values())
+            certain = all(permit.generation == newest for permit in here.values())
+            for block in (block for block, permit in here.items() if permit.generation == newest):
+                permit = self._entered.pop(block, None)  # the next of that frame's, perhaps
+                if permit is not None:
+                    return permit, certain and permit.generation == newest
+        message = f"{self!r}: a 'with' block ends that never began"
+        raise RuntimeError(message)
 
     def _conclude(self, permit: Permit, error: BaseException | None) -> None:
         """Settle the permit of plain code that ended with `error`, or without one."""
+        try:
+            self._judge(permit, error)
+        except BaseException:  # a clock that broke, Ctrl-C in a classifier: the caller's, but the permit is ours
+            permit.ignore()
+            raise
+
+    def _judge(self, permit: Permit, error: BaseException | None) -> None:
         classify = self._policy.classify
         if error is None and classify is None:
             permit.settle(Outcome.SUCCESS)
@@ -165,6 +174,14 @@ class OneStep(ABC):
             )
             outcome = classified(classify, ended, outcome)
         permit.settle(outcome, status, details)
+
+
+def _frame_of_the_block(depth: int) -> FrameType:
+    """The frame whose `with` statement called, so many calls up; that of an `ExitStack` stands for its caller's."""
+    frame = sys._getframe(depth)
+    while frame.f_globals.get("__name__") == "contextlib" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _words(error: BaseException) -> str:
