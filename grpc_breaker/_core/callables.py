@@ -6,7 +6,14 @@ import inspect
 
 
 def name_of(function: object) -> str:
-    """A name under which a person finds `function` in their own code."""
+    """A name under which a person finds `function` in their own code. Never raises, whatever `function` is."""
+    try:
+        return _name_of(function)
+    except Exception:  # noqa: BLE001 - a proxy, say, of what is not there
+        return type(function).__qualname__
+
+
+def _name_of(function: object) -> str:
     module = getattr(function, "__module__", None) or type(function).__module__
     qualified = getattr(function, "__qualname__", None) or type(function).__qualname__
     code = getattr(function, "__code__", None)
@@ -16,12 +23,16 @@ def name_of(function: object) -> str:
 
 def is_coroutine_function(function: object) -> bool:
     """Whether calling `function` makes a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    return any(inspect.iscoroutinefunction(it) for it in _what_is_called(function))
 
 
 def is_generator_function(function: object) -> bool:
     """Whether calling `function` makes a generator, asynchronous or not."""
-    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    return any(inspect.isgeneratorfunction(it) or inspect.isasyncgenfunction(it) for it in _what_is_called(function))
+
+
+def _what_is_called(function: object) -> tuple[object, object]:
+    return function, type(function).__call__
 
 
 def runs_when_called(function: object) -> bool:

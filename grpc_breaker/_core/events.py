@@ -7,7 +7,7 @@ for "the current span" on a thread that belongs to another call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -194,10 +194,21 @@ class Listeners(Generic[Event]):
 
         return end
 
-    def notify(self, event: Event) -> None:
-        """Tell each listener, in order. One that raises is logged once; the others still hear of it."""
-        for listener in tuple(self.all.values()):
+
+def tell(lists: Iterable[Listeners[Event]], event: Event) -> None:
+    """Tell each listener, in order. One that raises is logged once; the others still hear of it.
+
+    Raises:
+        BaseException: A listener raised what is no `Exception`, Ctrl-C above all; the first, after all were told.
+    """
+    stopped: BaseException | None = None
+    for listeners in lists:
+        for listener in listeners.all.copy().values():  # a copy is one step, an iteration is not
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - a user's listener must never break a user's call
                 log_once(f"listener {name_of(listener)} raised")
+            except BaseException as error:  # noqa: BLE001 - raised below
+                stopped = stopped or error
+    if stopped is not None:
+        raise stopped
