@@ -62,6 +62,7 @@ from grpc_breaker._core.events import (
     Listeners,
     Rejection,
     StateChange,
+    tell,
 )
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.one_step import OneStep
@@ -282,6 +283,7 @@ class CircuitBreaker(OneStep):
         "_random",
         "_reconfigured",
         "_rejected",
+        "_rejected_taken",
         "_rejection_listeners",
         "_reopenings",
         "_sequence",
@@ -335,6 +337,7 @@ class CircuitBreaker(OneStep):
         self._probes: dict[Permit, float] = {}
         self._probe_successes = self._probe_failures = self._probe_slow = 0
         self._rejected = _Counter()
+        self._rejected_taken = 0
         self._tallies: dict[tuple[str, str], int] = {}
         self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._outbox: list[StateChange] = []
@@ -380,7 +383,7 @@ class CircuitBreaker(OneStep):
     def in_use(self) -> bool:
         """Whether a call is in flight, lost probes excepted. Only looks: no lock, no listener is told anything."""
         now = self._clock()
-        return any(self._probes.get(permit, math.inf) > now for permit in tuple(self._in_flight))
+        return any(self._probes.get(permit, math.inf) > now for permit in self._in_flight.copy())
 
     @property
     def in_hand(self) -> bool:
@@ -418,17 +421,23 @@ class CircuitBreaker(OneStep):
         return self._look(self._tally)
 
     def _tally(self) -> dict[tuple[str, str], int]:
-        ok = {(str(_SUCCESS), "OK"): self._calm_successes.value() + self._succeeded}
-        counted = {**ok, **self._tallies, (_REJECTED, ""): self._rejected.value()}
+        return self._tally_with(self._calm_successes.value(), self._rejected.value())
+
+    def _tally_with(self, calm_successes: int, rejected: int) -> dict[tuple[str, str], int]:
+        counted = {
+            (str(_SUCCESS), "OK"): calm_successes + self._succeeded,
+            **self._tallies,
+            (_REJECTED, ""): rejected - self._rejected_taken,
+        }
         return {key: calls for key, calls in counted.items() if calls}
 
     def _take_tallies(self) -> dict[tuple[str, str], int]:
         """The tallies, which begin again at zero: a registry that forgets the breaker keeps them."""
 
         def take() -> dict[tuple[str, str], int]:
-            taken = self._tally()
-            self._succeeded = -self._calm_successes.value()
-            self._rejected = _Counter()
+            calm_successes, rejected = self._calm_successes.value(), self._rejected.value()  # once: they go on counting
+            taken = self._tally_with(calm_successes, rejected)
+            self._succeeded, self._rejected_taken = -calm_successes, rejected
             self._tallies.clear()
             return taken
 
@@ -490,7 +499,8 @@ class CircuitBreaker(OneStep):
         rejection = Rejection(self.name, method, gate, now, probes, context)
         for listeners in self._rejection_listeners:
             if listeners.all:
-                listeners.notify(rejection)
+                tell(self._rejection_listeners, rejection)
+                break
         return rejection
 
     def _admit_probe(self, now: float, method: str, context: object, timed: bool) -> Permit | _Gate:
@@ -611,7 +621,7 @@ class CircuitBreaker(OneStep):
 
     def _slots_taken(self) -> int:
         """Probes in flight. Those of an earlier half-open period keep their lease but hold no slot."""
-        return sum(probe._gate is self._gate for probe in tuple(self._probes))
+        return sum(probe._gate is self._gate for probe in self._probes.copy())
 
     def _tidy(self) -> None:
         """Bring the books up to date before they are read: end leases."""
@@ -627,21 +637,36 @@ class CircuitBreaker(OneStep):
     def _work(self, *, blocking: bool) -> None:
         """Do what there is to do."""
         lock = self._lock
-        while lock.acquire(blocking):
-            try:
-                if self._busy:
-                    return  # a visitor: what it interrupted goes on with this
-                self._busy = True
+        while True:
+            if blocking:
+                with (
+                    lock
+                ):  # `acquire` may raise what a signal handler raises when it has the lock already; this may not
+                    ours = self._take_up()
+            elif lock.acquire(blocking=False):
                 try:
-                    self._take_up_late()
+                    ours = self._take_up()
                 finally:
-                    self._busy = False
-            finally:
-                lock.release()
+                    lock.release()
+            else:
+                break
+            if not ours:
+                return
             if not self._late:
                 break
         if self._outbox:
             self._deliver()
+
+    def _take_up(self) -> bool:
+        """Do what was left; answers whether it was ours to do. Under the lock."""
+        if self._busy:
+            return False  # a visitor: what it interrupted goes on with this
+        self._busy = True
+        try:
+            self._take_up_late()
+        finally:
+            self._busy = False
+        return True
 
     def _take_up_late(self) -> None:
         """Do what was left to whoever has the lock. Under the lock."""
@@ -889,8 +914,7 @@ class CircuitBreaker(OneStep):
             try:
                 while self._outbox:
                     event = self._outbox.pop(0)
-                    for listeners in self._change_listeners:
-                        listeners.notify(event)
+                    tell(self._change_listeners, event)
             finally:
                 delivery.release()
 
