@@ -11,7 +11,7 @@ Theory of operation
     an inner interceptor answered by itself        at once, by the status it shows; a bare stream shows none: ignored
     a stream cannot begin: odd metadata            ignored
     a request cannot be written                    by the status that follows, looked for a few times; else ignored
-    a call is abandoned                            ignored when grpcio says so; since grpcio 1.83 it never does
+    a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
                                                    (grpc #43462), and then a probe's lease ends it
 
     The callback runs on the loop before the application resumes, and one that raises would break the application's
@@ -176,7 +176,7 @@ async def _call(
 
 def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> None:
     """See to it that the permit is settled when the call ends."""
-    if getattr(call, "_call", call) is None:  # a bare stream of an inner interceptor, which made no call
+    if _shown_by_grpcio(call) and getattr(call, "_call", call) is None:  # an inner interceptor's bare stream, no call
         give_back(permit)
         return
     if call.done():
@@ -247,11 +247,19 @@ def _made_by_interceptors(call: Any) -> Any:
     """The call that other interceptors made, inside those that grpcio shows in its place."""
     inner = call
     while inner is not None:
-        call, inner = inner, getattr(inner, "_call", None)  # around a bare stream
-        task = getattr(call, "_interceptors_task", None)  # around all that the interceptors of a channel do
-        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
-            inner = task.result()
+        call, inner = inner, None
+        if _shown_by_grpcio(call):
+            task = getattr(call, "_interceptors_task", None)  # around all that the interceptors of a channel do
+            if task is None:
+                inner = getattr(call, "_call", None)  # around a bare stream
+            elif task.done() and not task.cancelled() and task.exception() is None:
+                inner = task.result()
     return call
+
+
+def _shown_by_grpcio(call: Any) -> bool:
+    """Whether a call is one that grpcio shows in the place of what interceptors made."""
+    return type(call).__module__ == "grpc.aio._interceptor"
 
 
 class _LaterLook:
