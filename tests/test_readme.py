@@ -11,8 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from grpc_breaker import BreakerPolicy, State
+from grpc_breaker import BreakerPolicy, BreakerRegistry, State
 from grpc_breaker._rpc import verdict
+from grpc_breaker.telemetry import BreakerTelemetry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -92,9 +93,23 @@ def test_every_recipe_runs_in_order() -> None:
 
 
 def test_the_alerts_read_metrics_that_are_there() -> None:
-    """Names and labels of the alerts are what the Prometheus exporter makes of ours, and the states are states."""
-    text = RECIPES.partition("```yaml")[2].partition("```")[0]
-    assert set(re.findall(r"\((grpc_breaker_\w+)[{)]", text)) == {"grpc_breaker_state", "grpc_breaker_name"}
-    states = [state for found in re.findall(r'grpc_breaker_state=~?"(.*?)"', text) for state in found.split("|")]
-    assert sorted(states) == ["forced_open", "half_open", "open"]
-    assert set(states) <= set(State)
+    """What the alerts of the recipes ask for is what the Prometheus exporter makes of ours, and the states are states."""
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from opentelemetry.sdk.metrics import MeterProvider
+    from prometheus_client import REGISTRY, generate_latest
+
+    rules = RECIPES.partition("```yaml")[2].partition("```")[0]
+    provider = MeterProvider([PrometheusMetricReader()])
+    try:
+        breakers = BreakerRegistry()
+        BreakerTelemetry(meter_provider=provider).attach(breakers)
+        breakers["pricing.v1.Pricing/GetPrice"].force_open()
+        told = generate_latest(REGISTRY).decode().splitlines()
+    finally:
+        provider.shutdown()
+    asked = re.findall(r'by \((\w+)\) \((\w+)\{(\w+)=~?"(.*?)"\}\)', rules)
+    assert len(asked) == len(re.findall("alert:", rules))
+    for name, metric, label, states in asked:
+        for state in states.split("|"):
+            (line,) = [line for line in told if line.startswith(f"{metric}{{") and f'{label}="{state}"' in line]
+            assert f'{name}="pricing.v1.Pricing/GetPrice"' in line

@@ -9,11 +9,14 @@ import json
 import logging
 import os
 import pickle
+import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -29,7 +32,7 @@ from grpc_breaker import (
     State,
 )
 from grpc_breaker._core.breaker import _after_fork_in_child as after_fork_in_child
-from grpc_breaker._core.one_step import _entered as blocks_of_this_context
+from grpc_breaker._core.breaker import _Counter
 from grpc_breaker._core.state import TRANSITIONS
 from grpc_breaker.testing import EventRecorder, FakeClock
 
@@ -293,10 +296,11 @@ def test_permit_knows_itself(breaker: CircuitBreaker, clock: FakeClock) -> None:
     ("arguments", "words"),
     [
         ({"name": 7}, "name must be a string, got 7"),
-        ({"name": ""}, "name must not be empty"),
+        ({"name": ""}, "^CircuitBreaker name must not be empty$"),
         ({"policy": {"reset_timeout": 5}}, "a policy must be a BreakerPolicy"),
-        ({"clock": 5}, "clock must be a callable that answers seconds"),
-        ({"clock": lambda: "noon"}, "answering 'noon'"),
+        ({"clock": 5}, "^clock must be a callable that answers seconds, got 5$"),
+        ({"clock": lambda: "noon"}, "answering 'noon'$"),
+        ({"random": 5}, r"^random must be a callable that answers a number in \[0, 1\), got 5$"),
         ({"clock": lambda: float("nan")}, "answering nan"),
     ],
 )
@@ -304,7 +308,7 @@ def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
     """A breaker made wrong is an error at once."""
     with pytest.raises((TypeError, ValueError)) as wrong:
         CircuitBreaker(**{"name": "test", **arguments})
-    assert words in str(wrong.value)
+    assert re.search(words, str(wrong.value))
 
 
 def test_illegal_transition_is_our_bug(breaker: CircuitBreaker) -> None:
@@ -512,44 +516,319 @@ def finish(block: Iterator[None]) -> None:
 
 @pytest.mark.parametrize("probe_ends_first", [False, True])
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_blocks_that_interleave_never_swap_results(
+def test_blocks_that_interleave_keep_their_results(
     probe_ends_first: bool, elsewhere: bool, clock: FakeClock, breaker: CircuitBreaker
 ) -> None:
-    """A block of before the outage that ends beside a probe neither closes the breaker nor opens it again."""
+    """A block of before the outage that ends beside a probe, in whatever context, is stale; the probe is judged by its own."""
     old = generated(breaker, OSError() if probe_ends_first else None)
     next(old)
-    for _ in range(breaker.policy.consecutive_failures or 0):
-        breaker.admit().failure()
+    trip(breaker)
     clock.advance(100)
     probe = generated(breaker)
     next(probe)
     assert breaker.state is State.HALF_OPEN
     for block in (probe, old) if probe_ends_first else (old, probe):
         contextvars.copy_context().run(finish, block) if elsewhere else finish(block)
-        assert breaker.state is State.HALF_OPEN
+        closed = block is probe or probe_ends_first
+        assert breaker.state is (State.CLOSED if closed else State.HALF_OPEN)
+    totals = breaker.snapshot()["totals"]
+    assert (totals["success"], totals["stale"], totals["ignored"]) == (1, 1, 0)
+    assert (breaker.in_flight, len(breaker._entered)) == (0, 0)
+
+
+def test_long_block_around_probes(clock: FakeClock, breaker: CircuitBreaker) -> None:
+    """A block that lasts through an outage does not take the results of the probes inside it."""
+    with breaker:
+        trip(breaker)
+        clock.advance(100)
+        for _ in range(breaker.policy.probes_to_close):
+            with breaker:
+                assert breaker.state is State.HALF_OPEN
+        assert breaker.state is State.CLOSED
+    assert breaker.snapshot()["totals"]["stale"] == 1
+
+
+def begin(block: Any) -> None:
+    """Enter it, in a function that is over then."""
+    block.__enter__()
+
+
+def end(block: Any) -> None:
+    """Leave it, in another."""
+    block.__exit__(None, None, None)
+
+
+def test_blocks_left_in_another_function_never_swap_results(clock: FakeClock, breaker: CircuitBreaker) -> None:
+    """Where nothing tells which block ends, a call of before the outage does not close the breaker in a probe's name."""
+    begin(breaker)
+    trip(breaker)
+    clock.advance(100)
+    begin(breaker)
+    assert breaker.state is State.HALF_OPEN
+    end(breaker)
+    end(breaker)
     totals = breaker.snapshot()["totals"]
     assert (totals["success"], totals["stale"], totals["ignored"]) == (0, 1, 1)
+    assert (breaker.state, breaker.in_flight, len(breaker._entered)) == (State.HALF_OPEN, 0, 0)
+
+
+def test_blocks_left_in_another_function_count(breaker: CircuitBreaker) -> None:
+    """While nothing changed in between, it does not matter which is which."""
+    with ExitStack() as stack:
+        stack.enter_context(breaker)
+        begin(breaker)
+        begin(breaker)
+        end(breaker)
+        end(breaker)
+    assert breaker.snapshot()["totals"]["success"] == 3
     assert (breaker.in_flight, len(breaker._entered)) == (0, 0)
-    for _ in range(breaker.policy.probes_to_close):
-        with breaker:
-            pass
-    assert breaker.state is State.CLOSED
 
 
-def test_blocks_that_end_elsewhere_leave_nothing_in_the_context(breaker: CircuitBreaker) -> None:
-    """A context that only ever sees blocks begin does not keep them."""
-    other = CircuitBreaker("other", clock=FakeClock())
+def test_lost_probe_is_not_taken_for_a_block_that_ends(clock: FakeClock, breaker: CircuitBreaker) -> None:
+    """A probe whose lease has ended, and what a fork left behind, stand back for the blocks that are in flight."""
+    trip(breaker)
+    clock.advance(100)
+    begin(breaker)
+    clock.advance(breaker.policy.probe_timeout)
+    assert breaker.in_flight == 0
+    begin(breaker)
+    end(breaker)
+    assert breaker.snapshot()["totals"]["success"] == 1
+    end(breaker)
+    assert breaker.snapshot()["totals"]["stale"] == 1
+    with pytest.raises(RuntimeError, match="a 'with' block ends that never began"):
+        end(breaker)
+
+
+def test_fork_inside_a_block(clock: FakeClock, breaker: CircuitBreaker) -> None:
+    """A child forked inside a block counts its own blocks; the end of the inherited one says nothing."""
     with breaker:
-        for _ in range(3):
-            other.__enter__()
-            contextvars.copy_context().run(other.__exit__, None, None, None)
-        with other:
-            blocks, stack = [], blocks_of_this_context.get()
-            while stack is not None:
-                block, stack = stack
-                blocks.append(block)
-            assert blocks == [*other._entered, *breaker._entered]
-    assert (breaker.in_flight, other.in_flight) == (0, 0)
+        after_fork_in_child()
+        with breaker:
+            assert breaker.in_flight == 1
+        trip(breaker)
+        clock.advance(100)
+        for _ in range(breaker.policy.probes_to_close):
+            with breaker:
+                pass
+        assert breaker.state is State.CLOSED
+    totals = breaker.snapshot()["totals"]
+    assert (totals["success"], breaker.in_flight, len(breaker._entered)) == (1 + breaker.policy.probes_to_close, 0, 0)
+
+
+def test_blocks_of_many_threads_left_elsewhere(breaker: CircuitBreaker) -> None:
+    """Threads that leave in other functions at once take each block once, and meet no error."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(300):
+                begin(breaker)
+                begin(breaker)
+                end(breaker)
+                with breaker:
+                    pass
+                end(breaker)
+        except BaseException as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []
+    assert breaker.snapshot()["totals"]["success"] == 4 * 300 * 3
+    assert (breaker.in_flight, len(breaker._entered)) == (0, 0)
+
+
+def test_clock_that_breaks_in_a_block(breaker: CircuitBreaker) -> None:
+    """A clock that breaks is told to whose clock it is, and the permit comes back."""
+    permits = []
+    with pytest.raises(OSError), breaker:
+        breaker._clock = Mock(side_effect=OSError)
+        permits = list(breaker._entered.values())
+    assert [permit.settled for permit in permits] == [True]
+
+
+class Lock:
+    """Notes how it is taken."""
+
+    def __init__(self) -> None:
+        self.taken: list[object] = []
+
+    def __enter__(self) -> None:
+        self.taken.append("waits")
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def acquire(self, blocking: bool) -> bool:
+        self.taken.append(blocking or "does not")
+        return True
+
+    def release(self) -> None: ...
+
+
+def test_who_waits_for_the_lock(clock: FakeClock, breaker: CircuitBreaker) -> None:
+    """A caller waits its turn; a callback or finalizer never does, whatever the state of its permit."""
+    trip(breaker)
+    clock.advance(100)
+    lost = breaker.admit()
+    clock.advance(breaker.policy.probe_timeout)
+    assert breaker.in_flight == 0
+    breaker.reset()
+    permits = [breaker.admit() for _ in range(3)]
+    lock = breaker._lock = Lock()  # type: ignore[assignment]
+    permits[0].settle(Outcome.FAILURE)
+    permits[1].settle(Outcome.FAILURE, blocking=False)
+    permits[2].ignore()
+    lost.settle(Outcome.SUCCESS, blocking=False)
+    assert lock.taken == ["waits", "does not", "waits", "does not"]
+
+
+def test_what_is_not_said_is_empty(breaker: CircuitBreaker) -> None:
+    """A failure without words has none; a status that is no string is counted by its name."""
+    status: Any = 5
+    breaker.admit().settle(Outcome.FAILURE)
+    breaker.admit().settle(Outcome.IGNORED, status, "words")
+    assert breaker.snapshot()["last_failures"] == [{"status": "", "details": ""}]
+    assert breaker.tallies() == {("failure", ""): 1, ("ignored", "5"): 1}
+
+
+def test_calm_success_of_another_status_is_counted_by_its_name(breaker: CircuitBreaker) -> None:
+    """Only plain successes are counted without the lock."""
+    for status in ("OK", "", "NOT_FOUND"):
+        breaker.admit().settle(Outcome.SUCCESS, status)
+    assert breaker.tallies() == {("success", "OK"): 2, ("success", "NOT_FOUND"): 1}
+
+
+def test_success_at_the_end_of_a_bucket_is_in_the_next(clock: FakeClock) -> None:
+    """A calm success at the very moment a bucket ends belongs to the next one."""
+    breaker = CircuitBreaker("prices", BreakerPolicy(window_seconds=10), clock=clock)
+    breaker.admit().success()
+    clock.advance(1)
+    breaker.admit().success()
+    clock.advance(9.5)
+    assert breaker.snapshot()["window"]["calls"] == 1
+
+
+def test_closed_breaker_has_nothing_to_wait_for(breaker: CircuitBreaker) -> None:
+    """A call may pass at once."""
+    assert breaker.retry_after == 0
+
+
+def test_refusal_of_an_open_breaker_has_no_probes(breaker: CircuitBreaker) -> None:
+    """Probes in flight are told of half-open breakers."""
+    trip(breaker)
+    refused = breaker.try_admit()
+    assert isinstance(refused, Rejection)
+    assert refused.probes == 0
+
+
+def test_slow_probe_says_so(clock: FakeClock) -> None:
+    """A probe that was slow opens the breaker for that reason, and grows the period as a failed one does."""
+    policy = BreakerPolicy(
+        consecutive_failures=1,
+        slow_call_duration=1,
+        reset_timeout=10,
+        reset_timeout_jitter=0,
+        reset_timeout_multiplier=2,
+        half_open_max_calls=1,
+    )
+    breaker = CircuitBreaker("prices", policy, clock=clock)
+    events = EventRecorder(breaker)
+    for _ in range(2):  # growth is forgotten after a close
+        breaker.admit().failure()
+        clock.advance(10)
+        probe = breaker.admit()
+        clock.advance(2)
+        probe.success()
+        assert (events.changes[-1].reason, breaker.retry_after) == (Reason.PROBE_SLOW, 20)
+        clock.advance(20)
+        breaker.admit().success()
+        assert breaker.state is State.CLOSED
+
+
+def test_counter_can_be_read_while_it_is_read() -> None:
+    """A signal handler that looks in the middle of a look sees the same, and changes nothing."""
+    counter = _Counter()
+    seen: list[int] = []
+
+    def visit(frame: Any, event: str, argument: Any) -> Any:
+        sys.settrace(None)
+        seen.append(counter.value())
+        sys.settrace(visit)
+        return visit
+
+    tracing = sys.gettrace()
+    for n in range(3):
+        sys.settrace(visit)
+        try:
+            value = counter.value()
+        finally:
+            sys.settrace(tracing)
+        assert value == n
+        assert set(seen) == {n}
+        seen.clear()
+        counter.step()
+
+
+def test_books_that_are_taken_miss_nothing(breaker: CircuitBreaker) -> None:
+    """What is counted while the books are taken is in them or stays, once."""
+
+    class Busy:
+        """Counts one more at each look."""
+
+        def __init__(self, counter: Any) -> None:
+            self.counter = counter
+            self.step = counter.step
+
+        def value(self) -> int:
+            seen: int = self.counter.value()
+            self.step()
+            return seen
+
+    breaker.admit().success()
+    breaker.admit().success()
+    breaker._calm_successes = Busy(breaker._calm_successes)  # type: ignore[assignment]
+    breaker._rejected = Busy(breaker._rejected)  # type: ignore[assignment]
+    taken, left = breaker._take_tallies(), breaker.tallies()
+    assert taken == {("success", "OK"): 2}
+    assert left == {("success", "OK"): 1, ("rejected", ""): 1}
+
+
+def test_listener_that_interrupts_does_not_silence_the_others(breaker: CircuitBreaker) -> None:
+    """Ctrl-C in a listener reaches the caller when all have been told."""
+    heard: list[Any] = []
+    breaker.on_state_change(Mock(side_effect=KeyboardInterrupt("first")))
+    breaker.on_state_change(Mock(side_effect=KeyboardInterrupt("second")))
+    breaker.on_state_change(heard.append)
+    with pytest.raises(KeyboardInterrupt, match="first"):
+        breaker.force_open()
+    assert [change.state for change in heard] == [State.FORCED_OPEN]
+
+
+def test_listener_without_a_name(breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture) -> None:
+    """A listener that raises, also when asked for its name, is told of by its type."""
+
+    class Proxy:
+        gone: type[Exception] = AttributeError
+
+        def __getattr__(self, name: str) -> Any:
+            raise self.gone(name)
+
+        def __call__(self, event: object) -> None:
+            raise LookupError
+
+    breaker.on_state_change(Proxy())
+    Proxy.gone = RuntimeError
+    breaker.force_open()
+    assert "Proxy raised" in caplog.text
 
 
 def test_permit_is_given_back_without_a_clock() -> None:
@@ -693,6 +972,7 @@ def test_chance_that_fails_later(answers: list[Any], clock: FakeClock, caplog: p
     breaker.admit().failure()
     assert (breaker.state, breaker.retry_after) == (State.OPEN, 10)
     assert "random must answer a number in [0, 1)" in caplog.text
+    assert not caplog.records[0].exc_info
 
 
 def test_chance_may_be_none(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
@@ -923,9 +1203,9 @@ def test_result_left_as_the_lock_is_given_back(visited: CircuitBreaker) -> None:
     lock = visited._lock
 
     class Last:
-        acquire = lock.acquire
+        __enter__ = lock.acquire
 
-        def release(self) -> None:
+        def __exit__(self, *error: object) -> None:
             visited._lock = lock
             finalizer = threading.Thread(target=late.settle, args=(Outcome.IGNORED,), kwargs={"blocking": False})
             finalizer.start()

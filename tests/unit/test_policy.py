@@ -85,6 +85,7 @@ def test_combination_that_cannot_work(fields: dict[str, Any], words: str) -> Non
         {"failure_rate": None, "consecutive_failures": None, "failure_threshold": 5},
         {"failure_rate": None, "consecutive_failures": None, "slow_call_duration": 1},
         {"failure_rate": None, "window_calls": 10},
+        {"window_calls": 1_000_000},
         {"window_calls": 20, "failure_threshold": 20},
         {"reset_timeout": 900},
         {"reset_timeout_multiplier": 2, "max_reset_timeout": 60},
@@ -158,7 +159,14 @@ def test_verdict_given_twice() -> None:
         BreakerPolicy(verdicts=verdicts)
 
 
-@pytest.mark.parametrize("classify", [later, Later(), never])
+class Never:
+    """What makes a generator, whose body never runs."""
+
+    def __call__(self, *_: object) -> Iterator[object]:
+        yield None
+
+
+@pytest.mark.parametrize("classify", [later, Later(), never, Never()])
 def test_classifier_must_answer_at_once(classify: Any) -> None:
     """A coroutine or generator function is no classifier: it would make a failure of every call."""
     with pytest.raises(TypeError, match=r"BreakerPolicy\.classify must be a callable that answers at once, or None"):

@@ -23,6 +23,7 @@ from grpc_breaker import (
     Rejection,
     aio,
 )
+from grpc_breaker import _rpc as rpc
 from grpc_breaker import _sync as sync
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker.testing import FakeClock
@@ -328,6 +329,49 @@ def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry) -> None
     assert list(stream) == [b"1", b"2"]
     assert breakers[METHOD].in_flight == 0
     assert totals(breakers)["success"] == 2
+
+
+def test_bare_iterator_whose_breakers_clock_breaks(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """The messages of a probe go on when our books cannot: that is logged, once."""
+
+    def clock() -> float:
+        raise OSError
+
+    half_open = breakers[METHOD]
+    for _ in range(5):
+        half_open.admit().failure()
+    breakers._clock.advance(100)  # type: ignore[attr-defined]
+    stream = intercept(breakers, iter([b"1", b"2"]))
+    half_open._clock = clock
+    assert [next(stream), next(stream)] == [b"1", b"2"]
+    assert caplog.text.count("saying that a stream was answered failed") == 1
+
+
+def test_lost_probe_is_not_being_made(breakers: BreakerRegistry) -> None:
+    """A probe whose lease ended while it is being made passes no further breaker unasked."""
+    permit = probe(breakers)
+    with rpc.probing(permit):
+        making = rpc._probe.get()
+        assert making is not None
+        assert making.by(breakers[METHOD])
+        breakers._clock.advance(permit.policy.probe_timeout)  # type: ignore[attr-defined]
+        assert breakers[METHOD].in_flight == 0
+        assert not making.by(breakers[METHOD])
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_aio_call_of_somebodys_own(streams: bool, breakers: BreakerRegistry) -> None:
+    """What only looks like one of grpcio's wrappers is asked for its status, and not looked into."""
+
+    class Own(Ended):
+        _call = None
+
+        @property
+        def _interceptors_task(self) -> Any:
+            raise AssertionError
+
+    intercept_aio(breakers, Own(grpc.StatusCode.UNAVAILABLE), "unary_stream" if streams else "unary_unary")
+    assert totals(breakers) == {"failure": 1}
 
 
 def test_bare_iterator_that_is_closed(breakers: BreakerRegistry) -> None:

@@ -55,8 +55,8 @@ def test_looking_changes_nothing() -> None:
 def test_clock_that_stands_still_or_runs_backwards() -> None:
     """With a clock that stands still or runs backwards nothing is lost and nothing raises."""
     window = TimeWindow(10.0, 100.0)
-    for now in (100.0, 100.0, 50.0, 0.0, 100.0):
-        window.record(now, failed=True, slow=False)
+    for n, now in enumerate((100.0, 100.0, 50.0, 0.0, 100.0), 1):
+        assert window.record(now, failed=True, slow=False) == Counts(n, n, 0)
     assert window.counts(100.0) == Counts(5, 5, 0)
 
 
