@@ -268,7 +268,7 @@ class CircuitBreaker(OneStep):
         "_change_listeners",
         "_clock",
         "_consecutive_failures",
-        "_delivery",
+        "_delivering",
         "_gate",
         "_in_flight",
         "_last_failures",
@@ -341,7 +341,7 @@ class CircuitBreaker(OneStep):
         self._tallies: dict[tuple[str, str], int] = {}
         self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._outbox: list[StateChange] = []
-        self._delivery = threading.Lock()
+        self._delivering: dict[str, object] = {}
         self._reconfigured = False
         self._change_listeners: tuple[Listeners[StateChange], ...] = (Listeners(),)
         self._rejection_listeners: tuple[Listeners[Rejection], ...] = (Listeners(),)
@@ -639,9 +639,7 @@ class CircuitBreaker(OneStep):
         lock = self._lock
         while True:
             if blocking:
-                with (
-                    lock
-                ):  # `acquire` may raise what a signal handler raises when it has the lock already; this may not
+                with lock:  # unlike `acquire`, raises nothing of a signal handler's once it has the lock
                     ours = self._take_up()
             elif lock.acquire(blocking=False):
                 try:
@@ -909,21 +907,24 @@ class CircuitBreaker(OneStep):
 
     def _deliver(self) -> None:
         """Tell the listeners of the changes so far, in order, one thread at a time, without the lock (rule 5)."""
-        delivery = self._delivery
-        while self._outbox and delivery.acquire(blocking=False):
-            try:
+        ours = object()
+        while self._outbox:
+            try:  # begins before the claim, so that whatever a signal handler raises gives it back
+                if self._delivering.setdefault("by", ours) is not ours:
+                    return
                 while self._outbox:
                     event = self._outbox.pop(0)
                     tell(self._change_listeners, event)
             finally:
-                delivery.release()
+                if self._delivering.get("by") is ours:
+                    self._delivering.clear()
 
     # ── Processes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _after_fork(self) -> None:
         """Begin afresh in a forked child: the parent's threads, its lock and its calls are not here (rule 7)."""
         self._lock = threading.RLock()
-        self._delivery = threading.Lock()
+        self._delivering.clear()
         self._busy = False
         self._late.clear()
         self._outbox.clear()

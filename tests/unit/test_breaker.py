@@ -397,6 +397,25 @@ def test_listener_that_causes_changes_is_not_nested(breaker: CircuitBreaker) -> 
     assert story == ["begin open", "end open", "begin forced_open", "end forced_open"]
 
 
+class Interrupted(dict[str, object]):
+    """A claim that a signal handler interrupts as soon as it is made."""
+
+    def setdefault(self, key: str, value: object) -> object:  # type: ignore[override]
+        super().setdefault(key, value)
+        raise KeyboardInterrupt
+
+
+def test_interrupted_delivery_is_taken_up_by_the_next(breaker: CircuitBreaker) -> None:
+    """Ctrl-C between the claim to deliver and the delivery leaves nobody's claim behind."""
+    events = EventRecorder(breaker)
+    breaker._delivering = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        breaker.force_open()
+    breaker._delivering = {**breaker._delivering}
+    breaker.reset()
+    assert events.states == [State.FORCED_OPEN, State.CLOSED]
+
+
 def test_interrupted_listener_does_not_stop_the_next_delivery(breaker: CircuitBreaker) -> None:
     """KeyboardInterrupt in a listener is the application's; later events are delivered all the same."""
     heard: list[Any] = []

@@ -6,6 +6,7 @@ import gc
 import json
 import threading
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -394,7 +395,9 @@ def test_listener_runs_without_the_registrys_lock() -> None:
 
     breakers.on_state_change(listener)
     breaker = breakers["pkg.S/Old"]
-    with breaker._delivery:  # as if another thread were delivering, and just about to stop
+    with patch.dict(
+        breaker._delivering, by="another thread"
+    ):  # as if another thread were delivering, and just about to stop
         breaker.admit().failure()
         breaker.reset()
     assert not looked
