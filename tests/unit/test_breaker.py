@@ -567,6 +567,18 @@ def test_long_block_around_probes(clock: FakeClock, breaker: CircuitBreaker) -> 
     assert breaker.snapshot()["totals"]["stale"] == 1
 
 
+def test_stack_of_blocks_around_probes(clock: FakeClock, breaker: CircuitBreaker) -> None:
+    """The same with the blocks on a stack of the function's own."""
+    with ExitStack() as outer:
+        outer.enter_context(breaker)
+        trip(breaker)
+        clock.advance(100)
+        with ExitStack() as inner:
+            inner.enter_context(breaker)
+        assert breaker.state is State.CLOSED
+    assert breaker.snapshot()["totals"]["stale"] == 1
+
+
 def begin(block: Any) -> None:
     """Enter it, in a function that is over then."""
     block.__enter__()
@@ -830,6 +842,17 @@ def test_listener_that_interrupts_does_not_silence_the_others(breaker: CircuitBr
     with pytest.raises(KeyboardInterrupt, match="first"):
         breaker.force_open()
     assert [change.state for change in heard] == [State.FORCED_OPEN]
+
+
+def test_listener_that_ends_itself(breaker: CircuitBreaker) -> None:
+    """A listener may end itself while it is told, and the next one still hears."""
+    heard: list[Any] = []
+    ends: list[Callable[[], None]] = []
+    ends.append(breaker.on_state_change(lambda change: ends[0]()))
+    breaker.on_state_change(heard.append)
+    breaker.force_open()
+    breaker.reset()
+    assert len(heard) == 2
 
 
 def test_listener_without_a_name(breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture) -> None:

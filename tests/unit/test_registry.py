@@ -422,3 +422,15 @@ def test_lost_probe_does_not_keep_a_breaker() -> None:
     clock.advance(30)
     breakers["pkg.S/Third"]
     assert "pkg.S/Old" not in breakers
+
+
+def test_refusal_is_told_once_to_each() -> None:
+    """A refusal reaches the breaker's listeners and the registry's, each once."""
+    registry = BreakerRegistry(clock=FakeClock())
+    breaker = registry["pkg.S/M"]
+    told: list[str] = []
+    breaker.on_rejection(lambda rejection: told.append("breaker's"))
+    registry.on_rejection(lambda rejection: told.append("registry's"))
+    breaker.force_open()
+    breaker.try_admit()
+    assert told == ["breaker's", "registry's"]

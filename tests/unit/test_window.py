@@ -57,7 +57,9 @@ def test_clock_that_stands_still_or_runs_backwards() -> None:
     window = TimeWindow(10.0, 100.0)
     for n, now in enumerate((100.0, 100.0, 50.0, 0.0, 100.0), 1):
         assert window.record(now, failed=True, slow=False) == Counts(n, n, 0)
-    assert window.counts(100.0) == Counts(5, 5, 0)
+    window.record(101.5, failed=False, slow=False)
+    for seconds in range(80, 102):
+        assert window.counts(float(seconds)) == Counts(6, 5, 0)
 
 
 def test_good_results_counted_elsewhere_are_in_the_window() -> None:
