@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast
 
 from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
 from grpc_breaker._core.errors import CircuitOpenError
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_NO_BLOCKS: Final = frozenset({__name__, "contextlib"})
+"""Modules whose frames stand between a `with` statement and us."""
 
 
 class OneStep(ABC):
@@ -45,20 +48,20 @@ class OneStep(ABC):
         """Ask to make a call."""
 
     def __enter__(self) -> Self:
-        return self._begin(_frame_of_the_block(2))
+        return self._begin(_frame_of_the_block())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_block(_frame_of_the_block(2), error)
+        self._end_block(_frame_of_the_block(), error)
 
     async def __aenter__(self) -> Self:
-        return self._begin(_frame_of_the_block(2))
+        return self._begin(_frame_of_the_block())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_block(_frame_of_the_block(2), error)
+        self._end_block(_frame_of_the_block(), error)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Guard every call of a function or coroutine function.
@@ -176,10 +179,10 @@ class OneStep(ABC):
         permit.settle(outcome, status, details)
 
 
-def _frame_of_the_block(depth: int) -> FrameType:
-    """The frame whose `with` statement called, so many calls up; that of an `ExitStack` stands for its caller's."""
-    frame = sys._getframe(depth)
-    while frame.f_globals.get("__name__") == "contextlib" and frame.f_back is not None:
+def _frame_of_the_block() -> FrameType:
+    """The frame whose `with` statement this is; that of an `ExitStack` stands for its caller's."""
+    frame = sys._getframe()
+    while frame.f_globals.get("__name__") in _NO_BLOCKS and frame.f_back is not None:
         frame = frame.f_back
     return frame
 
