@@ -67,7 +67,7 @@ bench: $(VENV)/.bench  ## Measure the cost beside its peers (about four minutes)
 outage: $(VENV)/.bench  ## Play an outage with each peer, and plot it (about ten minutes)
 	@"$(RUN)" -m benchmarks.outage --plots docs/images
 
-prove: $(READY)  ## The long checks of the machine: Hypothesis, every small history, every interleaving (about ten minutes)
+prove: $(READY)  ## The long checks of the machine: Hypothesis, every small history, every interleaving (half an hour)
 	@PROVE=1 "$(RUN)" -m pytest tests/model --timeout 1200
 	@"$(RUN)" -m tests.model.explore --depth 9
 
@@ -86,7 +86,7 @@ versions:  ## The calls on grpcio 1.66.2 and 1.74.0, between the lowest and the 
 soak: $(READY)  ## Calls of every kind in random trouble, beside bare ones (SEED=1 MINUTES=4)
 	@"$(RUN)" -m tests.soak --seed $(SEED) --minutes $(MINUTES)
 
-mutants: $(READY)  ## Mutate the core, and see which mutants no test finds (about half an hour)
+mutants: $(READY)  ## Mutate the core, and see which mutants no test finds (an hour and a half)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check mutmut
 	@"$(RUN)" -m mutmut run
 	@"$(RUN)" -m mutmut results
