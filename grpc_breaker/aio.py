@@ -252,8 +252,9 @@ def _made_by_interceptors(call: Any) -> Any:
             task = getattr(call, "_interceptors_task", None)  # around all that the interceptors of a channel do
             if task is None:
                 inner = getattr(call, "_call", None)  # around a bare stream
-            elif task.done() and not task.cancelled() and task.exception() is None:
-                inner = task.result()
+            else:
+                with suppress(Exception, asyncio.CancelledError):  # they made none
+                    inner = task.result()
     return call
 
 

@@ -383,3 +383,30 @@ def test_inner_refusal_through_a_wrapper_is_ignored(server: Server) -> None:
 
     asyncio.run(story())
     assert totals(outer, UNARY_STREAM) == {"ignored": 1}
+
+
+class Elsewhere(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """Makes the call on another channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return self.channel.unary_unary(UNARY_UNARY)(request, timeout=PATIENCE)
+
+
+def test_refusal_of_another_guarded_channel_is_ignored(server: Server) -> None:
+    """A call that is sent to another channel, whose breaker refuses it, says nothing about the server of this one."""
+    outer, inner = BreakerRegistry(default=BreakerPolicy(consecutive_failures=1)), BreakerRegistry()
+    inner[UNARY_UNARY].force_open()
+
+    async def story() -> None:
+        async with grpc.aio.insecure_channel(server.target, interceptors=aio.interceptors(inner)) as other:
+            interceptors = [*aio.interceptors(outer), Elsewhere(other)]
+            async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
+                with pytest.raises(CircuitOpenError):
+                    await channel.unary_unary(UNARY_UNARY)(b"ok", timeout=PATIENCE)
+                await asyncio.to_thread(await_settled, outer[UNARY_UNARY])
+
+    asyncio.run(story())
+    assert totals(outer, UNARY_UNARY) == {"ignored": 1}
