@@ -48,20 +48,27 @@ class OneStep(ABC):
         """Ask to make a call."""
 
     def __enter__(self) -> Self:
-        return self._begin(_frame_of_the_block())
+        permit = self.admit()
+        frame = _frame_of_the_block()
+        self._entered[frame, self._depth(frame)] = permit
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_block(_frame_of_the_block(), error)
+        permit, certain = self._leave(_frame_of_the_block())
+        if certain:
+            self._conclude(permit, error)
+        else:
+            permit.ignore()
 
     async def __aenter__(self) -> Self:
-        return self._begin(_frame_of_the_block())
+        return self.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_block(_frame_of_the_block(), error)
+        self.__exit__(kind, error, trace)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Guard every call of a function or coroutine function.
@@ -106,20 +113,12 @@ class OneStep(ABC):
 
         return guarded
 
-    def _begin(self, frame: FrameType) -> Self:
-        permit = self.admit()
+    def _depth(self, frame: FrameType) -> int:
+        """How many blocks that have not ended were entered in this frame."""
         depth = 0
         while (frame, depth) in self._entered:
             depth += 1
-        self._entered[frame, depth] = permit
-        return self
-
-    def _end_block(self, frame: FrameType, error: BaseException | None) -> None:
-        permit, certain = self._leave(frame)
-        if certain:
-            self._conclude(permit, error)
-        else:
-            permit.ignore()
+        return depth
 
     def _leave(self, frame: FrameType) -> tuple[Permit, bool]:
         """The permit of the `with` block that ends here, and whether that is certain enough to count its result.
@@ -129,19 +128,16 @@ class OneStep(ABC):
         another (a test fixture) it does not. Then any block may be the one, which does not matter while all are of one
         generation. Else one of the newest goes, and is ignored: never may a call of before the outage settle a probe.
         """
-        depth = 0
-        while (frame, depth) in self._entered:
-            depth += 1
-        permit = self._entered.pop((frame, depth - 1), None)
+        permit = self._entered.pop((frame, self._depth(frame) - 1), None)
         if permit is not None:
             return permit, True
         while blocks := self._entered.copy():  # again where another thread was faster, each time
             here = {block: permit for block, permit in blocks.items() if not permit.settled} or blocks
             newest = max(permit.generation for permit in here.values())
             certain = all(permit.generation == newest for permit in here.values())
-            for block in (block for block, permit in here.items() if permit.generation == newest):
-                permit = self._entered.pop(block, None)  # the next of that frame's, perhaps
-                if permit is not None:
+            for block, candidate in here.items():
+                permit = self._entered.pop(block, None) if candidate.generation == newest else None
+                if permit is not None:  # the next of that frame's, perhaps
                     return permit, certain and permit.generation == newest
         message = f"{self!r}: a 'with' block ends that never began"
         raise RuntimeError(message)
@@ -149,22 +145,23 @@ class OneStep(ABC):
     def _conclude(self, permit: Permit, error: BaseException | None) -> None:
         """Settle the permit of plain code that ended with `error`, or without one."""
         try:
-            self._judge(permit, error)
+            if error is None and self._policy.classify is None:
+                permit.settle(Outcome.SUCCESS)
+            else:
+                permit.settle(*self._judge(permit, error))
         except BaseException:  # a clock that broke, Ctrl-C in a classifier: the caller's, but the permit is ours
             permit.ignore()
             raise
 
-    def _judge(self, permit: Permit, error: BaseException | None) -> None:
-        classify = self._policy.classify
-        if error is None and classify is None:
-            permit.settle(Outcome.SUCCESS)
-            return
+    def _judge(self, permit: Permit, error: BaseException | None) -> tuple[Outcome, str, str]:
+        """Outcome, status and details of plain code."""
         if error is None:
             outcome, status, details = Outcome.SUCCESS, "", ""
         else:
             ours = isinstance(error, Exception) and not isinstance(error, CircuitOpenError)
             outcome = Outcome.FAILURE if ours else Outcome.IGNORED
             status, details = type(error).__name__, _words(error)
+        classify = self._policy.classify
         if classify is not None and outcome is not Outcome.IGNORED:
             ended = EndedCall(
                 method=permit.method,
@@ -176,7 +173,7 @@ class OneStep(ABC):
                 error=error,
             )
             outcome = classified(classify, ended, outcome)
-        permit.settle(outcome, status, details)
+        return outcome, status, details
 
 
 def _frame_of_the_block() -> FrameType:
