@@ -176,7 +176,7 @@ async def _call(
 
 def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> None:
     """See to it that the permit is settled when the call ends."""
-    if _shown_by_grpcio(call) and getattr(call, "_call", call) is None:  # an inner interceptor's bare stream, no call
+    if streams and _shown_by_grpcio(call) and getattr(call, "_call", call) is None:  # a bare stream, and no call
         give_back(permit)
         return
     if call.done():
@@ -244,17 +244,14 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, *, believe: bool
 
 
 def _made_by_interceptors(call: Any) -> Any:
-    """The call that other interceptors made, inside those that grpcio shows in its place."""
-    inner = call
-    while inner is not None:
-        call, inner = inner, None
-        if _shown_by_grpcio(call):
-            task = getattr(call, "_interceptors_task", None)  # around all that the interceptors of a channel do
-            if task is None:
-                inner = getattr(call, "_call", None)  # around a bare stream
-            else:
-                with suppress(Exception, asyncio.CancelledError):  # they made none
-                    inner = task.result()
+    """The call that other interceptors made, inside those that grpcio shows in its place.
+
+    Those are around all that the interceptors of a channel do, with the task that does it, and around a bare stream.
+    """
+    with suppress(Exception, asyncio.CancelledError):  # there is none inside
+        while _shown_by_grpcio(call):
+            task = getattr(call, "_interceptors_task", None)
+            call = call._call if task is None else task.result()  # noqa: SLF001 - grpcio offers no other way
     return call
 
 
