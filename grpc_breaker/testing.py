@@ -31,9 +31,7 @@ class FakeClock:
             TypeError: `now` is no number.
             ValueError: `now` is not finite.
         """
-        if isinstance(now, bool) or not isinstance(now, int | float):
-            message = f"FakeClock takes seconds, got {now!r}"
-            raise TypeError(message)
+        _check_number("FakeClock", now)
         if not math.isfinite(now):
             message = f"FakeClock takes seconds that are finite, got {now!r}"
             raise ValueError(message)
@@ -50,9 +48,7 @@ class FakeClock:
             TypeError: `seconds` is no number.
             ValueError: It is negative or not finite: clocks like this one never run backwards.
         """
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            message = f"FakeClock.advance takes seconds, got {seconds!r}"
-            raise TypeError(message)
+        _check_number("FakeClock.advance", seconds)
         if not (seconds >= 0 and math.isfinite(seconds)):
             message = f"FakeClock.advance takes seconds, 0 or more, got {seconds!r}"
             raise ValueError(message)
@@ -131,6 +127,12 @@ def hold_open(
             breaker.disable()
         elif before is not State.FORCED_OPEN:
             breaker.reset()
+
+
+def _check_number(who: str, seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        message = f"{who} takes seconds, got {seconds!r}"
+        raise TypeError(message)
 
 
 def _check_source(who: str, source: object) -> None:
