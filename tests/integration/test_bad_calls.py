@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -17,13 +17,6 @@ from tests.support.server import METHODS, PATIENCE, Server
 
 KINDS = tuple(METHODS)
 ODD_METADATA: list[Any] = [[("Bad Key", "x")], [("k",)], [("k", 5)], 5, {"k": "v"}]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A real server."""
-    with Server() as running:
-        yield running
 
 
 @pytest.fixture

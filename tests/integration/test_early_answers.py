@@ -17,13 +17,6 @@ from tests.support.server import METHODS, PATIENCE, Server
 CALLS = 60
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A real server."""
-    with Server() as running:
-        yield running
-
-
 def requests(script: str) -> Iterator[bytes]:
     """More than the server reads."""
     return iter([script.encode(), *[b"x" * 2000] * 8])

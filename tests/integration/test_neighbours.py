@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -18,14 +18,6 @@ from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerIntercept
 from grpc_breaker.testing import FakeClock
 from tests.integration.endings_table import await_settled
 from tests.support.server import PATIENCE, STREAM_STREAM, STREAM_UNARY, UNARY_STREAM, UNARY_UNARY, Server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A real server."""
-    started = Server()
-    yield started
-    started.stop()
 
 
 @pytest.fixture

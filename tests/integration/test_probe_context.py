@@ -21,13 +21,6 @@ from tests.integration.endings_table import await_settled
 from tests.support.server import METHODS, PATIENCE, Server
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A real server."""
-    with Server() as running:
-        yield running
-
-
 @pytest.fixture
 def breakers() -> BreakerRegistry:
     """A half-open breaker lets one probe pass."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,13 +24,6 @@ KINDS = tuple(METHODS)
 NAMES = {"uu": "unary_unary", "us": "unary_stream", "su": "stream_unary", "ss": "stream_stream"}
 ILL = "error UNAVAILABLE ill"
 Act = Callable[[Any, Any, Any], Any]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A real server."""
-    with Server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -395,9 +395,8 @@ def test_listener_runs_without_the_registrys_lock() -> None:
 
     breakers.on_state_change(listener)
     breaker = breakers["pkg.S/Old"]
-    with patch.dict(
-        breaker._delivering, by="another thread"
-    ):  # as if another thread were delivering, and just about to stop
+    # As if another thread were delivering, and just about to stop.
+    with patch.dict(breaker._delivering, by="another thread"):
         breaker.admit().failure()
         breaker.reset()
     assert not looked
