@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from tests.integration.endings_table import OLD_GRPCIO
 from tests.integration.transparency_stage import KINDS, Book, Records, Stage, pairs, wait
 from tests.support.server import FAR, PATIENCE
 
@@ -513,7 +514,7 @@ def large_messages(stage: Stage, kind: str) -> None:
         stage.note([it == message for it in answers(call, kind)])
 
 
-@story("uu", "us", "su")  # ss was seen to show CANCELLED, once, guarded, on grpcio 1.60.2 under load; unexplained
+@story("uu", "us", "su", *(() if OLD_GRPCIO else ("ss",)))  # before 1.75 CANCELLED may come first, bare as well
 def too_large_an_answer(stage: Stage, kind: str) -> None:
     """An answer above the client's limit is refused by the client."""
     expect_error(stage, begin(stage.method(kind, first_back(kind)), kind, bytes(5 * MEGABYTE)), kind)
