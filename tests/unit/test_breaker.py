@@ -722,6 +722,14 @@ def test_who_waits_for_the_lock(clock: FakeClock, breaker: CircuitBreaker) -> No
     assert lock.taken == ["waits", "does not", "waits", "does not"]
 
 
+def test_result_that_does_not_wait_is_taken_in_at_once(breaker: CircuitBreaker) -> None:
+    """Where nobody else is at the breaker, a callback's result opens it then and there, and is told."""
+    events = EventRecorder(breaker)
+    for _ in range(2):
+        breaker.admit().settle(Outcome.FAILURE, blocking=False)
+    assert (breaker.state, events.states) == (State.OPEN, [State.OPEN])
+
+
 def test_what_is_not_said_is_empty(breaker: CircuitBreaker) -> None:
     """A failure without words has none; a status that is no string is counted by its name."""
     status: Any = 5
