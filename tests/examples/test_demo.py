@@ -193,9 +193,14 @@ def test_a_story_that_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_a_demo_that_is_left() -> None:
     """Ctrl-C at a terminal ends the demo and its server, and neither complains."""
     command = [sys.executable, "-m", "examples.pricing.demo"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs behind it
+    try:
+        demo = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    with demo as process:
         assert process.stdout is not None
         assert any("The pricing service is well." in line for line in process.stdout)
         os.killpg(process.pid, signal.SIGINT)
