@@ -68,7 +68,7 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker._core.one_step import OneStep
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
-from grpc_breaker._core.window import Counts, CountWindow, TimeWindow, Window
+from grpc_breaker._core.window import Counts, CountWindow, TimeWindow, Window, steps
 
 T = TypeVar("T")
 
@@ -81,9 +81,14 @@ _SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
 _IGNORED: Final = Outcome.IGNORED
 
+_LONG_AGO: Final = -math.inf
+
 _STALE: Final = "stale"
 _REJECTED: Final = "rejected"
 _TALLIED: Final = (*(str(outcome) for outcome in Outcome), _STALE)
+
+_NO_TALLIES: Final[dict[tuple[str, str], int]] = {}
+"""Of every breaker that has nothing to tally: each new entry makes a dictionary of its own."""
 
 _MAX_TALLIES: Final = 100
 """Pairs of outcome and status counted by name; more can only come from free text, and count as "other"."""
@@ -112,24 +117,10 @@ class _Gate:
         return max(0.0, self.refuses_until - now)
 
 
-class _Counter:
-    """Counts up without a lock: an iterator's step is one indivisible operation, `+=` is three."""
-
-    __slots__ = ("_count", "step")
-
-    def __init__(self) -> None:
-        self._count = count()
-        self.step = self._count.__next__
-
-    def value(self) -> int:
-        """How many steps were made. Looking is no step: how the iterator is written shows where it is."""
-        return int(repr(self._count)[len("count(") : -1])
-
-
-_LOST: Final = _Gate(-1, _HALF_OPEN, Reason.RESET_TIMEOUT, -math.inf, "")
+_LOST: Final = _Gate(-1, _HALF_OPEN, Reason.RESET_TIMEOUT, _LONG_AGO, "")
 """The gate of a probe whose lease has ended: never the breaker's own, so the probe's result is stale."""
 
-_SETTLED: Final = _Gate(-2, _HALF_OPEN, Reason.RESET_TIMEOUT, -math.inf, "")
+_SETTLED: Final = _Gate(-2, _HALF_OPEN, Reason.RESET_TIMEOUT, _LONG_AGO, "")
 """The gate of such a probe once its late result has come: that is counted once, too."""
 
 
@@ -214,7 +205,7 @@ class Permit:
                 breaker._in_flight.remove(self)
             except KeyError:
                 return False
-            breaker._calm_successes.step()
+            next(breaker._calm_successes)
             return True
         return breaker._settle(self, outcome, status, details, now, blocking)
 
@@ -325,20 +316,20 @@ class CircuitBreaker(OneStep):
         super().__init__()
         self._lock = threading.RLock()
         self._busy = False
-        self._gate = _Gate(0, _CLOSED, Reason.RESET, -math.inf, self._policy.refusal_code)
+        self._gate = _Gate(0, _CLOSED, Reason.RESET, _LONG_AGO, self._policy.refusal_code)
         self._sequence = 0
         self._reopenings = 0
         self._in_flight: set[Permit] = set()
-        self._calm_until = -math.inf
-        self._calm_successes = _Counter()
+        self._calm_until = _LONG_AGO
+        self._calm_successes = count()  # the steps of an iterator are indivisible, `+=` is not
         self._succeeded = 0  # under the lock; the calm ones are counted apart
         self._consecutive_failures = 0
         self._last_failures: tuple[FailureReason, ...] = ()
         self._probes: dict[Permit, float] = {}
         self._probe_successes = self._probe_failures = self._probe_slow = 0
-        self._rejected = _Counter()
+        self._rejected = count()
         self._rejected_taken = 0
-        self._tallies: dict[tuple[str, str], int] = {}
+        self._tallies = _NO_TALLIES
         self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._outbox: list[StateChange] = []
         self._delivering: dict[str, object] = {}
@@ -389,7 +380,7 @@ class CircuitBreaker(OneStep):
     def in_hand(self) -> bool:
         """Whether somebody has given it a policy or a listener of its own."""
         own = (self._change_listeners[0], self._rejection_listeners[0])
-        return self._reconfigured or any(listeners.all for listeners in own)
+        return self._reconfigured or any(own)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything about this breaker at one moment, as plain data ready for JSON."""
@@ -421,7 +412,7 @@ class CircuitBreaker(OneStep):
         return self._look(self._tally)
 
     def _tally(self) -> dict[tuple[str, str], int]:
-        return self._tally_with(self._calm_successes.value(), self._rejected.value())
+        return self._tally_with(steps(self._calm_successes), steps(self._rejected))
 
     def _tally_with(self, calm_successes: int, rejected: int) -> dict[tuple[str, str], int]:
         counted = {
@@ -435,10 +426,10 @@ class CircuitBreaker(OneStep):
         """The tallies, which begin again at zero: a registry that forgets the breaker keeps them."""
 
         def take() -> dict[tuple[str, str], int]:
-            calm_successes, rejected = self._calm_successes.value(), self._rejected.value()  # once: they go on counting
+            calm_successes, rejected = steps(self._calm_successes), steps(self._rejected)  # once: they go on counting
             taken = self._tally_with(calm_successes, rejected)
             self._succeeded, self._rejected_taken = -calm_successes, rejected
-            self._tallies.clear()
+            self._tallies = _NO_TALLIES
             return taken
 
         return self._look(take)
@@ -494,11 +485,11 @@ class CircuitBreaker(OneStep):
             if isinstance(answer, Permit):
                 return answer
             gate = answer
-        self._rejected.step()
+        next(self._rejected)
         probes = self._slots_taken() if gate.state is _HALF_OPEN else 0
         rejection = Rejection(self.name, method, gate, now, probes, context)
         for listeners in self._rejection_listeners:
-            if listeners.all:
+            if listeners:
                 tell(self._rejection_listeners, rejection)
                 break
         return rejection
@@ -583,7 +574,7 @@ class CircuitBreaker(OneStep):
 
     def _judge_window(self, permit: Permit, failed: bool, slow: bool, now: float, status: str, details: str) -> None:
         """Count a result in the window, and open if a trip condition holds now. Under the lock."""
-        self._calm_until = -math.inf
+        self._calm_until = _LONG_AGO
         counts = self._window.record(now, failed, slow)
         reason = self._tripped(counts) if self._gate.state is _CLOSED else None
         if reason is not None:
@@ -731,14 +722,14 @@ class CircuitBreaker(OneStep):
             message = f"{self.name}: no transition from {previous} to {state} by {reason}; please report this"
             raise RuntimeError(message)
         counts = self._counts(now)
-        refuses_until = -math.inf
+        refuses_until = _LONG_AGO
         opened_by = self._gate.reason
         if state is _OPEN:
             refuses_until, opened_by = now + self._open_period(previous), reason
         elif state is State.FORCED_OPEN:
             refuses_until, opened_by = math.inf, reason
         self._gate = _Gate(self._gate.generation + 1, state, opened_by, refuses_until, self._policy.refusal_code)
-        self._calm_until = -math.inf
+        self._calm_until = _LONG_AGO
         self._sequence += 1
         self._probe_successes = self._probe_failures = self._probe_slow = 0
         if state is _OPEN:
@@ -767,7 +758,7 @@ class CircuitBreaker(OneStep):
 
     def _forget(self, now: float) -> None:
         """Start counting afresh. Under the lock."""
-        self._calm_until = -math.inf
+        self._calm_until = _LONG_AGO
         self._window = self._new_window(now)
         self._consecutive_failures = 0
         self._last_failures = ()
@@ -809,7 +800,7 @@ class CircuitBreaker(OneStep):
     def _new_window(self, now: float) -> Window:
         if self._policy.window_calls is not None:
             return CountWindow(self._policy.window_calls)
-        return TimeWindow(self._policy.window_seconds, now, self._calm_successes.value)
+        return TimeWindow(self._policy.window_seconds, now, self._calm_successes)
 
     def _slow_limit(self) -> float:
         return math.inf if self._policy.slow_call_duration is None else self._policy.slow_call_duration
@@ -824,7 +815,9 @@ class CircuitBreaker(OneStep):
         key = (str(outcome), status)
         if key not in self._tallies and len(self._tallies) >= _MAX_TALLIES:
             key = (key[0], "other")
-        self._tallies[key] = self._tallies.get(key, 0) + 1
+        if key not in self._tallies:
+            self._tallies = {**self._tallies, key: 0}
+        self._tallies[key] += 1
 
     # ── Operators ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -862,7 +855,7 @@ class CircuitBreaker(OneStep):
         self._reconfigured = True
         self._gate.code = policy.refusal_code
         self._slow_after = self._slow_limit()
-        self._calm_until = -math.inf
+        self._calm_until = _LONG_AGO
         if policy.window_calls != old.window_calls or policy.window_seconds != old.window_seconds:
             self._window = self._new_window(now)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.log import log_once
@@ -163,17 +163,14 @@ class Rejection:
         return f"<Rejection: {self.details}>"
 
 
-class Listeners(Generic[Event]):
+class Listeners(dict[object, Callable[[Event], object]]):
     """Those who want to hear of one kind of event, in the order they came.
 
     Without a lock, because a finalizer may end one in the middle of anything: each change of the dictionary is one
     step.
     """
 
-    __slots__ = ("all",)
-
-    def __init__(self) -> None:
-        self.all: dict[object, Callable[[Event], object]] = {}
+    __slots__ = ()
 
     def add(self, listener: Callable[[Event], object]) -> Callable[[], None]:
         """Call `listener` with every event from now on; answers a function that ends it.
@@ -187,10 +184,10 @@ class Listeners(Generic[Event]):
             )
             raise TypeError(message)
         key = object()
-        self.all[key] = listener
+        self[key] = listener
 
         def end() -> None:
-            self.all.pop(key, None)
+            self.pop(key, None)
 
         return end
 
@@ -203,7 +200,7 @@ def tell(lists: Iterable[Listeners[Event]], event: Event) -> None:
     """
     stopped: BaseException | None = None
     for listeners in lists:
-        for listener in listeners.all.copy().values():  # a copy is one step, an iteration is not
+        for listener in listeners.copy().values():  # a copy is one step, an iteration is not
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - a user's listener must never break a user's call

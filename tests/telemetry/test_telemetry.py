@@ -155,7 +155,7 @@ def test_one_telemetry_for_a_registry(breakers: BreakerRegistry) -> None:
     telemetry.attach(breakers, True)
     with pytest.raises(ValueError, match="told of by another BreakerTelemetry"):
         CircuitBreakerInterceptor(breakers, telemetry=BreakerTelemetry())
-    assert len(breakers._changes.all) == 1
+    assert len(breakers._changes) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import count
 from typing import Any
 from unittest.mock import Mock
 
@@ -32,8 +33,8 @@ from grpc_breaker import (
     State,
 )
 from grpc_breaker._core.breaker import _after_fork_in_child as after_fork_in_child
-from grpc_breaker._core.breaker import _Counter
 from grpc_breaker._core.state import TRANSITIONS
+from grpc_breaker._core.window import steps
 from grpc_breaker.testing import EventRecorder, FakeClock
 
 
@@ -795,12 +796,12 @@ def test_slow_probe_says_so(clock: FakeClock) -> None:
 
 def test_counter_can_be_read_while_it_is_read() -> None:
     """A signal handler that looks in the middle of a look sees the same, and changes nothing."""
-    counter = _Counter()
+    counter = count()
     seen: list[int] = []
 
     def visit(frame: Any, event: str, argument: Any) -> Any:
         sys.settrace(None)
-        seen.append(counter.value())
+        seen.append(steps(counter))
         sys.settrace(visit)
         return visit
 
@@ -808,13 +809,13 @@ def test_counter_can_be_read_while_it_is_read() -> None:
     for n in range(3):
         sys.settrace(visit)
         try:
-            value = counter.value()
+            value = steps(counter)
         finally:
             sys.settrace(tracing)
         assert value == n
         assert set(seen) == {n}
         seen.clear()
-        counter.step()
+        next(counter)
 
 
 def test_books_that_are_taken_miss_nothing(breaker: CircuitBreaker) -> None:
@@ -823,13 +824,12 @@ def test_books_that_are_taken_miss_nothing(breaker: CircuitBreaker) -> None:
     class Busy:
         """Counts one more at each look."""
 
-        def __init__(self, counter: Any) -> None:
+        def __init__(self, counter: count[int]) -> None:
             self.counter = counter
-            self.step = counter.step
 
-        def value(self) -> int:
-            seen: int = self.counter.value()
-            self.step()
+        def __repr__(self) -> str:
+            seen = repr(self.counter)
+            next(self.counter)
             return seen
 
     breaker.admit().success()

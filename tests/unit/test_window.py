@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import count
 
 import pytest
 
@@ -17,7 +18,7 @@ def _counts(kept: list[tuple[float, bool, bool]]) -> tuple[int, int, int]:
 def test_time_window_counts_what_is_inside(seed: int) -> None:
     """A time window holds what came in its last ten buckets, whatever the rhythm."""
     rng = random.Random(seed)
-    window, kept, now = TimeWindow(10.0, 0.0), [], 0.0
+    window, kept, now = TimeWindow(10.0, 0.0, count()), [], 0.0
     for _ in range(500):
         now += rng.choice([0.0, 0.25, 0.5, 1.0, 3.0, 9.75, 10.0, 1000.0])
         if rng.random() < 0.8:
@@ -43,7 +44,7 @@ def test_count_window_counts_the_last(seed: int, size: int) -> None:
 
 def test_looking_changes_nothing() -> None:
     """What is asked in the middle of anything, by a signal handler, leaves the window as it was."""
-    window = TimeWindow(10.0, 0.0)
+    window = TimeWindow(10.0, 0.0, count())
     window.record(0.5, failed=True, slow=True)
     assert window.counts(1e6) == Counts(0, 0, 0)
     assert window.counts(9.9) == Counts(1, 1, 1)
@@ -54,7 +55,7 @@ def test_looking_changes_nothing() -> None:
 
 def test_clock_that_stands_still_or_runs_backwards() -> None:
     """With a clock that stands still or runs backwards nothing is lost and nothing raises."""
-    window = TimeWindow(10.0, 100.0)
+    window = TimeWindow(10.0, 100.0, count())
     for n, now in enumerate((100.0, 100.0, 50.0, 0.0, 100.0), 1):
         assert window.record(now, failed=True, slow=False) == Counts(n, n, 0)
     window.record(101.5, failed=False, slow=False)
@@ -64,9 +65,10 @@ def test_clock_that_stands_still_or_runs_backwards() -> None:
 
 def test_good_results_counted_elsewhere_are_in_the_window() -> None:
     """Results counted without the window leave it in their time, too."""
-    elsewhere = 5
-    window = TimeWindow(10.0, 0.0, lambda: elsewhere)
+    elsewhere = count(5)
+    window = TimeWindow(10.0, 0.0, elsewhere)
     assert window.counts(0.5) == Counts(0, 0, 0)
-    elsewhere = 8
+    for _ in range(3):
+        next(elsewhere)
     assert window.counts(9.5) == Counts(3, 0, 0)
     assert window.counts(19.5) == Counts(0, 0, 0)
