@@ -13,6 +13,9 @@ Rules
         Later rounds are held to what was there after the warm-up.
     4.  Guarded calls may meet what the other populations met, or what `SEEN_BARE` says, and refusals: nothing else.
     5.  All books of one thing agree: listeners, span events, metrics, log records, callers.
+    6.  The garbage collector runs on a thread of its own. Wherever else it runs, it may run under grpcio's lock around its
+        observability plugin; then the finalizer of a stream may wait for the thread that reads the stream, which waits for
+        that lock: a deadlock of bare gRPC, which has been seen here.
 
 What breaks a rule is a line in `Report.failures`. The calls are in `tests/support/traffic.py`, the trouble in
 `tests/support/trouble.py`, the books in `tests/support/books.py`.
@@ -22,13 +25,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
+import gc
 import random
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -156,6 +161,7 @@ class Soak:
         sys.setswitchinterval(0.0005)  # threads meet in more places
         with ExitStack() as stack:
             stack.callback(sys.setswitchinterval, interval)
+            stack.enter_context(_collector())
             stack.enter_context(self.books.open())
             processes = [stack.enter_context(ServerProcess()) for _ in range(2)]
             names = ("soak.v1.Alpha", "soak.v1.Beta")
@@ -303,6 +309,26 @@ class Soak:
             )
 
 
+@contextmanager
+def _collector() -> Iterator[None]:
+    """Collect garbage on a thread of its own, and nowhere else (rule 6)."""
+    over = threading.Event()
+
+    def collect() -> None:
+        while not over.wait(0.1):
+            gc.collect()
+
+    thread = threading.Thread(target=collect)
+    gc.disable()
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        gc.enable()
+
+
 def _more(census: Census, base: Census) -> list[str]:
     """What there is more of than in `base` and tolerated."""
     return [
@@ -368,8 +394,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="what all choices come from (default 1)")
     parser.add_argument("--only", action="append", choices=POPULATIONS, help="these callers alone: whose memory is it?")
     options = parser.parse_args()
+    faulthandler.dump_traceback_later(60 * options.minutes + 150, exit=True)  # a hang says where
     rounds = max(4, min(16, round(options.minutes * 6)))
     report = soak(options.seed, rounds, max(0.5, options.minutes * 60 / rounds - 4.0), options.only or POPULATIONS)
+    faulthandler.cancel_dump_traceback_later()
     print(markdown(report))
     return 1 if report.failures else 0
 

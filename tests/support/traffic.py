@@ -68,9 +68,10 @@ NORMAL = {
 }
 """What callers meet beside RPC errors, by world and by how they ended the call."""
 
-GRPCIOS = {("aio", "su"): (asyncio.CancelledError,)}
+GRPCIOS = {("aio", "su"): (asyncio.CancelledError,), ("aio", "ss"): (asyncio.CancelledError,)}
 """What grpcio makes of it when a call ends while its requests are written, bare as well, and more often behind interceptors,
-whichever. Counted on 1.85.1, 2,000 calls with a deadline of 10 ms: 406 behind interceptors that do nothing."""
+whichever. Counted behind interceptors that do nothing: on 1.85.1, of 2,000 calls with a stream of requests and a deadline of
+10 ms, 406; on 1.85.3, of 3,000 calls with streams both ways and deadlines up to 20 ms, 4."""
 
 _TRANSPORT = re.compile(
     r"failed to connect|connection|socket closed|broken pipe|recvmsg|sendmsg|goaway|endpoint closing|stream removed",
