@@ -1,4 +1,8 @@
-"""How things are timed here: interleaved, so that a noisy machine is noisy for everyone; medians, with the spread."""
+"""How things are timed here: in turns, so that a noisy machine is noisy for everyone.
+
+A machine that others use changes its pace for seconds at a time. So a ratio is not that of two medians, which may be of
+different times, but the median of the ratios within each round. Times are medians with their middle half.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ Loop = Callable[[int], None]
 """Does the thing so many times."""
 
 
-def interleaved(loops: Mapping[str, Loop], *, rounds: int = 15, seconds: float = 0.05) -> dict[str, list[float]]:
-    """Time each loop `rounds` times, in turns; answers microseconds for one pass, sorted."""
+def interleaved(loops: Mapping[str, Loop], *, rounds: int = 31, seconds: float = 0.025) -> dict[str, list[float]]:
+    """Time each loop `rounds` times, in turns; answers microseconds for one pass, by round."""
     counts = {name: _calibrate(loop, seconds) for name, loop in loops.items()}
     samples: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(rounds):
@@ -21,7 +25,7 @@ def interleaved(loops: Mapping[str, Loop], *, rounds: int = 15, seconds: float =
             began = time.perf_counter()
             loop(counts[name])
             samples[name].append((time.perf_counter() - began) / counts[name] * 1e6)
-    return {name: sorted(values) for name, values in samples.items()}
+    return samples
 
 
 def _calibrate(loop: Loop, seconds: float) -> int:
@@ -35,12 +39,10 @@ def _calibrate(loop: Loop, seconds: float) -> int:
 
 
 def table(title: str, samples: Mapping[str, list[float]], against: str) -> str:
-    """The samples as a Markdown table: median, the middle half, and the ratio to one of them."""
-    base = statistics.median(samples[against])
+    """The samples as a Markdown table: median, the middle half, and the median of the rounds' ratios to one of them."""
     lines = [f"### {title}", "", f"| | median µs | middle half | ratio to {against} |", "|---|---|---|---|"]
     for name, values in samples.items():
-        median = statistics.median(values)
-        quarter = len(values) // 4
-        spread = f"{values[quarter]:.3f} to {values[-1 - quarter]:.3f}"
-        lines.append(f"| {name} | {median:.3f} | {spread} | {median / base:.2f} |")
+        low, median, high = statistics.quantiles(values)
+        ratio = statistics.median(value / base for value, base in zip(values, samples[against], strict=True))
+        lines.append(f"| {name} | {median:.3f} | {low:.3f} to {high:.3f} | {ratio:.2f} |")
     return "\n".join([*lines, ""])
