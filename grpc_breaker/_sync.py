@@ -142,13 +142,16 @@ class CircuitBreakerInterceptor(
         except BaseException as error:
             settle_raised(permit, error, timeout_of(call_details))
             raise
-        if hasattr(call, "__next__") and not hasattr(call, "add_callback"):
-            return _Messages(permit, call, timeout_of(call_details))
         try:
+            if hasattr(call, "__next__") and not hasattr(call, "add_callback"):
+                return _Messages(permit, call, timeout_of(call_details))
             _follow(permit, call, call_details, streams=streams)
         except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
             log_once("following a call failed; it is ignored")
             give_back(permit)
+        except BaseException:  # Ctrl-C: the caller will never have the call
+            give_back(permit)
+            raise
         return call
 
 
@@ -163,7 +166,7 @@ def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> N
         if not call.add_callback(follower):
             follower()
             return
-        if not follower.has_state_of_another:
+        if not follower.call_is_a_wrapper:
             weakref.finalize(call, follower).atexit = False
         if streams and permit.is_probe and follower.sees_headers:
             with suppress(RuntimeError):  # no thread to be had: the final status settles the permit
@@ -221,7 +224,9 @@ class _Messages:
 
 
 class _Follower:
-    """Settles the permit of a running call: as its callback, and as its finalizer."""
+    """Settles the permit of a running call: as its callback, as its finalizer, and at the latest when nobody is left
+    who could call it.
+    """
 
     __slots__ = ("_call", "_done", "_permit", "_state", "_timeout")
 
@@ -258,10 +263,13 @@ class _Follower:
             if isinstance(error, KeyboardInterrupt):  # that comes to the main thread alone, which is a caller's
                 raise
 
+    def __del__(self) -> None:
+        self()
+
     @property
-    def has_state_of_another(self) -> bool:
-        """Whether the call is a wrapper that hands on to grpcio's: it may be thrown away while its call runs on."""
-        return self._state is not None and "_state" not in getattr(self._call(), "__dict__", ())
+    def call_is_a_wrapper(self) -> bool:
+        """Whether it hands on to grpcio's call: it may be thrown away while that runs on."""
+        return self._state is not None and not type(self._call()).__module__.startswith("grpc.")
 
     @property
     def sees_headers(self) -> bool:

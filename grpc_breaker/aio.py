@@ -171,6 +171,9 @@ async def _call(
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("following a call failed; it is ignored")
         give_back(permit)
+    except BaseException:  # Ctrl-C: the caller will never have the call
+        give_back(permit)
+        raise
     return call
 
 

@@ -48,9 +48,9 @@ class OneStep(ABC):
         """Ask to make a call."""
 
     def __enter__(self) -> Self:
-        permit = self.admit()
         frame = _frame_of_the_block()
-        self._entered[frame, self._depth(frame)] = permit
+        depth = self._depth(frame)
+        self._entered[frame, depth] = self.admit()  # nothing in between, where Ctrl-C would lose the permit
         return self
 
     def __exit__(

@@ -165,6 +165,47 @@ def test_stream_that_is_never_drained(kind: str, server: Server, breakers: Break
     channel.close()
 
 
+class Wrapper:
+    """Another interceptor's, around a call."""
+
+    def __init__(self, call: Any) -> None:
+        self._wrapped = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._wrapped)
+
+
+class Wrapping(grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    """Hands on a wrapper of the call."""
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Called by grpcio."""
+        return Wrapper(continuation(client_call_details, request))
+
+
+@pytest.mark.parametrize("ending", ["break", "cancel", "untouched"])
+def test_wrapped_single_threaded_streams(ending: str, server: Server, breakers: BreakerRegistry) -> None:
+    """They give their permit back as well where an interceptor wraps them."""
+    option = (ChannelOptions.SingleThreadedUnaryStream, 1)
+    with grpc.insecure_channel(server.target, [option]) as channel:
+        wrapped = grpc.intercept_channel(channel, CircuitBreakerInterceptor(breakers, telemetry=False), Wrapping())
+        call = start(wrapped, "us", call_with(server, "messages 1;hang")[1])
+        if ending != "untouched":
+            assert next(call) == b"0"
+        if ending == "cancel":
+            call.cancel()
+        del call
+        gc.collect()
+        await_settled(breakers[METHODS["us"]])
+        assert (totals(breakers, "us"), breakers[METHODS["us"]].in_flight) == ({"ignored": 1}, 0)
+
+
 @pytest.mark.parametrize(
     ("ending", "script", "verdict"),
     [

@@ -8,6 +8,7 @@ import gc
 import pickle
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -102,7 +103,8 @@ def test_call_of_somebody_elses_that_is_thrown_away(breakers: BreakerRegistry) -
     assert totals(breakers) == {"ignored": 1}
 
 
-def test_wrapper_that_is_thrown_away(breakers: BreakerRegistry) -> None:
+@pytest.mark.parametrize("shows_its_dictionary", [False, True])
+def test_wrapper_that_is_thrown_away(breakers: BreakerRegistry, shows_its_dictionary: bool) -> None:
     """A wrapper that hands on to grpcio's call may be thrown away while that runs on: its status still counts."""
 
     class Wrapper:
@@ -112,14 +114,54 @@ def test_wrapper_that_is_thrown_away(breakers: BreakerRegistry) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.call, name)
 
+    class Proxy(Wrapper):
+        """Shows the dictionary of what it wraps, like `wrapt.ObjectProxy`."""
+
+        __slots__ = ()
+
+        @property
+        def __dict__(self) -> Any:  # type: ignore[override]
+            return {"_state": self.call._state}
+
     call = Running()
     call._state = state = State(None)  # type: ignore[attr-defined]
-    intercept(breakers, Wrapper(call))
+    intercept(breakers, (Proxy if shows_its_dictionary else Wrapper)(call))
     gc.collect()
     assert totals(breakers) == {}
     state.code = grpc.StatusCode.UNAVAILABLE
     call.end(state.code)
     assert totals(breakers) == {"failure": 1}
+
+
+def test_wrapper_of_a_call_that_calls_nobody_back(breakers: BreakerRegistry) -> None:
+    """Where callbacks are dropped with the call, the permit comes back with the last of them."""
+
+    class Forgetful(Running):
+        _state = SimpleNamespace()
+
+        def add_callback(self, callback: Callable[[], None]) -> bool:
+            self._state.callbacks = [callback]
+            return True
+
+    call = Forgetful()
+    intercept(breakers, call)
+    assert totals(breakers) == {}
+    Forgetful._state.callbacks.clear()
+    assert totals(breakers) == {"ignored": 1}
+
+
+def test_interrupted_while_a_call_is_looked_at(breakers: BreakerRegistry) -> None:
+    """Ctrl-C before a call can be followed reaches the caller, and the permit comes back, sync and asyncio."""
+
+    class Interrupted(Running):
+        def done(self) -> bool:
+            raise KeyboardInterrupt
+
+    for look in (intercept, intercept_aio):
+        with pytest.raises(KeyboardInterrupt):
+            look(breakers, Interrupted())
+        assert breakers[METHOD].in_flight == 0
+    assert totals(breakers) == {"ignored": 2}
 
 
 class Stop(BaseException):
@@ -262,13 +304,15 @@ class Condition:
         return predicate()
 
 
-def await_headers(permit: Permit, act: Callable[[State], object]) -> None:
-    """Wait for headers while `act` happens to the call's state."""
+def await_headers(permit: Permit, act: Callable[[State], object]) -> object:
+    """Wait for headers while `act` happens to the call's state; answers who follows the call, for as long as it lives."""
     call = Running()
     state = State(None)
     state.condition = Condition(lambda: act(state))
     call._state = state  # type: ignore[attr-defined]
-    sync._Follower(permit, call, None).await_headers()
+    follower = sync._Follower(permit, call, None)
+    follower.await_headers()
+    return follower
 
 
 @pytest.mark.parametrize(
@@ -282,8 +326,9 @@ def await_headers(permit: Permit, act: Callable[[State], object]) -> None:
 def test_waiting_for_headers(breakers: BreakerRegistry, happening: Callable[[Any], object], slots: int) -> None:
     """Headers free the slot; a status or trouble leaves it to the callback."""
     permit = probe(breakers)
-    await_headers(permit, happening)
+    follower = await_headers(permit, happening)
     assert breakers[METHOD]._slots_taken() == slots
+    del follower
 
 
 def test_waiting_for_headers_ends_with_the_lease(breakers: BreakerRegistry) -> None:
@@ -301,8 +346,9 @@ def test_headers_and_failure_together(breakers: BreakerRegistry) -> None:
         state.code = grpc.StatusCode.UNAVAILABLE if state.initial_metadata is not None else None
         state.initial_metadata = ()
 
-    await_headers(permit, both)
+    follower = await_headers(permit, both)
     assert breakers[METHOD]._slots_taken() == 1
+    del follower
 
 
 def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry) -> None:
