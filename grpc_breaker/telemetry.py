@@ -195,7 +195,7 @@ class BreakerTelemetry:
             yield Observation(n, _label(label))
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # re-entrant: a finalizer or a signal handler may make an interceptor in the middle
 _attached: Final[weakref.WeakKeyDictionary[BreakerRegistry, BreakerTelemetry]] = weakref.WeakKeyDictionary()
 _defaults: Final[list[BreakerTelemetry]] = []
 
@@ -203,7 +203,7 @@ _defaults: Final[list[BreakerTelemetry]] = []
 def _fresh_lock() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
     """In a forked child: the thread that held the lock is not here."""
     global _lock  # noqa: PLW0603 - it is the module's
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork

@@ -32,12 +32,12 @@ class Ledger:
         self._labelled: set[str] = set()
         self._retired: dict[tuple[str, str, str], int] = {}
 
-    def enter(self, breaker: CircuitBreaker) -> None:
-        """Take a breaker into the books."""
+    def enter(self, breaker: CircuitBreaker) -> CircuitBreaker:
+        """Take a breaker into the books, unless one of its name is there; answers the one that is."""
         with self.lock:
-            self.breakers[breaker.name] = breaker
-            if len(self._labelled) < self._max_labels:
+            if breaker.name not in self._configured and len(self._labelled) < self._max_labels:
                 self._labelled.add(breaker.name)
+            return self.breakers.setdefault(breaker.name, breaker)
 
     def retire(self, breakers: Iterable[CircuitBreaker]) -> None:
         """Keep what breakers counted that were taken out. Without the lock: they may have something to deliver."""

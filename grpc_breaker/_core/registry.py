@@ -80,6 +80,7 @@ class BreakerRegistry:
         """How many calls ended how; for telemetry."""
         self._remembered: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
         self._routes: dict[str | bytes, tuple[CircuitBreaker, str]] = {}
+        self._busy = False
         self._changes: Listeners[StateChange] = Listeners()
         self._rejections: Listeners[Rejection] = Listeners()
         CircuitBreaker("check", clock=clock, random=random)  # a bad clock is an error here, not at the first call
@@ -126,7 +127,11 @@ class BreakerRegistry:
 
     def __contains__(self, method: object) -> bool:
         """Whether the registry holds a breaker for the method or group now."""
-        return isinstance(method, str) and method.removeprefix("/") in self.ledger.breakers
+        if not isinstance(method, str):
+            return False
+        name = method.removeprefix("/")
+        policy = self._policy_of(name)
+        return name in self.ledger.breakers or (policy is not None and policy.group in self.ledger.breakers)
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
         """The breakers there are now, in the order they were made."""
@@ -160,44 +165,55 @@ class BreakerRegistry:
         """Find the breaker for a method that was not called lately."""
         text = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
         name = text.removeprefix("/")
+        policy = self._policy_of(name)
+        if policy is None:
+            return None
+        breaker = self._make(policy.group or name or "/", policy, (method, name))  # a nameless method needs a name, too
+        return breaker, name
+
+    def _policy_of(self, name: str) -> BreakerPolicy | None:
+        """The policy that covers a method, named without the leading slash."""
         service = name.rpartition("/")[0]
         policy = self._policies.get(name) or self._policies.get(service)
-        if policy is None:
-            if self._default is None or service.startswith(_LEFT_ALONE):
-                return None
-            policy = self._default
-        with self.ledger.lock:
-            breaker, forgotten = self._enter(policy.group or name or "/", policy)  # a nameless method needs a name, too
-            route = (breaker, name)
-            if len(self._routes) >= 4 * self._max_breakers:
-                self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
-            self._routes[method] = route
-        self.ledger.retire(forgotten)
-        return route
+        if policy is None and not service.startswith(_LEFT_ALONE):
+            return self._default
+        return policy
 
-    def _make(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
+    def _make(self, name: str, policy: BreakerPolicy, spelled: tuple[str | bytes, str] | None = None) -> CircuitBreaker:
+        """Find or make a breaker, and route a method to it, spelled as gRPC does and as events do.
+
+        A finalizer or a signal handler that makes a call may come in the middle, on the same thread: the lock is
+        re-entrant. Such a visitor only adds. It forgets nobody, even above the cap, and where it has made the very
+        breaker that is being made, that one is it.
+        """
+        forgotten: list[CircuitBreaker] = []
         with self.ledger.lock:
-            breaker, forgotten = self._enter(name, policy)
+            visiting = self._busy
+            try:
+                self._busy = True
+                breaker = self.ledger.breakers.get(name)
+                if breaker is None:
+                    if len(self.ledger.breakers) >= self._max_breakers and not visiting:
+                        forgotten = self._forget_idle()
+                    breaker = self.ledger.enter(self._remembered.get(name) or self._new(name, policy))
+                    self._remembered[name] = breaker
+                if spelled is not None:
+                    if len(self._routes) >= 4 * self._max_breakers:
+                        self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
+                    self._routes[spelled[0]] = (breaker, spelled[1])
+            finally:
+                self._busy = visiting
         self.ledger.retire(forgotten)
         return breaker
 
-    def _enter(self, name: str, policy: BreakerPolicy) -> tuple[CircuitBreaker, list[CircuitBreaker]]:
-        """Find or make a breaker; answers those that were forgotten for it, too. Under the ledger's lock."""
-        forgotten: list[CircuitBreaker] = []
-        breaker = self.ledger.breakers.get(name) or self._remembered.get(name)
-        if breaker is None:
-            breaker = CircuitBreaker(name, policy, clock=self._clock, random=self._random)
-            breaker._also_tell(self._changes, self._rejections)
-        if name not in self.ledger.breakers:
-            if len(self.ledger.breakers) >= self._max_breakers:
-                forgotten = self._forget_idle()
-            self._remembered[name] = breaker
-            self.ledger.enter(breaker)
-        return breaker, forgotten
+    def _new(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
+        breaker = CircuitBreaker(name, policy, clock=self._clock, random=self._random)
+        breaker._also_tell(self._changes, self._rejections)
+        return breaker
 
     def _forget_idle(self) -> list[CircuitBreaker]:
         """Forget the tenth of the breakers that were idle longest, so that a flood of names costs little each."""
-        breakers = tuple(self.ledger.breakers.values())
+        breakers = self.ledger.breakers.copy().values()  # a copy is one step, an iteration is not
         idle = [it for it in breakers if it.state is State.CLOSED and not it.in_use and not it.in_hand]
         idle.sort(key=lambda breaker: breaker._used)
         surplus = len(self.ledger.breakers) - self._max_breakers + 1
@@ -205,7 +221,9 @@ class BreakerRegistry:
         for breaker in forgotten:
             del self.ledger.breakers[breaker.name]
         names = {breaker.name for breaker in forgotten}
-        self._routes = {method: route for method, route in self._routes.items() if route[0].name not in names}
+        for method, (breaker, _) in self._routes.copy().items():
+            if breaker.name in names:
+                self._routes.pop(method, None)
         return forgotten
 
     def _groups(self) -> dict[str, BreakerPolicy]:
@@ -215,6 +233,7 @@ class BreakerRegistry:
     def _after_fork(self) -> None:
         """Begin with a fresh lock in a forked child: the thread that held it is not here."""
         self.ledger.lock = threading.RLock()
+        self._busy = False
 
 
 def split_method(name: object) -> tuple[str, str]:

@@ -271,6 +271,12 @@ def test_counter_is_told_while_a_breaker_leaves(breakers: BreakerRegistry, meter
     assert after[counter] == before[counter] == 1
 
 
+def test_interceptor_made_in_the_middle() -> None:
+    """A finalizer or a signal handler may make an interceptor while telemetry is at its books, on the same thread."""
+    with telemetry._lock:
+        CircuitBreakerInterceptor()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_child_of_a_busy_moment_attaches() -> None:

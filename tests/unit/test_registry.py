@@ -12,6 +12,7 @@ import pytest
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, Permit, State, StateChange
 from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.support.lines import at_each_line
 
 METHOD, SERVICE, DEFAULT = (BreakerPolicy(reset_timeout=seconds) for seconds in (1, 2, 3))
 
@@ -137,6 +138,10 @@ def test_what_it_shows() -> None:
     breakers["pkg.S/A"].force_open()
     assert repr(breakers) == "<BreakerRegistry of 1 breakers: pkg.S/A forced_open>"
     assert (len(breakers), "pkg.S/A" in breakers, "/pkg.S/A" in breakers, 7 in breakers) == (1, True, True, False)
+    group = BreakerRegistry({"pkg.S": BreakerPolicy(group="prices")})
+    assert "pkg.S/A" not in group
+    assert group["pkg.S/A"] is group["prices"]
+    assert ("pkg.S/A" in group, "pkg.S/B" in group, "prices" in group, "pkg.T/A" in group) == (True, True, True, False)
     assert [breaker.name for breaker in breakers] == ["pkg.S/A"]
     assert json.loads(json.dumps(breakers.snapshot()))["pkg.S/A"]["state"] == "forced_open"
     breakers["pkg.S/B"].disable()
@@ -232,6 +237,42 @@ def test_configured_names_have_labels() -> None:
         breakers[f"flood.S/M{n}"]
     labels = [breakers.ledger.label(name) for name in ("pkg.S/Named", "prices", "flood.S/M0", "flood.S/M4")]
     assert labels == ["pkg.S/Named", "prices", "flood.S/M0", "other"]
+
+
+def test_configured_names_take_no_label_away() -> None:
+    """As many others are counted by name as there may be, however many configured ones came first."""
+    breakers = BreakerRegistry(
+        {"pkg.S/A": METHOD, "pkg.S/B": METHOD}, default=DEFAULT, max_breakers=2, clock=FakeClock()
+    )
+    for name in ("pkg.S/A", "pkg.S/B", "pkg.S/C", "pkg.S/D", "pkg.S/E"):
+        breakers[name]
+    assert [breakers.ledger.label(f"pkg.S/{it}") for it in "CDE"] == ["pkg.S/C", "pkg.S/D", "other"]
+
+
+@pytest.mark.parametrize("visited", ["pkg.S/Own", "pkg.S/Other", "pkg.S/M0"])
+def test_calls_made_in_the_middle(visited: str) -> None:
+    """A finalizer or a signal handler that makes a call while a breaker is made, or forgotten, loses none and no breaker."""
+    registries: list[BreakerRegistry] = []
+
+    def story() -> None:
+        registries.append(BreakerRegistry(max_breakers=2, clock=FakeClock()))
+        for n in range(2):
+            call(f"pkg.S/M{n}")
+        call("pkg.S/Own")
+
+    def call(name: str) -> None:
+        breaker = registries[-1].breaker_for(f"/{name}")
+        assert breaker is not None
+        breaker.admit().success()
+
+    functions = {"_find_route", "_make", "_forget_idle", "enter"}
+    for _ in at_each_line(functions, story, lambda: call(visited)):
+        breakers = registries[-1]
+        held = breakers.ledger.breakers
+        assert all(held.get(breaker.name) is breaker for breaker, _ in breakers._routes.values())
+        assert held["pkg.S/Own"] is breakers.breaker_for("/pkg.S/Own")
+        assert sum(calls for *_, calls in breakers.ledger.tallies()) == 4
+    assert len(registries) > 40
 
 
 def test_what_an_operator_did_is_not_forgotten() -> None:
