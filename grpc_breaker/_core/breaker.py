@@ -22,8 +22,8 @@ Theory of operation
         Whoever has the lock looks at the queue once more after giving it back, so nothing is left lying. What needs an
         answer is not queued: a visitor that asks for a probe's slot is refused, and one that looks sees what there is.
     7.  A forked child has a fresh lock and nothing in flight; permits it inherited are ignored.
-    8.  Admission takes the lock only where it has to decide something. All it needs stands in one immutable `_Gate`,
-        made anew by each change and read once, so what it sees is always of one piece. A permit keeps the gate it came
+    8.  Admission takes the lock only where it has to decide something. All it needs stands in one `_Gate`, made
+        anew by each change and read once, so what it sees is always of one piece. A permit keeps the gate it came
         through, and is stale when the breaker has another. A call that comes through a gate while it is being replaced
         is a call of the old generation: stale, never wrong.
     9.  Settling takes the lock unless it has nothing to decide: a success in a *calm* breaker. It is calm after a
@@ -607,8 +607,11 @@ class CircuitBreaker(OneStep):
         """Give up the probes not heard of for `probe_timeout`. Under the lock."""
         for probe in [probe for probe, until in self._probes.items() if until <= now]:
             del self._probes[probe]
-            probe._gate = _LOST
-            self._in_flight.discard(probe)
+            probe._gate = _LOST  # first: from the moment it is not in flight, its late result may come
+            try:
+                self._in_flight.remove(probe)
+            except KeyError:
+                probe._gate = _SETTLED  # its result is on its way
 
     def _slots_taken(self) -> int:
         """Probes in flight. Those of an earlier half-open period keep their lease but hold no slot."""
@@ -813,11 +816,12 @@ class CircuitBreaker(OneStep):
 
     def _count(self, outcome: str, status: str) -> None:
         key = (str(outcome), status)
-        if key not in self._tallies and len(self._tallies) >= _MAX_TALLIES:
+        tallies = self._tallies
+        if key not in tallies and len(tallies) >= _MAX_TALLIES:
             key = (key[0], "other")
-        if key not in self._tallies:
-            self._tallies = {**self._tallies, key: 0}
-        self._tallies[key] += 1
+        if key not in tallies:
+            tallies = self._tallies = {**tallies, key: 0}
+        tallies[key] += 1
 
     # ── Operators ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -856,7 +860,9 @@ class CircuitBreaker(OneStep):
         self._gate.code = policy.refusal_code
         self._slow_after = self._slow_limit()
         self._calm_until = _LONG_AGO
-        if policy.window_calls != old.window_calls or policy.window_seconds != old.window_seconds:
+        if policy.window_calls != old.window_calls or (
+            policy.window_calls is None and policy.window_seconds != old.window_seconds
+        ):
             self._window = self._new_window(now)
 
     def _obey(self, state: State, reason: Reason, now: float) -> None:

@@ -112,14 +112,16 @@ class Rejection:
         at: When, by the breaker's own clock, in seconds.
         probes: Probes in flight, when half-open.
         context: What the call came with.
+        code: The name of the status that a refused RPC shows.
     """
 
-    __slots__ = ("_facts", "at", "breaker", "context", "method", "probes")
+    __slots__ = ("_facts", "at", "breaker", "code", "context", "method", "probes")
 
     def __init__(self, breaker: str, method: str, facts: _Facts, at: float, probes: int, context: object) -> None:
         self.breaker = breaker
         self.method = method
         self._facts = facts
+        self.code = facts.code
         self.at = at
         self.probes = probes
         self.context = context
@@ -142,11 +144,6 @@ class Rejection:
     def retry_after(self) -> float | None:
         """Seconds until a call may pass: 0 when half-open, `None` when only an operator knows."""
         return self._facts.retry_after(self.at)
-
-    @property
-    def code(self) -> str:
-        """The name of the status that a refused RPC shows."""
-        return self._facts.code
 
     @property
     def details(self) -> str:

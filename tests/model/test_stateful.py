@@ -159,7 +159,7 @@ class Breaker(RuleBasedStateMachine):
             return
         old = self.model.rules
         self.model.rules = it
-        if (old.window_calls, old.window_seconds) != (it.window_calls, it.window_seconds):
+        if (old.window_calls or -old.window_seconds) != (it.window_calls or -it.window_seconds):
             self.model.results = []
             self.model.born = self.model.now
         self.real.reconfigure(policy_of(it))

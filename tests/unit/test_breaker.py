@@ -32,10 +32,12 @@ from grpc_breaker import (
     Rejection,
     State,
 )
+from grpc_breaker._core import one_step
 from grpc_breaker._core.breaker import _after_fork_in_child as after_fork_in_child
 from grpc_breaker._core.state import TRANSITIONS
 from grpc_breaker._core.window import steps
 from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.support.lines import at_each_line
 
 
 @pytest.fixture
@@ -794,6 +796,61 @@ def test_slow_probe_says_so(clock: FakeClock) -> None:
         assert breaker.state is State.CLOSED
 
 
+def test_result_that_comes_as_its_lease_ends(clock: FakeClock) -> None:
+    """It is counted once, however often it is told, and whichever comes first."""
+    policy = BreakerPolicy(
+        consecutive_failures=1, reset_timeout=1, reset_timeout_jitter=0, probe_timeout=5, half_open_max_calls=1
+    )
+    held: list[tuple[CircuitBreaker, list[Permit]]] = []
+
+    def story() -> None:
+        breaker, probes = CircuitBreaker("late", policy, clock=clock), []
+        held.append((breaker, probes))
+        breaker.admit().failure()
+        clock.advance(2)
+        probes.append(breaker.admit())
+        clock.advance(5)
+        breaker.try_admit()
+
+    def visit() -> None:
+        for probe in held[-1][1]:
+            probe.settle(Outcome.SUCCESS, "OK", blocking=False)
+
+    lines = list(at_each_line({"_end_leases"}, story, visit))
+    assert len(lines) >= 5
+    for breaker, (probe,) in held:
+        probe.ignore()
+        totals = breaker.snapshot()["totals"]
+        assert totals["success"] + totals["stale"] == 1
+        assert totals["ignored"] == 0
+
+
+def test_books_that_are_taken_as_one_is_written(clock: FakeClock) -> None:
+    """A result is in what is taken or in what stays, once, wherever in between the visitor comes."""
+    breakers: list[CircuitBreaker] = []
+    taken: list[int] = []
+
+    def story() -> None:
+        breakers.append(CircuitBreaker("books", clock=clock))
+        breakers[-1].admit().failure("UNAVAILABLE")
+        taken.append(sum(breakers[-1].tallies().values()))
+
+    def visit() -> None:
+        taken.append(sum(breakers[-1]._take_tallies().values()))
+
+    for _ in at_each_line({"_count"}, story, visit):
+        assert breakers[-1]._window.counts(clock()).failures == 1
+    assert len(breakers) >= 5
+
+
+def test_interrupted_before_a_block_is_known(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C as a `with` block begins leaves no permit out."""
+    monkeypatch.setattr(one_step, "_frame_of_the_block", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), breaker:
+        pass
+    assert breaker.in_flight == 0
+
+
 def test_counter_can_be_read_while_it_is_read() -> None:
     """A signal handler that looks in the middle of a look sees the same, and changes nothing."""
     counter = count()
@@ -1434,6 +1491,7 @@ def test_new_policy_keeps_the_window(breaker: CircuitBreaker) -> None:
     breaker.admit().failure()
     assert breaker.snapshot()["reason"] == "failure_threshold"
     rejection = breaker.try_admit()
+    breaker.reconfigure(BreakerPolicy())
     assert isinstance(rejection, Rejection)
     assert rejection.code == "ABORTED"
 
@@ -1446,3 +1504,11 @@ def test_new_window_begins_empty(breaker: CircuitBreaker) -> None:
     assert (breaker.state, breaker.retry_after) == (State.OPEN, 10.0)
     with pytest.raises(TypeError, match="must be a BreakerPolicy"):
         breaker.reconfigure(None)  # type: ignore[arg-type]
+
+
+def test_seconds_do_not_shape_a_window_of_calls() -> None:
+    """A window of the last calls stays, whatever `window_seconds` says."""
+    breaker = CircuitBreaker("calls", BreakerPolicy(window_calls=50))
+    breaker.admit().success()
+    breaker.reconfigure(BreakerPolicy(window_calls=50, window_seconds=1.0))
+    assert breaker.snapshot()["window"]["calls"] == 1
