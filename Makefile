@@ -59,8 +59,8 @@ $(VENV)/.bench: $(READY)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check -e '.[bench]'
 	@touch "$@"
 
-bench: $(VENV)/.bench  ## Measure the cost beside its peers (about four minutes)
-	@"$(RUN)" -m benchmarks.core
+bench: $(VENV)/.bench  ## Measure the cost beside its peers, and plot it (about five minutes)
+	@"$(RUN)" -m benchmarks.core --plot docs/images/cost.svg
 	@"$(RUN)" -m benchmarks.interceptors
 	@"$(RUN)" -m benchmarks.pitfalls
 

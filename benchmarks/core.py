@@ -1,14 +1,20 @@
-"""The breaker alone, and its peers: the closed path, the refused path, eight threads, memory, ten thousand methods."""
+"""The breaker alone, and its peers: the closed path, the refused path, eight threads, memory, ten thousand methods.
+
+python -m benchmarks.core [--plot docs/images/cost.svg]
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import gc
+import statistics
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import FAILURES, Guard, aio_peers, sync_peers
@@ -153,7 +159,7 @@ def together(count: int) -> Loop:
             permit.success()
 
     async def spread(total: int) -> None:
-        await asyncio.gather(*(one(max(1, total // count)) for _ in range(count)))
+        await asyncio.gather(*(one((total + n) // count) for n in range(count)))
 
     return lambda total: asyncio.run(spread(total))
 
@@ -205,12 +211,44 @@ def lookups() -> dict[str, Loop]:
     return loops
 
 
+def plot(panels: Mapping[str, Mapping[str, list[float]]], path: Path) -> None:
+    """What a call costs, as bars, a panel for each table."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - only for plots
+
+    plt.rcParams.update({"svg.hashsalt": "grpc_breaker", "svg.fonttype": "none", "font.size": 9})
+    heights = [len(samples) for samples in panels.values()]
+    figure, rows = plt.subplots(
+        len(panels), 1, figsize=(8, 6.5), height_ratios=heights, sharex=True, layout="constrained"
+    )
+    for axes, (title, samples) in zip(rows, panels.items(), strict=True):
+        medians = {name: statistics.median(values) for name, values in samples.items()}
+        colours = ["#0072B2" if name.startswith("grpc_breaker") else "#999999" for name in medians]
+        bars = axes.barh(list(medians), list(medians.values()), color=colours)
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+        axes.invert_yaxis()
+        axes.set_title(title, loc="left")
+        axes.margins(x=0.1)
+    rows[-1].set_xlabel("median µs")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def main() -> None:
-    """Print every table."""
+    """Print every table, draw the plot."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.core")
+    parser.add_argument("--plot", type=Path, help="a file to draw the cost of a call into")
+    path: Path | None = parser.parse_args().plot
     began = time.perf_counter()
-    print(table("Closed: one protected call", interleaved(closed()), "circuitbreaker"))
-    print(table("Closed, in asyncio: one protected call", interleaved(closed_in_asyncio()), "circuitbreaker"))
-    print(table("Refused: one refusal", interleaved(refused()), "circuitbreaker"))
+    in_memory = memory()  # first, before other breakers make tables grow that all share
+    calls = {
+        "Closed: one protected call": interleaved(closed()),
+        "Closed, in asyncio: one protected call": interleaved(closed_in_asyncio()),
+        "Refused: one refusal": interleaved(refused()),
+    }
+    for title, samples in calls.items():
+        print(table(title, samples, "circuitbreaker"))
+    if path is not None:
+        plot(calls, path)
     one = two_steps(CircuitBreaker("threads"))
     spread = {"one thread": one, "eight threads": threads(one)}
     print(table("Eight threads on one breaker, each call", interleaved(spread, seconds=0.2), "one thread"))
@@ -220,7 +258,7 @@ def main() -> None:
     coroutines = {"one coroutine": together(1), "five thousand coroutines": together(5000)}
     print(table("Coroutines on one breaker, each call", interleaved(coroutines, seconds=0.2), "one coroutine"))
     print(table("Registry lookup", interleaved(lookups()), "10 methods"))
-    print(memory())
+    print(in_memory)
     print(f"({time.perf_counter() - began:.0f} s)")
 
 
