@@ -469,11 +469,19 @@ def _tally(cell: Cell, breakers: BreakerRegistry | None, result: Result) -> None
 
 
 def await_settled(breaker: CircuitBreaker) -> None:
-    """Wait until no permit is out. The application sees a call's end microseconds before the breaker does."""
+    """Wait until no permit is out and nothing is counted any more.
+
+    The application sees a call's end microseconds before the breaker does, which takes its permit back microseconds
+    before it counts.
+    """
     until = time.monotonic() + PATIENCE
     pause = threading.Event()
-    while breaker.in_flight and time.monotonic() < until:
-        pause.wait(0.001)
+    counted = None
+    while time.monotonic() < until:
+        before, counted = counted, breaker.tallies()
+        if counted == before and not breaker.in_flight:
+            return
+        pause.wait(0.002)
 
 
 def make_guarded(cell: Cell, servers: Servers) -> Result:
