@@ -223,6 +223,24 @@ def test_jitter_makes_the_open_period_longer(drawn: float, period: float) -> Non
     assert breaker.retry_after == pytest.approx(period)
 
 
+def test_open_periods_in_a_row(clock: FakeClock) -> None:
+    """Each failed probe doubles the period, up to the longest."""
+    policy = BreakerPolicy(
+        consecutive_failures=1,
+        reset_timeout=1,
+        reset_timeout_multiplier=2,
+        max_reset_timeout=20,
+        reset_timeout_jitter=0,
+    )
+    breaker = CircuitBreaker("doubling", policy, clock=clock)
+    periods = []
+    for _ in range(7):
+        breaker.admit().failure()
+        periods.append(round(breaker.retry_after or 0.0, 6))
+        clock.advance(20)
+    assert periods == [1, 2, 4, 8, 16, 20, 20]
+
+
 def test_back_off_has_an_end(clock: FakeClock) -> None:
     """The open period grows by the multiplier up to its maximum, however often probes fail; a close forgets it."""
     policy = BreakerPolicy(

@@ -210,9 +210,31 @@ def test_memory_of_forgotten_names_is_bounded() -> None:
     assert len(breakers._remembered) <= 10
     assert len(breakers.ledger._labelled) <= 10
     shared = BreakerRegistry(default=BreakerPolicy(group="g"), max_breakers=10)
+    sizes = set()
     for n in range(1000):
         shared.breaker_for(f"/flood.S/M{n}")
-    assert len(shared._routes) <= 40
+        sizes.add(len(shared._routes))
+    assert max(sizes) == 40
+
+
+def test_cap_holds_in_a_forked_child() -> None:
+    """A child that was forked while a breaker was made forgets idle ones, too."""
+    breakers = BreakerRegistry(max_breakers=2)
+    breakers._busy = True
+    breakers._after_fork()
+    for n in range(5):
+        breakers[f"pkg.S/M{n}"]
+    assert len(breakers) == 2
+
+
+def test_another_method_of_a_group_costs_nobody_a_place() -> None:
+    """A method whose group has a breaker needs none."""
+    clock = FakeClock()
+    breakers = BreakerRegistry({"pkg.S": BreakerPolicy(group="prices")}, default=DEFAULT, max_breakers=2, clock=clock)
+    for method in ("/pkg.T/M", "/pkg.S/A", "/pkg.S/B"):
+        breakers.breaker_for(method)
+        clock.advance(1)
+    assert [breaker.name for breaker in breakers] == ["pkg.T/M", "prices"]
 
 
 def test_counts_of_forgotten_breakers_are_kept() -> None:

@@ -71,4 +71,6 @@ def test_good_results_counted_elsewhere_are_in_the_window() -> None:
     for _ in range(3):
         next(elsewhere)
     assert window.counts(9.5) == Counts(3, 0, 0)
-    assert window.counts(19.5) == Counts(0, 0, 0)
+    assert window.record(5.5, failed=True, slow=False) == Counts(4, 1, 0)
+    assert window.record(10.5, failed=True, slow=True) == Counts(2, 2, 1)
+    assert window.counts(29.5) == Counts(0, 0, 0)
