@@ -227,7 +227,7 @@ def test_open_periods_in_a_row(clock: FakeClock) -> None:
     """Each failed probe doubles the period, up to the longest."""
     policy = BreakerPolicy(
         consecutive_failures=1,
-        reset_timeout=1,
+        reset_timeout=2,
         reset_timeout_multiplier=2,
         max_reset_timeout=20,
         reset_timeout_jitter=0,
@@ -238,7 +238,7 @@ def test_open_periods_in_a_row(clock: FakeClock) -> None:
         breaker.admit().failure()
         periods.append(round(breaker.retry_after or 0.0, 6))
         clock.advance(20)
-    assert periods == [1, 2, 4, 8, 16, 20, 20]
+    assert periods == [2, 4, 8, 16, 20, 20, 20]
 
 
 def test_back_off_has_an_end(clock: FakeClock) -> None:
@@ -841,6 +841,20 @@ def test_result_that_comes_as_its_lease_ends(clock: FakeClock) -> None:
         totals = breaker.snapshot()["totals"]
         assert totals["success"] + totals["stale"] == 1
         assert totals["ignored"] == 0
+
+
+def test_result_that_is_on_its_way_as_its_lease_ends(clock: FakeClock) -> None:
+    """The same, step by step: a permit is taken back, its lease ends, and only then its result is taken in."""
+    breaker = CircuitBreaker("late", BreakerPolicy(consecutive_failures=1, probe_timeout=5), clock=clock)
+    breaker.admit().failure()
+    clock.advance(1000)
+    probe = breaker.admit()
+    breaker._in_flight.remove(probe)
+    clock.advance(5)
+    breaker._tidy()
+    breaker._do(breaker._end, probe, Outcome.SUCCESS, "OK", "", clock())
+    assert not probe.ignore()
+    assert breaker.tallies() == {("failure", ""): 1, ("stale", "OK"): 1}
 
 
 def test_books_that_are_taken_as_one_is_written(clock: FakeClock) -> None:
