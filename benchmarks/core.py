@@ -1,6 +1,8 @@
 """The breaker alone, and its peers: the closed path, the refused path, eight threads, memory, ten thousand methods.
 
-python -m benchmarks.core [--plot docs/images/cost.svg]
+    python -m benchmarks.core [--plot docs/images/cost.svg]
+
+Each loop runs in turns with the others of its table; see `timing.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import FAILURES, Guard, aio_peers, sync_peers
+from benchmarks.plots import pyplot, save
 from benchmarks.timing import Loop, interleaved, table
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitOpenError, Outcome
 
@@ -213,11 +216,8 @@ def lookups() -> dict[str, Loop]:
 
 def plot(panels: Mapping[str, Mapping[str, list[float]]], path: Path) -> None:
     """What a call costs, as bars, a panel for each table."""
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - only for plots
-
-    plt.rcParams.update({"svg.hashsalt": "grpc_breaker", "svg.fonttype": "none", "font.size": 9})
     heights = [len(samples) for samples in panels.values()]
-    figure, rows = plt.subplots(
+    figure, rows = pyplot().subplots(
         len(panels), 1, figsize=(8, 6.5), height_ratios=heights, sharex=True, layout="constrained"
     )
     for axes, (title, samples) in zip(rows, panels.items(), strict=True):
@@ -229,8 +229,7 @@ def plot(panels: Mapping[str, Mapping[str, list[float]]], path: Path) -> None:
         axes.set_title(title, loc="left")
         axes.margins(x=0.1)
     rows[-1].set_xlabel("median µs")
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from typing import Any, Self
 import grpc
 
 from benchmarks.peers import aio_peers, sync_peers
+from benchmarks.plots import pyplot, save
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, aio
 from tests.support.server import ServerProcess
 
@@ -309,11 +310,8 @@ def table(title: str, runs: list[Run]) -> str:
 
 def plot(title: str, runs: list[Run], path: Path) -> None:
     """Latency and busy workers over time."""
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - only for plots
-
-    plt.rcParams.update({"svg.hashsalt": "grpc_breaker", "svg.fonttype": "none", "font.size": 9})
     colours = ("#000000", "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#0072B2")
-    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5.5), sharex=True, layout="constrained")
+    figure, (above, below) = pyplot().subplots(2, 1, figsize=(8, 5.5), sharex=True, layout="constrained")
     end = 0.0
     for shade, (phase, seconds) in zip((1.0, 0.85, 0.92, 1.0), PHASES.items(), strict=True):
         for axes in (above, below):
@@ -331,8 +329,7 @@ def plot(title: str, runs: list[Run], path: Path) -> None:
     below.set(ylabel="workers busy, %", xlabel="seconds", ylim=(0, 105))
     above.set_title(title, pad=18)
     below.legend(ncols=2, fontsize=8, loc="upper right")
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)
 
 
 def main() -> None:
@@ -352,7 +349,6 @@ def main() -> None:
         runs = [play(name) for name in names]
         print(table(title, runs), flush=True)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             plot(title, runs, folder / f"outage-{world}.svg")
 
 

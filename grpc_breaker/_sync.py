@@ -224,9 +224,7 @@ class _Messages:
 
 
 class _Follower:
-    """Settles the permit of a running call: as its callback, as its finalizer, and at the latest when nobody is left
-    who could call it.
-    """
+    """Settles the permit of a running call: as its callback, as its finalizer, or when neither can come any more."""
 
     __slots__ = ("_call", "_done", "_permit", "_state", "_timeout")
 

@@ -13,8 +13,8 @@ Rules
         Later rounds are held to what was there after the warm-up.
     4.  Guarded calls may meet what the other populations met, or what `SEEN_BARE` says, and refusals: nothing else.
     5.  All books of one thing agree: listeners, span events, metrics, log records, callers.
-    6.  The garbage collector runs on a thread of its own. Wherever else it runs, it may run under grpcio's lock around its
-        observability plugin; then the finalizer of a stream may wait for the thread that reads the stream, which waits for
+    6.  The garbage collector never runs in the middle of a call, but on a thread of its own and when all is counted. In a
+        call it may run under grpcio's lock around its observability plugin; then the finalizer of a stream may wait for the thread that reads the stream, which waits for
         that lock: a deadlock of bare gRPC, which has been seen here.
 
 What breaks a rule is a line in `Report.failures`. The calls are in `tests/support/traffic.py`, the trouble in
@@ -311,7 +311,7 @@ class Soak:
 
 @contextmanager
 def _collector() -> Iterator[None]:
-    """Collect garbage on a thread of its own, and nowhere else (rule 6)."""
+    """Collect garbage on a thread of its own, not where it happens to be made (rule 6)."""
     over = threading.Event()
 
     def collect() -> None:

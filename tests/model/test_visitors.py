@@ -6,9 +6,7 @@ one thing, and leaves. Whatever the line, no call is lost or counted twice, noth
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit, State
 from grpc_breaker._core.state import TRANSITIONS
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.model.scheduler import WATCHED
+from tests.support.lines import visit_at
 
 POLICY = BreakerPolicy(
     consecutive_failures=1, half_open_max_calls=1, reset_timeout=5, reset_timeout_jitter=0, probe_timeout=3
@@ -128,26 +127,9 @@ VISITS: dict[str, Callable[[Stage], Any]] = {
 def run(story: Callable[[Stage], None], visit: Callable[[Stage], Any], at: int) -> bool:
     """Tell the story, with a visit at its line number `at`; answers whether it was that long."""
     stage = Stage()
-    lines = 0
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal lines
-        if frame.f_code.co_filename not in WATCHED:
-            return None
-        if event == "line":
-            lines += 1
-            if lines == at:
-                visit(stage)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        story(stage)
-    finally:
-        sys.settrace(before)
+    long_enough = visit_at(WATCHED, lambda: story(stage), lambda: visit(stage), at)
     stage.check()
-    return lines >= at
+    return long_enough
 
 
 @pytest.mark.parametrize("visit", VISITS)

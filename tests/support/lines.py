@@ -1,35 +1,31 @@
-"""Visitors at every line: what a finalizer or a signal handler may do in the middle of a function."""
+"""Visitors at every line: what a finalizer or a signal handler may do in the middle of the code of some files."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable, Collection
+from types import FrameType
 from typing import Any
 
 
-def at_each_line(functions: set[str], story: Callable[[], object], visit: Callable[[], object]) -> Iterator[int]:
-    """Run a story once for each line of these functions that it executes; at that line comes a visitor, once."""
-    tracing = sys.gettrace()
-    for line in count(1):
-        lines = count(1)
+def visit_at(files: Collection[str], story: Callable[[], object], visit: Callable[[], object], at: int) -> bool:
+    """Tell a story, with a visit at its line number `at` in these files; answers whether it was that long."""
+    lines = 0
 
-        def trace(frame: Any, event: str, argument: Any, lines: Any = lines, line: int = line) -> Any:
-            if event == "line" and next(lines) == line:
-                sys.settrace(None)
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == at:
                 visit()
-                return None
-            return trace
+        return trace
 
-        def enter(frame: Any, event: str, argument: Any, trace: Any = trace) -> Any:
-            name = frame.f_code.co_name.split("ǁ")[-1].split("__mutmut")[0]  # a mutant's has words around it
-            return trace if name in functions else None
-
-        sys.settrace(enter)
-        try:
-            story()
-        finally:
-            sys.settrace(tracing)
-        if next(lines) <= line:
-            return
-        yield line
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        story()
+    finally:
+        sys.settrace(before)
+    return lines >= at

@@ -326,9 +326,8 @@ def await_headers(permit: Permit, act: Callable[[State], object]) -> object:
 def test_waiting_for_headers(breakers: BreakerRegistry, happening: Callable[[Any], object], slots: int) -> None:
     """Headers free the slot; a status or trouble leaves it to the callback."""
     permit = probe(breakers)
-    follower = await_headers(permit, happening)
+    _kept = await_headers(permit, happening)
     assert breakers[METHOD]._slots_taken() == slots
-    del follower
 
 
 def test_waiting_for_headers_ends_with_the_lease(breakers: BreakerRegistry) -> None:
@@ -346,9 +345,8 @@ def test_headers_and_failure_together(breakers: BreakerRegistry) -> None:
         state.code = grpc.StatusCode.UNAVAILABLE if state.initial_metadata is not None else None
         state.initial_metadata = ()
 
-    follower = await_headers(permit, both)
+    _kept = await_headers(permit, both)
     assert breakers[METHOD]._slots_taken() == 1
-    del follower
 
 
 def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry) -> None:
