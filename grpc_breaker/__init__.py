@@ -8,9 +8,10 @@ This module only says what the public names are. `grpc_breaker.testing` holds wh
 """
 
 from grpc_breaker import aio, telemetry
-from grpc_breaker._core.breaker import CircuitBreaker, Permit
+from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import EndedCall, FailureReason, Rejection, StateChange
+from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome, Reason, State

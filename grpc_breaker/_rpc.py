@@ -26,10 +26,11 @@ from typing import Any, Final
 
 import grpc
 
-from grpc_breaker._core.breaker import CircuitBreaker, Permit
+from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import EndedCall, Rejection
 from grpc_breaker._core.log import log_once
+from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy, classified
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
@@ -128,10 +129,18 @@ class Guard:
             probe = _probe.get()
             if probe is not None and probe.by(breaker):
                 return None
-            return breaker.try_admit(method, self._capture() if self._capture is not None else None, timed)
+            return breaker.try_admit(
+                method, self._capture() if self._capture is not None else None, timed, _lease(call_details)
+            )
         except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
             log_once("asking the breaker failed; the call goes on unguarded")
             return None
+
+
+def _lease(call_details: Any) -> float | None:
+    """Seconds after which the call is over by its own deadline; `None` where that is not known."""
+    timeout = timeout_of(call_details)
+    return timeout if timeout is not None and 0 <= timeout < _LONGEST_TIMEOUT else None
 
 
 @contextmanager
@@ -181,14 +190,12 @@ def settle(
     trailing_metadata: Any = (),
     timeout: float | None = None,
     error: BaseException | None = None,
-    *,
-    blocking: bool = True,
 ) -> None:
-    """Settle the permit of an ended call by its status. Never raises. `blocking`: see `Permit.settle`."""
+    """Settle the permit of an ended call by its status. Never raises."""
     try:
         policy = permit.policy
         if not isinstance(code, grpc.StatusCode):
-            give_back(permit, blocking=blocking)
+            give_back(permit)
             return
         words = details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details or "")
         elapsed = permit.elapsed
@@ -204,12 +211,12 @@ def settle(
                 error=None if code is OK else error,
             )
             outcome = classified(policy.classify, ended, outcome)
-        permit.settle(outcome, code.name, words, blocking=blocking)
+        permit.settle(outcome, code.name, words)
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("judging an ended call failed; it is ignored")
-        give_back(permit, blocking=blocking)
+        give_back(permit)
     except BaseException:  # Ctrl-C in a classifier, say: the caller's, but the permit is ours
-        give_back(permit, blocking=blocking)
+        give_back(permit)
         raise
 
 
@@ -237,10 +244,10 @@ def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -
         give_back(permit)
 
 
-def give_back(permit: Permit, *, blocking: bool = True) -> None:
-    """Settle a permit from which nothing was learned. Never raises. `blocking`: see `Permit.settle`."""
+def give_back(permit: Permit) -> None:
+    """Settle a permit from which nothing was learned. Never raises."""
     try:
-        permit.settle(Outcome.IGNORED, blocking=blocking)
+        permit.settle(Outcome.IGNORED)
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("giving a permit back failed")
 

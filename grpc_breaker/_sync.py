@@ -37,10 +37,10 @@ from typing import Any, Final, NoReturn
 
 import grpc
 
-from grpc_breaker._core.breaker import Permit
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.log import log_once
+from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
 from grpc_breaker._rpc import (
@@ -220,7 +220,7 @@ class _Messages:
         return getattr(self._messages, name)
 
     def __del__(self) -> None:
-        give_back(self._permit, blocking=False)
+        give_back(self._permit)
 
 
 class _Follower:
@@ -248,16 +248,14 @@ class _Follower:
             state, call = self._state, self._call()
             if hasattr(state, "code") and hasattr(state, "details"):
                 trailing = getattr(state, "trailing_metadata", ())
-                settle(permit, state.code, state.details, trailing, self._timeout, call, blocking=False)
+                settle(permit, state.code, state.details, trailing, self._timeout, call)
             elif call is not None:
-                settle(
-                    permit, call.code(), call.details(), call.trailing_metadata(), self._timeout, call, blocking=False
-                )
+                settle(permit, call.code(), call.details(), call.trailing_metadata(), self._timeout, call)
             else:
-                give_back(permit, blocking=False)
+                give_back(permit)
         except BaseException as error:  # on the channel's own thread: raising here would harm other calls
             log_once("settling an ended call failed; it is ignored")
-            give_back(permit, blocking=False)
+            give_back(permit)
             if isinstance(error, KeyboardInterrupt):  # that comes to the main thread alone, which is a caller's
                 raise
 

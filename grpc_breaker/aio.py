@@ -44,10 +44,10 @@ from typing import Any, Final, NoReturn
 import grpc
 from grpc import aio
 
-from grpc_breaker._core.breaker import Permit
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.log import log_once
+from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
 from grpc_breaker._rpc import (
@@ -213,7 +213,7 @@ def _settle_stillborn(permit: Permit, beginning: asyncio.Task[Any]) -> None:
     """
     error = None if beginning.cancelled() else beginning.exception()
     if error is not None and not isinstance(error, grpc.RpcError):
-        give_back(permit, blocking=False)
+        give_back(permit)
 
 
 def _settle_ended(permit: Permit, call: Any, call_details: Any, *, believe: bool = False) -> None:
@@ -225,10 +225,10 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, *, believe: bool
     try:
         code = _now(call.code())
         if code is OK and permit.policy.plain:
-            permit.settle(_SUCCESS, "OK", blocking=False)
+            permit.settle(_SUCCESS, "OK")
             return
         if isinstance(_made_by_interceptors(call), _RefusedCall):
-            give_back(permit, blocking=False)
+            give_back(permit)
             return
         words = _now(call.details())
         if write_failed(code, words) and not believe and not permit.settled:
@@ -238,10 +238,10 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, *, believe: bool
         error = None
         if permit.policy.classify is not None and isinstance(code, grpc.StatusCode):
             error = aio.AioRpcError(code, aio.Metadata(), trailing or aio.Metadata(), words)
-        settle(permit, code, words, trailing, timeout_of(call_details), error, blocking=False)
+        settle(permit, code, words, trailing, timeout_of(call_details), error)
     except BaseException as error:
         log_once("settling an ended call failed; it is ignored")
-        give_back(permit, blocking=False)
+        give_back(permit)
         if isinstance(error, KeyboardInterrupt):
             raise
 
@@ -287,7 +287,7 @@ class _LaterLook:
             _settle_ended(self._permit, self._call, self._call_details, believe=True)
 
     def __del__(self) -> None:
-        give_back(self._permit, blocking=False)
+        give_back(self._permit)
 
 
 def _now(coroutine: Any) -> Any:

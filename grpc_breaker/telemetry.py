@@ -1,30 +1,29 @@
-"""OpenTelemetry: what the breakers did, told to whoever looks. A listener of the breakers, and nothing else.
+"""OpenTelemetry: what the breakers did, as span events, metrics and log records. A listener of the breakers, no more.
 
 Theory of operation
     *Span events.* Each change of state is an event on the span of the very call that caused it. The trace context is
     captured when the call begins and travels with its permit, because the callback that ends a call runs on a thread
-    whose current span is some other call's. Where that span is not recording, or has ended, or no call caused the
+    whose current span belongs to another call. Where that span is not recording, or has ended, or no call caused the
     change, a short span of its own carries the event, linked to the captured context where there is one: no change is
-    lost but to a sampler. Only the interceptors capture it: whoever uses a breaker without them may pass it,
+    lost but to a sampler. Only the interceptors capture it: a caller who uses a breaker without them may pass it,
     `admit(context=opentelemetry.context.get_current())`.
     `events="log"` emits OpenTelemetry log events instead, correlated by the same context; never both.
 
-    *Metrics.* The instruments are observable: a reader asks, and the breakers' own books answer. So a call pays nothing
-    for them, however many readers there are; only a change of state is counted when it happens. Labels are bounded by
-    the registry's cap: names beyond it count as `other`, unless they were configured. What a registry counted goes on
-    being told when it is gone, because a counter must not fall.
+    *Metrics.* The instruments are observable: a reader asks, and the breakers' own counts are its answer. So a call
+    pays nothing for them, however many readers there are; only a change of state is counted when it happens. Labels are
+    bounded by the registry's cap: names beyond it count as `other`, unless they were configured. What a registry
+    counted is reported when it is gone, too, because a counter must not fall.
 
     *Log records.* One for each change, on the logger `grpc_breaker`, with the same facts as attributes of the record:
     a warning when it opens, else for information.
 
-Without an SDK all this goes to OpenTelemetry's no-op implementations.
+Without an SDK all this goes to OpenTelemetry's no-op implementations. There is no lock: attaching is idempotent, and
+what readers share is replaced in single steps.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -35,9 +34,10 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from grpc_breaker import _semconv as names
+from grpc_breaker._core.counts import LabelledCounts, summed
 from grpc_breaker._core.events import StateChange
-from grpc_breaker._core.ledger import Ledger
-from grpc_breaker._core.log import log_once, logger
+from grpc_breaker._core.interrupts import passes_through
+from grpc_breaker._core.log import log_once, logger, printable
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import State
 
@@ -45,13 +45,16 @@ __all__ = ["BreakerTelemetry"]
 
 _SCOPE: Final = "grpc_breaker"
 
+_GONE_APART: Final = 100
+"""Registries that are gone whose counts are kept apart, so that their breakers may go on counting."""
+
 
 class BreakerTelemetry:
     """Where the breakers' telemetry goes.
 
     Give one to `CircuitBreakerInterceptor(telemetry=…)` or `aio.interceptors(telemetry=…)` to choose providers, or the
     form of events. One object serves any number of interceptors and registries; attaching it twice to a registry does
-    nothing the second time. A registry has one telemetry: another is an error, or each change would be told twice.
+    nothing the second time. A registry has one telemetry: another is an error, or each change would be reported twice.
     """
 
     def __init__(
@@ -84,9 +87,9 @@ class BreakerTelemetry:
         _check_provider("logger_provider", logger_provider, "get_logger")
         self._emit = _SpanEvents(tracer_provider) if events == "span" else _log_events(logger_provider)
         self._registries: weakref.WeakSet[BreakerRegistry] = weakref.WeakSet()
-        self._gone: list[Ledger] = []
-        self._totals_of_gone: dict[tuple[str, str, str], int] = {}
-        self._told: dict[tuple[str, str, str], int] = {}
+        self._gone: dict[int, LabelledCounts] = {}
+        """What registries counted that are gone."""
+        self._reported: dict[tuple[str, str, str], int] = {}
         meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
         self._changes = meter.create_counter(names.METRIC_STATE_CHANGES, "{change}", "Changes of a breaker's state.")
         meter.create_observable_gauge(
@@ -100,60 +103,54 @@ class BreakerTelemetry:
         )
 
     def attach(self, registry: BreakerRegistry) -> None:
-        """Tell of everything the breakers of `registry` do from now on.
+        """Report everything the breakers of `registry` do from now on.
 
         Raises:
             TypeError: `registry` is no `BreakerRegistry`.
-            ValueError: Another telemetry tells of it.
+            ValueError: Another telemetry reports it.
         """
         if not isinstance(registry, BreakerRegistry):
             message = f"BreakerTelemetry.attach takes a BreakerRegistry, got {registry!r}"
             raise TypeError(message)
-        with _lock:
-            there = _attached.setdefault(registry, self)
-            if there is not self:
-                message = "the registry is told of by another BreakerTelemetry; give all its interceptors the same one"
-                raise ValueError(message)
-            if registry in self._registries:
-                return
+        if _attached.setdefault(registry, self) is not self:
+            message = "another BreakerTelemetry reports this registry; give all its interceptors the same one"
+            raise ValueError(message)
+        counts = registry.counts
+        registry.on_state_change(lambda change: self._report(change, counts.label(change.breaker)), key=self)
+        if registry not in self._registries:
             self._registries.add(registry)
-        self._book_gone()
-        weakref.finalize(registry, self._gone.append, registry.ledger).atexit = False
-        registry_ref = weakref.ref(registry)
+            weakref.finalize(registry, self._gone.setdefault, id(counts), counts).atexit = False
+            self._fold()
 
-        def tell(change: StateChange) -> None:
-            there = registry_ref()
-            label = change.breaker if there is None else there.ledger.label(change.breaker)
-            self._tell(change, label)
+    def _fold(self) -> None:
+        """Add up the counts of registries that are gone, so that making registries again and again fills no memory."""
+        if len(self._gone) > _GONE_APART:
+            folded = LabelledCounts((), 0)
+            folded.add_all(summed([self._gone.popitem()[1] for _ in range(_GONE_APART)]))
+            self._gone[id(folded)] = folded
 
-        registry.on_state_change(tell)
-
-    def _tell(self, change: StateChange, label: str) -> None:
+    def _report(self, change: StateChange, label: str) -> None:
         """Each of the three by itself: an exporter in trouble must not silence the log.
 
         In the context of the call that caused the change, where log records and exemplars find their trace: the
-        thread's own context is some other call's.
+        thread's own context may be another call's.
         """
         emitters: tuple[Callable[[StateChange], None], ...] = (_log_record, self._emit, partial(self._count, label))
+        passing: BaseException | None = None
         token = otel_context.attach(_context(change) or otel_context.Context())
         try:
             for emit in emitters:
                 try:
                     emit(change)
-                except Exception:  # noqa: BLE001 - telemetry must never break a user's call
-                    log_once(f"telling of a state change failed: {emit!r}")
+                except BaseException as error:  # noqa: BLE001 - telemetry must never break a user's call
+                    if isinstance(error, Exception) and not passes_through(error):
+                        log_once(f"reporting a state change failed: {emit!r}")
+                    else:
+                        passing = passing or error
         finally:
             otel_context.detach(token)
-
-    def _book_gone(self) -> None:
-        """Add up what the registries that are gone had counted, and let their books go."""
-        while True:
-            try:
-                tallies = tuple(self._gone.pop().tallies())
-            except IndexError:
-                return
-            with _lock:
-                _add(self._totals_of_gone, tallies)
+        if passing is not None:
+            raise passing
 
     def _count(self, label: str, change: StateChange) -> None:
         attributes = {**_label(label), names.PREVIOUS_STATE: str(change.previous), names.STATE: str(change.state)}
@@ -163,22 +160,16 @@ class BreakerTelemetry:
         states: dict[str, set[State]] = {}
         for registry in tuple(self._registries):
             for breaker in registry:
-                states.setdefault(registry.ledger.label(breaker.name), set()).add(breaker.state)
+                states.setdefault(registry.counts.label(breaker.name), set()).add(breaker.state)
         for label, present in states.items():
             for state in State:
                 yield Observation(int(state in present), {**_label(label), names.STATE: str(state)})
 
     def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
-        registries = tuple(self._registries)
-        self._book_gone()
-        with _lock:
-            totals = dict(self._totals_of_gone)
-        for registry in registries:
-            _add(totals, registry.ledger.tallies())
-        with _lock:
-            for key, calls in totals.items():  # what is on its way into the books just now was told the last time
-                self._told[key] = max(calls, self._told.get(key, 0))
-            totals = dict(self._told)
+        live_and_gone = [*(registry.counts for registry in tuple(self._registries)), *list(self._gone.values())]
+        totals = summed({id(counts): counts for counts in live_and_gone}.values())
+        for key, calls in totals.items():  # what is being folded just now was reported the last time
+            self._reported[key] = totals[key] = max(calls, self._reported.get(key, 0))
         for (label, outcome, status), calls in totals.items():
             attributes = {**_label(label), names.OUTCOME: outcome}
             if status:
@@ -189,31 +180,14 @@ class BreakerTelemetry:
         calls: dict[str, int] = {}
         for registry in tuple(self._registries):
             for breaker in registry:
-                label = registry.ledger.label(breaker.name)
+                label = registry.counts.label(breaker.name)
                 calls[label] = calls.get(label, 0) + breaker.in_flight
         for label, n in calls.items():
             yield Observation(n, _label(label))
 
 
-_lock = threading.RLock()  # re-entrant: a finalizer or a signal handler may make an interceptor in the middle
 _attached: Final[weakref.WeakKeyDictionary[BreakerRegistry, BreakerTelemetry]] = weakref.WeakKeyDictionary()
-_defaults: Final[list[BreakerTelemetry]] = []
-
-
-def _fresh_lock() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
-    """In a forked child: the thread that held the lock is not here."""
-    global _lock  # noqa: PLW0603 - it is the module's
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
-    os.register_at_fork(after_in_child=_fresh_lock)
-
-
-def _add(totals: dict[tuple[str, str, str], int], tallies: Iterable[tuple[str, str, str, int]]) -> None:
-    for label, outcome, status, calls in tallies:
-        key = (label, outcome, status)
-        totals[key] = totals.get(key, 0) + calls
+_defaults: Final[dict[str, BreakerTelemetry]] = {}
 
 
 def _check_provider(name: str, provider: object, method: str) -> None:
@@ -230,20 +204,22 @@ def attach(registry: BreakerRegistry, telemetry: bool | BreakerTelemetry) -> Cal
 
     Raises:
         TypeError: `telemetry` is something else.
-        ValueError: Another telemetry tells of the registry.
+        ValueError: Another telemetry reports the registry.
     """
     if telemetry is False:
         return None
     if telemetry is True:
-        with _lock:
-            if not _defaults:
-                _defaults.append(BreakerTelemetry())
-            telemetry = _attached.get(registry, _defaults[0])
+        telemetry = _attached.get(registry) or _default()
     if not isinstance(telemetry, BreakerTelemetry):
         message = f"telemetry must be True, False or a BreakerTelemetry, got {telemetry!r}"
         raise TypeError(message)
     telemetry.attach(registry)
     return otel_context.get_current
+
+
+def _default() -> BreakerTelemetry:
+    """The telemetry of every interceptor that was given none, made by the first."""
+    return _defaults.get("one") or _defaults.setdefault("one", BreakerTelemetry())
 
 
 class _SpanEvents:
@@ -313,7 +289,7 @@ def _log_record(change: StateChange) -> None:
 
 
 def _words(change: StateChange) -> str:
-    words = f"circuit breaker {change.breaker}: {change.previous} -> {change.state} ({change.reason})"
+    words = f"circuit breaker {printable(change.breaker)}: {change.previous} -> {change.state} ({change.reason})"
     if change.state is State.OPEN:
         words += f"; {change.failures} of {change.calls} calls failed, next probe in {change.retry_after:.1f} s"
     return words

@@ -1,7 +1,7 @@
 """The one error a refused caller meets.
 
 A fresh one for every refusal: an instance that is raised again and again grows its traceback for ever (Polly #1877).
-The refusals of RPCs are subclasses of it that are gRPC errors too; see `grpc_breaker/_rpc.py`.
+The refusals of RPCs are subclasses of it that are gRPC errors too; see `grpc_breaker/_sync.py` and `aio.py`.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
-"""What a breaker tells the world: plain frozen data, and the lists of those who listen.
+"""What a breaker reports: plain frozen data, and the listeners that receive it.
 
-Events are made inside the breaker's critical section and delivered after it. `context` is whatever the caller gave to
-`admit()`, handed back untouched: telemetry keeps the trace context of the causing call there, so that nobody has to ask
-for "the current span" on a thread that belongs to another call.
+An event is made with the change of state that it reports, and delivered when the change is done. `context` is what the
+caller gave to `admit()`, handed back untouched: telemetry keeps the trace context of the causing call there, because
+the current span of the thread that ends a call belongs to another call. It is not part of the event's data: a copy of
+an event made by `copy`, `pickle` or `dataclasses.asdict` has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from grpc_breaker._core.callables import name_of, runs_when_called
-from grpc_breaker._core.log import log_once
+from grpc_breaker._core.interrupts import passes_through
+from grpc_breaker._core.log import log_once, printable
 from grpc_breaker._core.state import Reason, State
 
 Event = TypeVar("Event")
@@ -34,8 +36,14 @@ class FailureReason:
     """Its details, at most 200 characters of them."""
 
 
+class _Caused:
+    """Holds what is handed back with an event and is not part of its data."""
+
+    __slots__ = ("_context",)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StateChange:
+class StateChange(_Caused):
     """One change of one breaker's state."""
 
     sequence: int
@@ -63,12 +71,20 @@ class StateChange:
     """Details of the call whose end caused the change."""
     last_failures: tuple[FailureReason, ...]
     """Up to five failures before the change, the oldest first."""
-    context: object
-    """What the call that caused the change was admitted with; `None` when an operator caused it."""
     at: float
     """When, by the breaker's own clock, in seconds."""
     time: float
     """When, in seconds since the epoch; for display alone."""
+
+    @property
+    def context(self) -> object:
+        """What the call that caused the change was admitted with; `None` when an operator caused it, and in copies."""
+        return getattr(self, "_context", None)
+
+    def with_context(self, context: object) -> Self:
+        """Have the event hand back `context`; returns the event itself."""
+        object.__setattr__(self, "_context", context)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +107,23 @@ class EndedCall:
     """The exception that the caller sees, where there is one; `None` for a call that ended well."""
 
 
-class _Facts(Protocol):
-    """What a breaker's state says to everyone it refuses."""
+class Refusing:
+    """What a breaker's state says to every call it refuses. Made once for each change of state."""
 
-    state: State
-    reason: Reason
-    code: str
+    __slots__ = ("code", "reason", "state", "until")
+
+    def __init__(self, state: State, reason: Reason, until: float, code: str) -> None:
+        self.state = state
+        self.reason = reason
+        """Which condition opened the breaker last."""
+        self.until = until
+        """Until then every call is refused, by the breaker's own clock."""
+        self.code = code
+        """The name of the status that a refused RPC shows."""
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until a call may pass; `None` when only an operator knows."""
-        ...
+        return None if self.state is State.FORCED_OPEN else max(0.0, self.until - now)
 
 
 class Rejection:
@@ -112,38 +135,42 @@ class Rejection:
         at: When, by the breaker's own clock, in seconds.
         probes: Probes in flight, when half-open.
         context: What the call came with.
-        code: The name of the status that a refused RPC shows.
     """
 
-    __slots__ = ("_facts", "at", "breaker", "code", "context", "method", "probes")
+    method: str = ""
+    probes: int = 0
+    context: object = None
 
-    def __init__(self, breaker: str, method: str, facts: _Facts, at: float, probes: int, context: object) -> None:
+    def __init__(self, breaker: str, refusing: Refusing, at: float) -> None:
         self.breaker = breaker
-        self.method = method
-        self._facts = facts
-        self.code = facts.code
+        self._refusing = refusing
         self.at = at
-        self.probes = probes
-        self.context = context
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles without its context, which belongs to this process."""
-        return Rejection, (self.breaker, self.method, self._facts, self.at, self.probes, None)
+        """Pickles and copies without its context, which belongs to this process."""
+        refusing = self._refusing
+        facts = (refusing.state, refusing.reason, refusing.until, refusing.code)
+        return _rejection, (self.breaker, facts, self.at, self.method, self.probes)
+
+    @property
+    def code(self) -> str:
+        """The name of the status that a refused RPC shows."""
+        return self._refusing.code
 
     @property
     def state(self) -> State:
         """`open`, `half_open` or `forced_open`."""
-        return self._facts.state
+        return self._refusing.state
 
     @property
     def reason(self) -> Reason:
         """Which condition had opened the breaker."""
-        return self._facts.reason
+        return self._refusing.reason
 
     @property
     def retry_after(self) -> float | None:
         """Seconds until a call may pass: 0 when half-open, `None` when only an operator knows."""
-        return self._facts.retry_after(self.at)
+        return self._refusing.retry_after(self.at)
 
     @property
     def details(self) -> str:
@@ -154,34 +181,44 @@ class Rejection:
             until = f"{self.probes} probe{'s' if self.probes != 1 else ''} in flight"
         else:
             until = "until an operator resets it"
-        return f"circuit breaker {self.state} for {self.method or self.breaker}; {until}"
+        return f"circuit breaker {self.state} for {printable(self.method or self.breaker)}; {until}"
 
     def __repr__(self) -> str:
         return f"<Rejection: {self.details}>"
 
 
-class Listeners(dict[object, Callable[[Event], object]]):
-    """Those who want to hear of one kind of event, in the order they came.
+def _rejection(breaker: str, facts: tuple[State, Reason, float, str], at: float, method: str, probes: int) -> Rejection:
+    """Make a rejection from its pickled parts."""
+    rejection = Rejection(breaker, Refusing(*facts), at)
+    rejection.method, rejection.probes = method, probes
+    return rejection
 
-    Without a lock, because a finalizer may end one in the middle of anything: each change of the dictionary is one
-    step.
+
+class Listeners(dict[object, Callable[[Event], object]]):
+    """The listeners of one kind of event, in the order they were added.
+
+    Each change of the dictionary is one step, so a finalizer may end a listener in the middle of anything.
     """
 
     __slots__ = ()
 
-    def add(self, listener: Callable[[Event], object]) -> Callable[[], None]:
-        """Call `listener` with every event from now on; answers a function that ends it.
+    def add(self, listener: Callable[[Event], object], key: object = None) -> Callable[[], None]:
+        """Call `listener` with every event from now on; returns a function that ends it.
+
+        Args:
+            listener: What to call.
+            key: Under which to keep it; a key that is there already keeps its listener. Default: a new one.
 
         Raises:
-            TypeError: `listener` is not callable, or a coroutine or generator function, which nobody would run.
+            TypeError: `listener` is not callable, or a coroutine or generator function, which nothing would run.
         """
         if not runs_when_called(listener):
             message = (
                 f"a listener must be callable with one event, and no coroutine or generator function, got {listener!r}"
             )
             raise TypeError(message)
-        key = object()
-        self[key] = listener
+        key = object() if key is None else key
+        self.setdefault(key, listener)
 
         def end() -> None:
             self.pop(key, None)
@@ -189,20 +226,22 @@ class Listeners(dict[object, Callable[[Event], object]]):
         return end
 
 
-def tell(lists: Iterable[Listeners[Event]], event: Event) -> None:
-    """Tell each listener, in order. One that raises is logged once; the others still hear of it.
+def deliver(lists: Iterable[Listeners[Event]], event: Event) -> None:
+    """Call each listener, in order. One that raises is logged once; the others are called all the same.
 
     Raises:
-        BaseException: A listener raised what is no `Exception`, Ctrl-C above all; the first, after all were told.
+        BaseException: A listener raised what is no `Exception`, Ctrl-C above all, or a signal handler raised while a
+            listener ran: the first of these, after all listeners were called.
     """
-    stopped: BaseException | None = None
+    passing: BaseException | None = None
     for listeners in lists:
-        for listener in listeners.copy().values():  # a copy is one step, an iteration is not
+        for listener in list(listeners.values()):  # a copy is one step, an iteration is not
             try:
                 listener(event)
-            except Exception:  # noqa: BLE001 - a user's listener must never break a user's call
-                log_once(f"listener {name_of(listener)} raised")
-            except BaseException as error:  # noqa: BLE001 - raised below
-                stopped = stopped or error
-    if stopped is not None:
-        raise stopped
+            except BaseException as error:  # noqa: BLE001 - raised below, or a user's listener must not break a call
+                if isinstance(error, Exception) and not passes_through(error):
+                    log_once(f"listener {name_of(listener)} raised")
+                else:
+                    passing = passing or error
+    if passing is not None:
+        raise passing

@@ -1,15 +1,18 @@
-"""The package's logger, and the rule for trouble that would repeat with every call: say it once.
+"""The package's logger, what may be written to it, and the rule for trouble that repeats with every call: say it once.
 
-A listener that raises, a classifier that raises, a defect of our own: each is logged the first time, with its
-traceback, and never reaches the user's call. Nor does trouble of the log itself: a handler that raises would make of
-every net that logs what it caught a way into the call it guards.
+A listener that raises, a classifier that raises, a defect of this package: each is logged the first time, with its
+traceback, and never reaches the user's call. Nor does an error of a log handler.
+
+Names and details come from outside, some from the peer of a call. Written to a log as they are, a line break in one
+would make a line of its own, and an escape sequence would reach the reader's terminal.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from typing import Final
+
+from grpc_breaker._core.interrupts import passes_through
 
 logger: Final = logging.getLogger("grpc_breaker")
 
@@ -24,5 +27,13 @@ def log_once(message: str, *, exc_info: bool = True) -> None:
     """
     if message not in _said and len(_said) < _MAX_REMEMBERED:
         _said.add(message)
-        with suppress(Exception):
-            logger.error("%s (logged once)", message, exc_info=exc_info)
+        try:
+            logger.error("%s (logged once)", printable(message), exc_info=exc_info)
+        except Exception as error:  # a handler or filter of the application's
+            if passes_through(error):
+                raise
+
+
+def printable(text: str) -> str:
+    """The text with line breaks, escape sequences and other control characters written out, as `repr` writes them."""
+    return text if text.isprintable() else "".join(it if it.isprintable() else repr(it)[1:-1] for it in text)

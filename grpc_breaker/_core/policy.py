@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.events import EndedCall
+from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.state import Outcome
 
@@ -42,7 +43,7 @@ STATUS_NAMES: Final = frozenset(
 )
 
 _MOST_CALLS: Final = 1_000_000
-"""Results a count window may hold: far more than say anything about now, and no more than a megabyte."""
+"""Results a count window may hold: far more than say anything about now."""
 
 
 class _Verdicts(Mapping[str, Outcome]):
@@ -90,8 +91,8 @@ class BreakerPolicy:
         slow_call_rate: Open when the slow share of the results in the window reaches this, above 0 and up to 1, once
             `minimum_calls` are in the window. Default 0.5; has no effect without `slow_call_duration`. `None`: off.
         window_seconds: How long a result counts. Default 30.
-        window_calls: Count the last so many results instead of a time, an integer from 1 to 1,000,000 (a byte each).
-            Default `None`: by time.
+        window_calls: Count the last so many results instead of a time, an integer from 1 to 1,000,000
+            (8 bytes each, up to 80 for those that failed or were slow). Default `None`: by time.
         reset_timeout: Open this long before the first probe. Default 60.
         reset_timeout_multiplier: Each time a probe fails the open period grows by this factor, from 1. Default 1: it
             does not grow. Forgotten after a close.
@@ -101,17 +102,17 @@ class BreakerPolicy:
         half_open_max_calls: Probes in flight at once, an integer from 1. Default 3.
         half_open_successes: Successes that close the breaker, an integer from 1. Default `None`: as many as
             `half_open_max_calls`.
-        probe_timeout: A probe not heard of for this long is lost: its slot is free again and its late result changes
-            nothing. Default 30.
+        probe_timeout: A probe holds its slot for at most this long: then the slot is free again, and a result that
+            comes later changes nothing. Default 30.
         minimum_deadline: A call that gave the server less time than this and ran out of it says nothing about the
             server. Default 0: every expired deadline is a failure.
         group: Methods with the same group share one breaker of that name, which has no slash. Default `None`: each
             method has its own.
         verdicts: The outcome of some statuses, `{grpc.StatusCode.NOT_FOUND: Outcome.FAILURE}`; the rest keep their
             defaults. Keys are status codes or their names.
-        classify: Called with each call that ended (`EndedCall`; plain code has no status); answers its `Outcome`, or
-            `None` for the outcome it would have had. Runs outside every lock, on whatever thread the call ended on, and
-            should be quick. One that raises or answers anything else makes the call a failure, and is logged once.
+        classify: Called with each call that ended (`EndedCall`; plain code has no status); returns its `Outcome`, or
+            `None` for the outcome it would have had. Runs on the thread on which the call ended, and should be quick.
+            One that raises or returns anything else makes the call a failure, and is logged once.
         refusal_code: The status a refused call shows, a status code or its name. Default UNAVAILABLE.
 
     Raises:
@@ -159,7 +160,9 @@ class BreakerPolicy:
         self._check_group()
         self._check_verdicts()
         if self.classify is not None and not runs_when_called(self.classify):
-            raise TypeError(self._complaint("classify", "a callable that answers at once, or None"))
+            raise TypeError(
+                self._complaint("classify", "a callable that is no coroutine or generator function, or None")
+            )
         object.__setattr__(self, "refusal_code", self._status_name("refusal_code", self.refusal_code))
         if self.refusal_code == "OK":
             raise ValueError(self._complaint("refusal_code", "a status other than OK"))
@@ -280,20 +283,22 @@ class BreakerPolicy:
 def classified(classify: Callable[[EndedCall], Outcome | None], ended: EndedCall, outcome: Outcome) -> Outcome:
     """What a policy's `classify` makes of an ended call; `outcome` where it has no opinion.
 
-    A classifier that raises or answers no `Outcome` makes the call a failure: a call that cannot be judged must not
+    A classifier that raises or returns no `Outcome` makes the call a failure: a call that cannot be judged must not
     keep a breaker closed.
     """
     try:
-        answer: Any = classify(ended)
-    except Exception:  # noqa: BLE001 - a user's classifier must never break a user's call
+        judged: Any = classify(ended)
+    except Exception as error:  # a user's classifier must never break a user's call
+        if passes_through(error):
+            raise
         log_once(f"classifier {name_of(classify)} raised; the call counts as a failure")
         return Outcome.FAILURE
-    if answer is None:
+    if judged is None:
         return outcome
-    if isinstance(answer, Outcome):
-        return answer
+    if isinstance(judged, Outcome):
+        return judged
     log_once(
-        f"classifier {name_of(classify)} answered {type(answer).__name__}, not an Outcome or None; "
+        f"classifier {name_of(classify)} returned {type(judged).__name__}, not an Outcome or None; "
         "the call counts as a failure",
         exc_info=False,
     )

@@ -5,26 +5,30 @@ Each method has a breaker of its own, also when its policy was given for the who
 makes methods share one. Health checks, reflection and channelz are left alone unless named: a breaker must not refuse
 the very call that says whether the server is well (Mimir #5650).
 
-The registry is bounded. Above `max_breakers` the tenth that has been closed and idle longest is forgotten, so a client
-that makes up method names cannot exhaust memory. Idle means: no call in flight, and nobody's policy or listener of its
-own. So no open breaker is ever lost, nor what an operator did to one; for their sake the cap may be exceeded. A
-forgotten breaker that somebody still holds is found again by its next call; only one that nobody holds begins anew,
-with an empty window.
+The registry is bounded, so a client that makes up method names cannot exhaust memory. Above `max_breakers`, the tenth
+that has been idle longest is evicted. Idle means: closed, no call in flight, no policy or listener of its own. So no
+open breaker is ever lost, nor what an operator did to one; where too many are not idle, the registry grows, up to ten
+times `max_breakers`. Above that, new names that are not configured share one breaker, `other`. A breaker that is
+evicted while somebody holds it is found again by its next call; only one that nobody holds begins anew, with an empty
+window.
+
+Threads. There is no lock: to enter a breaker is one step of a dictionary, and the breaker that is there first is the
+one.
 """
 
 from __future__ import annotations
 
 import re
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from random import random as uniform
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from grpc_breaker._core.breaker import CircuitBreaker, reset_after_fork
+from grpc_breaker._core.breaker import CircuitBreaker, check_clock, check_random
+from grpc_breaker._core.counts import OTHER, LabelledCounts
 from grpc_breaker._core.events import Listeners, Rejection, StateChange
-from grpc_breaker._core.ledger import Ledger
+from grpc_breaker._core.log import logger
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import State
 
@@ -32,6 +36,12 @@ _NAME: Final = re.compile(r"/?([^\s/]+)(?:/([^\s/]+))?")
 _CONFIGURABLE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*(/[A-Za-z_][\w-]*)?", re.ASCII)
 _LEFT_ALONE: Final = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
 _DEFAULT_POLICY: Final = BreakerPolicy()
+
+_HARD_CAP: Final = 10
+"""Times `max_breakers` that a registry may hold where too few of its breakers are idle."""
+
+_SEARCH_EVERY: Final = 1.0
+"""Seconds between two searches for idle breakers, after one that found none."""
 
 
 class BreakerRegistry:
@@ -54,7 +64,7 @@ class BreakerRegistry:
         Args:
             policies: Policies by "pkg.Service/Method" or "pkg.Service", with or without a leading slash.
             default: For every other method. `None`: methods not named are left alone.
-            max_breakers: Above so many breakers, idle closed ones are forgotten. Default 1000.
+            max_breakers: Above so many breakers, idle closed ones are evicted. Default 1000.
             clock: Seconds that never run backwards, from anywhere.
             random: A number in [0, 1), for the jitter of open periods.
 
@@ -71,20 +81,24 @@ class BreakerRegistry:
         if default is not None and not isinstance(default, BreakerPolicy):
             message = f"BreakerRegistry default must be a BreakerPolicy or None, got {default!r}"
             raise TypeError(message)
+        check_clock(clock)
+        check_random(random)
         self._policies = _checked_policies(policies, default)
         self._default = default
         self._max_breakers = max_breakers
         self._clock = clock
         self._random = random
-        self.ledger = Ledger(frozenset((*self._policies, *self._groups())), max_breakers)
+        self._configured = frozenset((*self._policies, *self._groups()))
+        self.counts = LabelledCounts(self._configured, max_breakers)
         """How many calls ended how; for telemetry."""
-        self._remembered: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._held: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
+        """Every breaker that somebody holds, evicted ones included."""
         self._routes: dict[str | bytes, tuple[CircuitBreaker, str]] = {}
-        self._busy = False
+        self._search_after = -1e9
+        self._warned = False
         self._changes: Listeners[StateChange] = Listeners()
         self._rejections: Listeners[Rejection] = Listeners()
-        CircuitBreaker("check", clock=clock, random=random)  # a bad clock is an error here, not at the first call
-        reset_after_fork(self)
 
     def breaker_for(self, method: str | bytes) -> CircuitBreaker | None:
         """The breaker that guards a call of `method`, as gRPC spells it; `None` when it is left alone.
@@ -106,7 +120,7 @@ class BreakerRegistry:
             TypeError: The name is not a string.
             ValueError: The name is no method name.
         """
-        if isinstance(method, str) and (breaker := self.ledger.breakers.get(method)) is not None:
+        if isinstance(method, str) and (breaker := self._breakers.get(method)) is not None:
             return breaker
         if method in self._groups():
             return self._make(method, self._groups()[method])
@@ -131,15 +145,14 @@ class BreakerRegistry:
             return False
         name = method.removeprefix("/")
         policy = self._policy_of(name)
-        return name in self.ledger.breakers or (policy is not None and policy.group in self.ledger.breakers)
+        return name in self._breakers or (policy is not None and policy.group in self._breakers)
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
         """The breakers there are now, in the order they were made."""
-        with self.ledger.lock:
-            return iter(tuple(self.ledger.breakers.values()))
+        return iter(list(self._breakers.values()))  # a copy is one step, an iteration is not
 
     def __len__(self) -> int:
-        return len(self.ledger.breakers)
+        return len(self._breakers)
 
     def __bool__(self) -> bool:
         """A registry is something, also while it is empty."""
@@ -149,27 +162,39 @@ class BreakerRegistry:
         unwell = [f"{breaker.name} {breaker.state}" for breaker in self if breaker.state is not State.CLOSED]
         return f"<BreakerRegistry of {len(self)} breakers: {', '.join(unwell) or 'all closed'}>"
 
+    def __reduce__(self) -> NoReturn:
+        message = "a breaker registry cannot be copied or pickled: a copy would share a part of its state"
+        raise TypeError(message)
+
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Every breaker's snapshot by name, as plain data ready for JSON."""
         return {breaker.name: breaker.snapshot() for breaker in self}
 
-    def on_state_change(self, listener: Callable[[StateChange], object]) -> Callable[[], None]:
-        """Call `listener` after each change of any state; see `CircuitBreaker.on_state_change`, also for its errors."""
-        return self._changes.add(listener)
+    def on_state_change(self, listener: Callable[[StateChange], object], *, key: object = None) -> Callable[[], None]:
+        """Call `listener` after each change of any state; see `CircuitBreaker.on_state_change`, also for its errors.
+
+        Args:
+            listener: What to call.
+            key: A name for the listener; while there is one of that name, another is not added. Default: no name.
+        """
+        return self._changes.add(listener, key)
 
     def on_rejection(self, listener: Callable[[Rejection], object]) -> Callable[[], None]:
         """Call `listener` after each refusal by any breaker; see `CircuitBreaker.on_rejection`, also for its errors."""
         return self._rejections.add(listener)
 
     def _find_route(self, method: str | bytes) -> tuple[CircuitBreaker, str] | None:
-        """Find the breaker for a method that was not called lately."""
+        """Find the breaker for a method that was not called lately, and remember it."""
         text = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
         name = text.removeprefix("/")
         policy = self._policy_of(name)
         if policy is None:
             return None
-        breaker = self._make(policy.group or name or "/", policy, (method, name))  # a nameless method needs a name, too
-        return breaker, name
+        breaker = self._make(policy.group or name or "/", policy)  # a nameless method needs a name, too
+        if len(self._routes) >= 4 * self._max_breakers:
+            self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
+        self._routes[method] = route = (breaker, name)
+        return route
 
     def _policy_of(self, name: str) -> BreakerPolicy | None:
         """The policy that covers a method, named without the leading slash."""
@@ -179,61 +204,60 @@ class BreakerRegistry:
             return self._default
         return policy
 
-    def _make(self, name: str, policy: BreakerPolicy, spelled: tuple[str | bytes, str] | None = None) -> CircuitBreaker:
-        """Find or make a breaker, and route a method to it, spelled as gRPC does and as events do.
+    def _make(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
+        """The breaker of this name, made if there is none."""
+        breaker = self._breakers.get(name)
+        if breaker is not None:
+            return breaker
+        if len(self._breakers) >= self._max_breakers:
+            self._evict_idle()
+            if len(self._breakers) >= _HARD_CAP * self._max_breakers and name not in self._configured:
+                self._warn_of_names()
+                name, policy = OTHER, self._default or policy
+        breaker = self._held.get(name)
+        if breaker is None:
+            breaker = CircuitBreaker(name, policy, clock=self._clock, random=self._random)
+            breaker._join(self.counts.of(name), self._changes, self._rejections)
+        breaker = self._breakers.setdefault(name, breaker)
+        self._held[name] = breaker
+        return breaker
 
-        A finalizer or a signal handler that makes a call may come in the middle, on the same thread: the lock is
-        re-entrant. Such a visitor only adds. It forgets nobody, even above the cap, and where it has made the very
-        breaker that is being made, that one is it.
+    def _evict_idle(self) -> None:
+        """Evict the tenth of the breakers that were idle longest, so that a flood of names costs little each.
+
+        A search that finds none looks at every breaker, so the next one waits.
         """
-        forgotten: list[CircuitBreaker] = []
-        with self.ledger.lock:
-            visiting = self._busy
-            try:
-                self._busy = True
-                breaker = self.ledger.breakers.get(name)
-                if breaker is None:
-                    if len(self.ledger.breakers) >= self._max_breakers and not visiting:
-                        forgotten = self._forget_idle()
-                    breaker = self.ledger.enter(self._remembered.get(name) or self._new(name, policy))
-                    self._remembered[name] = breaker
-                if spelled is not None:
-                    if len(self._routes) >= 4 * self._max_breakers:
-                        self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
-                    self._routes[spelled[0]] = (breaker, spelled[1])
-            finally:
-                self._busy = visiting
-        self.ledger.retire(forgotten)
-        return breaker
-
-    def _new(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
-        breaker = CircuitBreaker(name, policy, clock=self._clock, random=self._random)
-        breaker._also_tell(self._changes, self._rejections)
-        return breaker
-
-    def _forget_idle(self) -> list[CircuitBreaker]:
-        """Forget the tenth of the breakers that were idle longest, so that a flood of names costs little each."""
-        breakers = self.ledger.breakers.copy().values()  # a copy is one step, an iteration is not
-        idle = [it for it in breakers if it.state is State.CLOSED and not it.in_use and not it.in_hand]
+        now = self._clock()
+        if now < self._search_after:
+            return
+        idle = [breaker for breaker in self if breaker._evictable]
         idle.sort(key=lambda breaker: breaker._used)
-        surplus = len(self.ledger.breakers) - self._max_breakers + 1
-        forgotten = idle[: max(surplus, self._max_breakers // 10)]
-        for breaker in forgotten:
-            del self.ledger.breakers[breaker.name]
-        names = {breaker.name for breaker in forgotten}
+        surplus = len(self._breakers) - self._max_breakers + 1
+        evicted = idle[: max(surplus, self._max_breakers // 10)]
+        if not evicted:
+            self._search_after = now + _SEARCH_EVERY
+            return
+        for breaker in evicted:
+            self._breakers.pop(breaker.name, None)
+        names = {breaker.name for breaker in evicted}
         for method, (breaker, _) in self._routes.copy().items():
             if breaker.name in names:
                 self._routes.pop(method, None)
-        return forgotten
+
+    def _warn_of_names(self) -> None:
+        """Say once that names share a breaker."""
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d breakers and none of them is idle: from now on, methods with new names share the breaker %r; "
+                "are these names made up?",
+                len(self._breakers),
+                OTHER,
+            )
 
     def _groups(self) -> dict[str, BreakerPolicy]:
         policies = [*self._policies.values(), *([self._default] if self._default else [])]
         return {policy.group: policy for policy in policies if policy.group}
-
-    def _after_fork(self) -> None:
-        """Begin with a fresh lock in a forked child: the thread that held it is not here."""
-        self.ledger.lock = threading.RLock()
-        self._busy = False
 
 
 def split_method(name: object) -> tuple[str, str]:

@@ -1,144 +1,190 @@
-"""Counting results: how many, how many failed, how many were slow, inside a window.
+"""Counting results inside a window: how many there were, how many failed, how many were slow.
 
-Two shapes, one face. Both cost O(1) a result and hold constant memory whatever the traffic; neither has a lock or a
-clock of its own: the breaker calls them inside its own critical section and says what time it is.
+Two shapes, one interface. Both cost O(1) a result and hold constant memory whatever the traffic. Neither has a clock of
+its own: the breaker says what time it is. What a window holds can be asked without changing it.
 
-Good results that the breaker counts outside that section, one step of a counter each, are the time window's too: it is
-given the counter to read, and `calm_until`, the end of its current bucket, is how long they may go on without it.
+Totals only ever grow, and what a window holds is the difference between two of them: the totals now, and the totals
+when the oldest result still inside came. So a result is counted by one addition or one append, and where threads meet,
+or an exception arrives between two lines, at most that one result is missing; nothing stays wrong.
 
-`TimeWindow` keeps running totals that only ever grow, and a ring of what those totals were when each bucket began. What
-the window holds is the difference to the oldest bucket still inside it, so a result costs one addition and never more.
-A window that is asked late does not report the distant past; but asking changes nothing, because a signal handler may
-ask in the middle of anything.
+A success almost never changes a verdict: it only lowers both rates. The two exceptions are one that brings the window
+to `minimum_calls`, and the first one after the window has forgotten something. `decisive` and `quiet_until` say which
+these are, so that all others cost an addition.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from itertools import count
-from typing import Final, NamedTuple, Protocol
+from collections import deque
+from typing import Final, Self
+
+from grpc_breaker._core.events import DETAILS_LENGTH, LAST_FAILURES
 
 _BUCKETS: Final = 10
 """A result leaves a time window between 0.9 and 1.0 window lengths after it came; finer costs memory, not time."""
 
-_FAILED: Final = 1
-_SLOW: Final = 2
+_TOTALS: Final = 3
+"""Numbers kept for each bucket: calls, failures, slow."""
+
+_LONG_AGO: Final = -math.inf
 
 
-class Counts(NamedTuple):
-    """What a window holds at one moment."""
-
-    calls: int
-    failures: int
-    slow: int
+Held = tuple[int, int, int]
+"""What a window holds at one moment: calls, failures, slow calls. A call that failed slowly is in both of the
+latter."""
 
 
-def steps(counter: count[int]) -> int:
-    """How many steps a counter has made. Looking is no step: how an iterator is written shows where it is."""
-    return int(repr(counter)[len("count(") : -1])
+class Window:
+    """What both windows share: the totals, the row, the last failures, and when a success is worth a look."""
 
+    __slots__ = ("_last", "calls", "decisive", "in_a_row", "quiet_until")
 
-class Window(Protocol):
-    """The face of both windows."""
+    def __init__(self) -> None:
+        self.calls = 0
+        """Results since the window was made."""
+        self.in_a_row = 0
+        """Failures without a success between them, whatever the window holds."""
+        self._last: list[tuple[str, str]] = []
+        """Status and details of the last few failures, the oldest first: those that events report, and some before."""
+        self.quiet_until = _LONG_AGO
+        """Until then, a success that comes later than the one numbered `decisive` needs nothing but to be added."""
+        self.decisive = -1
 
-    calm_until: float
-    """Until when good results may be counted without the window."""
+    def good(self, now: float) -> None:
+        """Take in a success that has just been added to `calls` and came when it was worth a look."""
+        raise NotImplementedError
 
-    def record(self, now: float, failed: bool, slow: bool) -> Counts:
-        """Count one result; answers what the window holds with it."""
-        ...
+    def failure(self, now: float, slow: bool) -> Held:
+        """Count a failure; returns what the window holds then."""
+        raise NotImplementedError
 
-    def counts(self, now: float) -> Counts:
+    def slow(self, now: float) -> Held:
+        """Count a success that was slow; returns what the window holds then."""
+        raise NotImplementedError
+
+    def held(self, now: float) -> Held:
         """What the window holds at `now`."""
-        ...
+        raise NotImplementedError
+
+    def note_failure(self, status: str, details: str) -> None:
+        """Note a failure for the row and the last failures."""
+        if len(details) > DETAILS_LENGTH:
+            details = details[:DETAILS_LENGTH]
+        self.in_a_row += 1
+        last = self._last
+        last.append((status, details))
+        if len(last) > 2 * LAST_FAILURES:
+            del last[:LAST_FAILURES]
+
+    def last_failures(self) -> list[tuple[str, str]]:
+        """Status and details of the last few failures, the oldest first."""
+        return self._last[-LAST_FAILURES:]
+
+    def after(self, window: Window) -> Self:
+        """Go on with the row and the last failures of another window; returns this one."""
+        self.in_a_row, self._last = window.in_a_row, window._last
+        return self
 
 
-class TimeWindow:
+class TimeWindow(Window):
     """The results of the last `seconds`."""
 
-    __slots__ = (
-        "_bases",
-        "_bucket_seconds",
-        "_calls",
-        "_elsewhere",
-        "_failures",
-        "_slot",
-        "_slow",
-        "calm_until",
-    )
+    __slots__ = ("_bucket_seconds", "_buckets", "_failures", "_slow")
 
-    def __init__(self, seconds: float, now: float, elsewhere: count[int]) -> None:
-        """Make an empty window; `elsewhere` counts good results without it."""
+    def __init__(self, seconds: float, now: float) -> None:
+        """Make an empty window that begins at `now`."""
+        super().__init__()
         self._bucket_seconds = seconds / _BUCKETS
-        self.calm_until = now + self._bucket_seconds
-        self._elsewhere = elsewhere
-        self._calls = -steps(elsewhere)
         self._failures = self._slow = 0
-        self._bases = array("Q", (0,)) * (3 * _BUCKETS)  # the totals at the start of each bucket
-        self._slot = 0
+        self.quiet_until = now + self._bucket_seconds
+        self._buckets = (self.quiet_until, array("Q", bytes(8 * _TOTALS * _BUCKETS)), (0, 0, 0))
+        """When the current bucket ends, the totals at the start of each bucket, the oldest first, and those of the
+        oldest once more. Replaced whole."""
 
-    def record(self, now: float, failed: bool, slow: bool) -> Counts:
-        """Count one result; answers what the window holds with it."""
-        if now >= self.calm_until:
-            self._advance(now)
-        self._calls += 1
-        self._failures += failed
-        self._slow += slow
-        return self.counts(now)
+    def good(self, now: float) -> None:
+        """Take in a success that has just been added to `calls` and came when it was worth a look."""
+        if now >= self.quiet_until:
+            self._begin_bucket(now, self.calls - 1)
 
-    def counts(self, now: float) -> Counts:
+    def failure(self, now: float, slow: bool) -> Held:
+        """Count a failure; returns what the window holds then."""
+        if now >= self.quiet_until:
+            self._begin_bucket(now, self.calls)
+        _, _, (calls, failures, slow_calls) = self._buckets
+        self.calls += 1
+        self._failures += 1
+        if slow:
+            self._slow += 1
+        return self.calls - calls, self._failures - failures, self._slow - slow_calls
+
+    def slow(self, now: float) -> Held:
+        """Count a success that was slow; returns what the window holds then."""
+        self.in_a_row = 0
+        if now >= self.quiet_until:
+            self._begin_bucket(now, self.calls)
+        self.calls += 1
+        self._slow += 1
+        return self.held(now)
+
+    def held(self, now: float) -> Held:
         """What the window holds at `now`."""
-        passed = self._passed(now)
-        if passed >= _BUCKETS:
-            return Counts(0, 0, 0)
-        bases, oldest = self._bases, 3 * ((self._slot + int(passed) + 1) % _BUCKETS)
-        return Counts(
-            self._calls + steps(self._elsewhere) - bases[oldest],
-            self._failures - bases[oldest + 1],
-            self._slow - bases[oldest + 2],
-        )
+        ends, starts, (calls, failures, slow) = self._buckets
+        if now >= ends:
+            oldest = _TOTALS * self._passed(now, ends)
+            if oldest >= len(starts):
+                return 0, 0, 0
+            calls, failures, slow = starts[oldest : oldest + _TOTALS]
+        return self.calls - calls, self._failures - failures, self._slow - slow
 
-    def _passed(self, now: float) -> float:
-        """How many buckets have ended by `now`, the current one first."""
-        return (now - self.calm_until) // self._bucket_seconds + 1 if now >= self.calm_until else 0
+    def _passed(self, now: float, ends: float) -> int:
+        """How many buckets have ended by `now`, at most all of them."""
+        return int(min((now - ends) // self._bucket_seconds + 1, _BUCKETS))
 
-    def _advance(self, now: float) -> None:
-        """Begin the bucket that `now` falls into, forgetting those that left the window."""
-        passed = self._passed(now)
-        totals = (self._calls + steps(self._elsewhere), self._failures, self._slow)
-        for _ in range(int(min(passed, _BUCKETS))):
-            self._slot = (self._slot + 1) % _BUCKETS
-            at = 3 * self._slot
-            self._bases[at], self._bases[at + 1], self._bases[at + 2] = totals
-        self.calm_until += passed * self._bucket_seconds
+    def _begin_bucket(self, now: float, calls: int) -> None:
+        """Begin the bucket that `now` falls into. Where two threads do it at once, either result is right."""
+        ends, starts, _ = self._buckets
+        if now >= ends:
+            passed = self._passed(now, ends)
+            ends += ((now - ends) // self._bucket_seconds + 1) * self._bucket_seconds
+            starts = starts[_TOTALS * passed :] + array("Q", (calls, self._failures, self._slow)) * passed
+            self._buckets = (ends, starts, (starts[0], starts[1], starts[2]))
+        self.quiet_until = ends
 
 
-class CountWindow:
+class CountWindow(Window):
     """The last `size` results."""
 
-    __slots__ = ("_at", "_calls", "_failures", "_ring", "_slow", "calm_until")
+    __slots__ = ("_totals",)
 
     def __init__(self, size: int) -> None:
-        self.calm_until = -math.inf  # which result leaves depends on every one that came
-        self._ring = bytearray(size)
-        self._at = self._calls = self._failures = self._slow = 0
+        """Make an empty window."""
+        super().__init__()
+        self._totals: deque[tuple[int, int]] = deque([(0, 0)], maxlen=size + 1)
+        """Failures and slow results since the beginning: before the oldest result in the window, then after each.
+        Results that changed neither share one pair, so a good one costs eight bytes."""
 
-    def record(self, now: float, failed: bool, slow: bool) -> Counts:
-        """Count one result; answers what the window holds with it."""
-        at = self._at
-        if self._calls == len(self._ring):
-            forgotten = self._ring[at]
-            self._failures -= forgotten & _FAILED
-            self._slow -= (forgotten & _SLOW) >> 1
-        else:
-            self._calls += 1
-        self._failures += failed
-        self._slow += slow
-        self._ring[at] = failed * _FAILED + slow * _SLOW
-        self._at = (at + 1) % len(self._ring)
-        return self.counts(now)
+    def good(self, now: float) -> None:  # noqa: ARG002 - the interface of both windows
+        """Take in a success that has just been added to `calls`: in this window every one is worth a look."""
+        self._totals.append(self._totals[-1])
 
-    def counts(self, now: float) -> Counts:  # noqa: ARG002 - the face of both windows
+    def failure(self, now: float, slow: bool) -> Held:
+        """Count a failure; returns what the window holds then."""
+        failures, slow_ones = self._totals[-1]
+        self.calls += 1
+        self._totals.append((failures + 1, slow_ones + slow))
+        return self.held(now)
+
+    def slow(self, now: float) -> Held:
+        """Count a success that was slow; returns what the window holds then."""
+        self.in_a_row = 0
+        failures, slow_ones = self._totals[-1]
+        self.calls += 1
+        self._totals.append((failures, slow_ones + 1))
+        return self.held(now)
+
+    def held(self, now: float) -> Held:  # noqa: ARG002 - the interface of both windows
         """What the window holds."""
-        return Counts(self._calls, self._failures, self._slow)
+        totals = self._totals
+        (failures, slow), (failures_before, slow_before) = totals[-1], totals[0]
+        return len(totals) - 1, failures - failures_before, slow - slow_before

@@ -1,0 +1,121 @@
+"""How many calls ever ended how, by a bounded number of labels.
+
+A breaker adds to the counts of its label, one step for each call, and so do the breakers of the same name before and
+after it. So a name that is evicted and comes back goes on counting where it was, and a call that is under way while its
+breaker is evicted is counted all the same.
+
+A name that was configured is its own label, and so are the first `max_labels` others; all further names count as
+`other`. A client that makes up method names can therefore not make up time series, nor fill memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from grpc_breaker._core.state import Outcome
+
+OTHER: Final = "other"
+"""The label of every name beyond those that are their own."""
+
+SUCCESS: Final = str(Outcome.SUCCESS)
+FAILURE: Final = str(Outcome.FAILURE)
+IGNORED: Final = str(Outcome.IGNORED)
+STALE: Final = "stale"
+REJECTED: Final = "rejected"
+OUTCOMES: Final = (SUCCESS, FAILURE, IGNORED, STALE, REJECTED)
+
+_MAX_STATUSES: Final = 100
+"""Pairs of outcome and status counted by name; more can only come from free text, and count as "other"."""
+
+
+class CallCounts:
+    """The calls of one label. An addition contains no call, so that no other thread runs inside it."""
+
+    __slots__ = ("failures", "others", "rejected", "successes")
+
+    def __init__(self) -> None:
+        self.successes = 0
+        """Calls that ended well: with OK, or without a status."""
+        self.failures: dict[str, int] = {}
+        """By status. `add` makes the entries."""
+        self.others: dict[tuple[str, str], int] = {}
+        """All other calls, by outcome and status."""
+        self.rejected = 0
+
+    def add_failure(self, status: str) -> None:
+        """Count a failure, the first of its status or another."""
+        _add(self.failures, status if status in self.failures or not self._crowded() else OTHER)
+
+    def add(self, outcome: str, status: str) -> None:
+        """Count a call that ended in any other way."""
+        key = (outcome, status)
+        _add(self.others, key if key in self.others or not self._crowded() else (outcome, OTHER))
+
+    def _crowded(self) -> bool:
+        return len(self.failures) + len(self.others) >= _MAX_STATUSES
+
+    def tallies(self) -> dict[tuple[str, str], int]:
+        """How many calls ended how: {(outcome, status): calls}, refusals included."""
+        tallies = self.others.copy()
+        for status, calls in self.failures.copy().items():
+            tallies[FAILURE, status] = tallies.get((FAILURE, status), 0) + calls
+        if self.successes:
+            tallies[SUCCESS, "OK"] = tallies.get((SUCCESS, "OK"), 0) + self.successes
+        if self.rejected:
+            tallies[REJECTED, ""] = tallies.get((REJECTED, ""), 0) + self.rejected
+        return tallies
+
+    def totals(self) -> dict[str, int]:
+        """How many calls ended how, whatever their status: {outcome: calls}."""
+        totals = dict.fromkeys(OUTCOMES, 0)
+        for (outcome, _), calls in self.tallies().items():
+            totals[outcome] += calls
+        return totals
+
+
+def _add(counted: dict[Any, int], key: Any) -> None:
+    if key not in counted:
+        counted.setdefault(key, 0)
+    counted[key] += 1
+
+
+class LabelledCounts:
+    """The counts of a registry, by label. Safe to use from any thread; outlives the registry where it is kept."""
+
+    def __init__(self, configured: Iterable[str], max_labels: int) -> None:
+        """Make empty counts; `configured` names are always labels of their own."""
+        self._by_label = {name: CallCounts() for name in configured}
+        self._most_labels = len(self._by_label) + max_labels
+
+    def of(self, name: str) -> CallCounts:
+        """The counts that a breaker of this name adds to."""
+        label = name if name in self._by_label or len(self._by_label) < self._most_labels else OTHER
+        counts = self._by_label.get(label)
+        return self._by_label.setdefault(label, CallCounts()) if counts is None else counts
+
+    def label(self, name: str) -> str:
+        """The label under which a breaker of this name is counted."""
+        return name if name in self._by_label else OTHER
+
+    def tallies(self) -> Iterator[tuple[str, str, str, int]]:
+        """How many calls ended how: (label, outcome, status, calls)."""
+        for label, counts in self._by_label.copy().items():
+            for (outcome, status), calls in counts.tallies().items():
+                yield label, outcome, status, calls
+
+    def add_all(self, totals: Mapping[tuple[str, str, str], int]) -> None:
+        """Add what others have counted, each label as its own."""
+        for (label, outcome, status), calls in totals.items():
+            counts = self._by_label.setdefault(label, CallCounts())
+            counts.others[outcome, status] = counts.others.get((outcome, status), 0) + calls
+
+
+def summed(counted: Iterable[LabelledCounts]) -> dict[tuple[str, str, str], int]:
+    """How many calls ended how in all of these: {(label, outcome, status): calls}."""
+    totals: dict[tuple[str, str, str], int] = {}
+    for counts in counted:
+        for label, outcome, status, calls in counts.tallies():
+            key = (label, outcome, status)
+            totals[key] = totals.get(key, 0) + calls
+    return totals

@@ -1,0 +1,82 @@
+"""Delivering the events of a breaker: each once, in order, by one thread at a time.
+
+The events are those of its generations, so their order is the order of the chain. Whoever changed the state walks along
+the chain and delivers what was not delivered yet. A caller that meets a generation whose event another one is
+delivering leaves, because that one looks for a successor when it is done; so does a listener that causes the next
+event, which therefore comes after the one it is handling, not inside it.
+
+To deliver is to have *claimed* the generation. A claim is a weak reference to an object that lives only while its
+claimer is inside the loop below: it ends however that ends, returning, raising, or interrupted at any line. The next
+caller finds a reference to nothing and claims the generation itself. So no exception leaves an event, or those after
+it, undelivered for longer than until the next change, and an exception in the middle of the listeners costs at most the
+rest of that one event. A listener that never returns keeps its own caller, and later events wait for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import Any
+from weakref import ref
+
+from grpc_breaker._core.events import Listeners, StateChange, deliver
+from grpc_breaker._core.generation import Generation
+
+Claim = ref[deque[Any]]
+
+
+def deliver_from(generation: Generation, lists: Iterable[Listeners[StateChange]]) -> Generation:
+    """Deliver every event from this generation on, unless another caller is doing it.
+
+    Returns:
+        Where to begin the next time: everything before it has been delivered.
+
+    Raises:
+        BaseException: What a listener raised that is no `Exception`, or what passed through; after all were delivered.
+    """
+    passing: BaseException | None = None
+    for claim in _one_claim():
+        while generation.delivered or _claimed(generation, claim):
+            event = generation.event
+            if not generation.delivered and event is not None:
+                try:
+                    deliver(lists, event)
+                except BaseException as error:  # noqa: BLE001 - raised below
+                    passing = passing or error
+                finally:
+                    generation.delivered = True
+                    generation.event = None  # with the context of the call that caused it
+                    generation.claims = {}
+            following = generation.successor.get("next")
+            if following is None:
+                break
+            generation = following
+    if passing is not None:
+        raise passing
+    return generation
+
+
+def _one_claim() -> Iterator[Claim]:
+    """A claim that lives as long as the loop over it.
+
+    It refers to what the loop iterates over, which no variable holds: a traceback keeps the variables of its frames,
+    but not what their loops were iterating over.
+    """
+    claimer: deque[Any] = deque()
+    claimer.append(ref(claimer))
+    return iter(claimer)
+
+
+def _claimed(generation: Generation, claim: Claim) -> bool:
+    """Claim a generation; false if another caller has claimed it and is still there.
+
+    A claim is never taken away, because two callers might do that at once; the next one is made beside it.
+    """
+    for attempt in count():
+        held = generation.claims.setdefault(attempt, claim)
+        if held is claim:
+            return True
+        if held() is not None:
+            return False
+    raise AssertionError  # pragma: no cover - `count` does not end

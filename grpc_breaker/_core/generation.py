@@ -1,0 +1,321 @@
+"""The rules of the breaker, state by state.
+
+A *generation* is one stay in one state. What belongs to that stay lives in its object: the window while closed, the end
+of the open period while open, the probes while half-open, and the event that reports how it began.
+
+    state        admits                                  a success                   a failure
+    closed       every call                              counted; may reach a rate   counted; may trip
+    open         none, until its period is over          -                           -
+    half_open    up to `half_open_max_calls` probes      one nearer to closed        open again
+    forced_open  none                                    -                           -
+    disabled     every call                              counted                     counted
+
+An ignored result only gives back what its call held. A slow probe is a failed probe. A probe's slot is free again at
+the first of: its result; its first answer, for a stream; the end of its lease.
+
+The generations of a breaker form a chain. A generation ends in one atomic step, when another becomes its successor;
+`breaker.py` has that step, and the rest of what is said about threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
+
+from grpc_breaker._core.events import FailureReason, Refusing, StateChange
+from grpc_breaker._core.log import printable
+from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.state import Reason, State
+from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
+
+_LONG_AGO: Final = -math.inf
+_NO_PROBES: Final[Mapping[Any, None]] = MappingProxyType({})
+
+
+class Generation:
+    """One stay in one state. Each kind of state is a subclass, and says what a result does there."""
+
+    __slots__ = (
+        "claims",
+        "delivered",
+        "event",
+        "number",
+        "passing",
+        "refuses_until",
+        "refusing",
+        "reopenings",
+        "sequence",
+        "successor",
+        "window",
+    )
+
+    state: ClassVar[State]
+    passes: ClassVar[bool] = False
+    """Whether every call is admitted."""
+    probes: Mapping[Any, None] = _NO_PROBES
+    """The permits that hold a slot. Only a half-open generation has any."""
+
+    def __init__(self, number: int, window: Window, refusing: Refusing, reopenings: int = 0) -> None:
+        self.number = number
+        """What permits carry, so that a result can be told from one of an earlier generation."""
+        self.passing = number if self.passes else -1
+        """The number again, where every call passes: what such a call is compared with when it ends well."""
+        self.window = window
+        """What was counted since the breaker last closed; kept for display while it is open and half-open."""
+        self.refusing = refusing
+        self.refuses_until = refusing.until
+        self.reopenings = reopenings
+        """How often in a row a probe has failed since the breaker was last closed, plus one while it is not closed."""
+        self.sequence = 0
+        """The sequence number of the last event up to this generation."""
+        self.event: StateChange | None = None
+        self.delivered = False
+        """Whether the listeners have been called with the event."""
+        self.successor: dict[str, Generation] = {}
+        """Empty until the generation has ended, then {"next": the next one}."""
+        self.claims: dict[int, Any] = {}
+        """Which caller delivers the event; see `delivery.py`."""
+
+    def succeed(self, now: float, policy: BreakerPolicy) -> Reason | None:
+        """Take in a result that neither failed nor was slow; returns the reason to leave the state, if there is one."""
+        raise NotImplementedError
+
+    def fail(
+        self, now: float, failed: bool, slow: bool, status: str, details: str, policy: BreakerPolicy
+    ) -> Reason | None:
+        """Take in a result that failed, or was slow, or both; returns the reason to leave the state, if any."""
+        raise NotImplementedError
+
+    def look(self, now: float, policy: BreakerPolicy) -> Reason | None:
+        """Judge a success that has just been added to the window's calls, where every call passes."""
+        raise NotImplementedError
+
+    def free(self, probe: Any) -> bool:  # noqa: ARG002 - only a half-open generation has slots
+        """Free the slot of a probe; false if it has none."""
+        return False
+
+    def held(self, now: float) -> Held:
+        """The results that count in this state."""
+        return self.window.held(now)
+
+    def last_failures(self) -> tuple[FailureReason, ...]:
+        """The last failures as events report them, the oldest first."""
+        return tuple(FailureReason(status, printable(details)) for status, details in self.window.last_failures())
+
+
+class Passing(Generation):
+    """Every call passes and is counted."""
+
+    __slots__ = ()
+
+    passes = True
+
+    def succeed(self, now: float, policy: BreakerPolicy) -> Reason | None:
+        """Count it; almost always there is nothing to judge."""
+        window = self.window
+        window.in_a_row = 0
+        window.calls = calls = window.calls + 1
+        return self.look(now, policy) if now >= window.quiet_until or calls <= window.decisive else None
+
+    def look(self, now: float, policy: BreakerPolicy) -> Reason | None:
+        """Judge a success that has just been added to the window's calls."""
+        self.window.good(now)
+        return self.judge(self.window.held(now), policy)
+
+    def fail(
+        self, now: float, failed: bool, slow: bool, status: str, details: str, policy: BreakerPolicy
+    ) -> Reason | None:
+        """Count it, and judge."""
+        window = self.window
+        if failed:
+            window.note_failure(status, details)
+            return self.judge(window.failure(now, slow), policy)
+        return self.judge(window.slow(now), policy)
+
+    def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:
+        """The trip condition that holds, if any."""
+        raise NotImplementedError
+
+
+class Closed(Passing):
+    """A trip condition that holds after a result opens the breaker."""
+
+    __slots__ = ()
+
+    state = State.CLOSED
+
+    def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:
+        """The trip condition that holds, if any."""
+        window = self.window
+        calls, failures, slow = held
+        if policy.failure_threshold is not None and failures >= policy.failure_threshold:
+            return Reason.FAILURE_THRESHOLD
+        if policy.consecutive_failures is not None and window.in_a_row >= policy.consecutive_failures:
+            return Reason.CONSECUTIVE_FAILURES
+        if calls >= policy.minimum_calls:
+            if policy.failure_rate is not None and failures / calls >= policy.failure_rate:
+                return Reason.FAILURE_RATE
+            if policy.slow_call_rate is not None and slow / calls >= policy.slow_call_rate:
+                return Reason.SLOW_CALL_RATE
+        elif failures or slow:
+            window.decisive = window.calls + policy.minimum_calls - calls
+        return None
+
+
+class Disabled(Passing):
+    """Nothing trips, until an operator says otherwise."""
+
+    __slots__ = ()
+
+    state = State.DISABLED
+
+    def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - none ever holds
+        """The trip condition that holds, if any."""
+        return None
+
+
+class Open(Generation):
+    """No call passes until the open period is over. No call is admitted, so no result belongs to this generation."""
+
+    __slots__ = ()
+
+    state = State.OPEN
+
+
+class ForcedOpen(Generation):
+    """No call passes until an operator says otherwise."""
+
+    __slots__ = ()
+
+    state = State.FORCED_OPEN
+
+
+class HalfOpen(Generation):
+    """A few probes pass; they decide whether it closes or opens again."""
+
+    __slots__ = ("failures", "probes", "slow", "successes")
+
+    state = State.HALF_OPEN
+
+    def __init__(self, number: int, window: Window, refusing: Refusing, reopenings: int, probe: Any) -> None:
+        """Begin with one probe that holds a slot already: no other call fits in between."""
+        super().__init__(number, window, refusing, reopenings)
+        self.probes: dict[Any, None] = {probe: None}
+        self.successes = self.failures = self.slow = 0
+
+    def has_room(self, limit: int, now: float) -> bool:
+        """Whether a slot is free, once those of expired probes are."""
+        probes = self.probes
+        if len(probes) >= limit:
+            for probe in list(probes):
+                if probe.lease_end <= now:
+                    probes.pop(probe, None)
+        return len(probes) < limit
+
+    def in_flight(self, now: float) -> int:
+        """Probes that hold a slot, without expired ones."""
+        return sum(probe.lease_end > now for probe in list(self.probes))
+
+    def reserve(self, probe: Any, limit: int) -> bool:
+        """Take a slot for a probe; false if there is none.
+
+        The probes in flight are the first `limit` entries, in the order they came. An entry only ever moves forward, so
+        what is among them once stays among them, and there are never more, however many callers are here at once.
+        """
+        self.probes[probe] = None
+        if probe in list(self.probes)[:limit]:
+            return True
+        self.probes.pop(probe, None)
+        return False
+
+    def free(self, probe: Any) -> bool:
+        """Free the slot of a probe; false if it has none."""
+        return self.probes.pop(probe, self) is None
+
+    def succeed(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - the same for each state
+        """One nearer to closed."""
+        self.window.in_a_row = 0
+        self.successes += 1
+        return Reason.PROBES_SUCCEEDED if self.successes >= policy.probes_to_close else None
+
+    def fail(
+        self, now: float, failed: bool, slow: bool, status: str, details: str, policy: BreakerPolicy
+    ) -> Reason | None:
+        """One is enough to open again."""
+        self.failures, self.slow = int(failed), int(slow)
+        if failed:
+            self.window.note_failure(status, details)
+            return Reason.PROBE_FAILED
+        self.window.in_a_row = 0
+        return Reason.PROBE_SLOW
+
+    def held(self, now: float) -> Held:  # noqa: ARG002 - the same for each state
+        """The probes that have ended."""
+        return self.successes + max(self.failures, self.slow), self.failures, self.slow
+
+
+def first(policy: BreakerPolicy, now: float) -> Generation:
+    """The generation a breaker begins with."""
+    generation = Closed(0, window_for(policy, now), _never_refusing(State.CLOSED))
+    generation.delivered = True
+    return generation
+
+
+def after(
+    old: Generation,
+    state: State,
+    reason: Reason,
+    now: float,
+    policy: BreakerPolicy,
+    chance: Callable[[], float],
+    probe: Any,
+) -> Generation:
+    """The generation that follows `old` in `state`, not yet in force.
+
+    Args:
+        old: The generation to end.
+        state: The state to enter.
+        reason: Why.
+        now: When, by the breaker's clock.
+        policy: The policy in force.
+        chance: A number in [0, 1) for the jitter of the open period.
+        probe: The permit of the call that makes the breaker half-open.
+    """
+    number = old.number + 1
+    match state:
+        case State.CLOSED:
+            return Closed(number, window_for(policy, now), _never_refusing(state))
+        case State.DISABLED:
+            return Disabled(number, window_for(policy, now), _never_refusing(state))
+        case State.FORCED_OPEN:
+            return ForcedOpen(number, old.window, Refusing(state, reason, math.inf, policy.refusal_code))
+        case State.OPEN:
+            reopenings = old.reopenings + 1
+            until = now + _open_period(policy, reopenings, chance)
+            return Open(number, old.window, Refusing(state, reason, until, policy.refusal_code), reopenings)
+        case State.HALF_OPEN:
+            refusing = Refusing(state, old.refusing.reason, _LONG_AGO, policy.refusal_code)
+            return HalfOpen(number, old.window, refusing, old.reopenings, probe)
+
+
+def _never_refusing(state: State) -> Refusing:
+    return Refusing(state, Reason.RESET, _LONG_AGO, "")
+
+
+def window_for(policy: BreakerPolicy, now: float) -> Window:
+    if policy.window_calls is not None:
+        return CountWindow(policy.window_calls)
+    return TimeWindow(policy.window_seconds, now)
+
+
+def _open_period(policy: BreakerPolicy, reopenings: int, chance: Callable[[], float]) -> float:
+    """How long the breaker stays open this time, in seconds."""
+    period = policy.reset_timeout
+    if reopenings > 1 and policy.reset_timeout_multiplier > 1.0:
+        # As logarithms, because a multiplier to the power of many failed probes is more than a float can hold.
+        growth = (reopenings - 1) * math.log(policy.reset_timeout_multiplier)
+        room = math.log(policy.max_reset_timeout / period)
+        period = policy.max_reset_timeout if growth >= room else period * math.exp(growth)
+    return period * (1.0 + policy.reset_timeout_jitter * chance())

@@ -1,0 +1,359 @@
+"""The two steps of a call, and the one step that changes the state of a breaker.
+
+`try_admit` hands out a permit or refuses; `Permit.settle` ends the permit, once, with an outcome. What a result does in
+which state is said in `generation.py`, what a permit is in `permit.py`. Nothing here waits, so threads and event loops
+use the same object.
+
+1.  A stay in a state is a *generation*. A change of state makes the next one, with its event and its number, and makes
+    it the successor of the present one. It is legal only by the table in `state.py`.
+2.  A result counts in the generation in which its call was admitted; in any other it is stale.
+3.  The call that finds the open period over makes the breaker half-open with its own probe in the first slot. So there
+    is no moment at which the breaker is half-open and the slots are all free.
+4.  Refusals and ignored results enter no window and change no state.
+5.  A change is made first, and its event delivered after it.
+
+Threads. Nothing is locked, and nothing can be left held, because each thing that must happen once is a single step of a
+dictionary, which is atomic: becoming the successor (`setdefault`), being settled (`pop`), having a slot (see
+`HalfOpen.reserve`), claiming an event (see `delivery.py`). Several callers may try the same step at once; one succeeds,
+and the others find it done and go on from there. `_current` is only a hint: a reader follows the successors from it, so
+it does no harm that a slow thread sets it back. Counting is no single step, but in CPython no other thread runs inside
+an addition that contains no call; where one can, in a free-threaded build, one result more or less in a window changes
+nothing that matters. An exception that arrives between any two lines, from a signal handler for one, finds the breaker
+whole and leaves it whole. It can cost one result, or one permit, which its lease gives back.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from grpc_breaker._core.counts import IGNORED, STALE, SUCCESS, CallCounts
+from grpc_breaker._core.delivery import deliver_from
+from grpc_breaker._core.events import DETAILS_LENGTH, Listeners, Rejection, StateChange, deliver
+from grpc_breaker._core.generation import Generation, HalfOpen, after, first
+from grpc_breaker._core.interrupts import passes_through
+from grpc_breaker._core.log import log_once, printable
+from grpc_breaker._core.permit import LEASE_GRACE, Permit
+from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
+
+_NEVER: Final = math.inf
+_SUCCESS: Final = Outcome.SUCCESS
+_FAILURE: Final = Outcome.FAILURE
+_IGNORED: Final = Outcome.IGNORED
+
+_SWEEP_EVERY: Final = 10.0
+"""Seconds between two searches, by the calls that end, for those whose lease has ended."""
+
+_NOBODY: Final[Listeners[Any]] = Listeners()
+"""The registry's listeners of a breaker without a registry: there are none."""
+
+
+class Machine:
+    """Admits calls, takes in their results, and changes the state by them."""
+
+    __slots__ = (
+        "__weakref__",
+        "_change_listeners",
+        "_clock",
+        "_counts",
+        "_current",
+        "_in_flight",
+        "_policy",
+        "_random",
+        "_registry_change_listeners",
+        "_registry_rejection_listeners",
+        "_rejection_listeners",
+        "_slow_after",
+        "_sweep_at",
+        "_undelivered",
+        "_used",
+        "name",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        policy: BreakerPolicy,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        counts: CallCounts,
+    ) -> None:
+        self.name = name
+        self._policy = policy
+        self._clock = clock
+        self._random = random
+        self._counts = counts
+        """How calls ended; shared by all breakers of one label."""
+        self._current = self._undelivered = first(policy, clock())
+        """The generation in force, or an earlier one; and where delivering events goes on."""
+        self._in_flight: dict[Permit, None] = {}
+        """The permits that are not settled, the oldest first; those whose lease has ended until the next sweep."""
+        self._used = -math.inf
+        """When a call was last admitted."""
+        self._change_listeners: Listeners[StateChange] = Listeners()
+        self._rejection_listeners: Listeners[Rejection] = Listeners()
+        self._registry_change_listeners: Listeners[StateChange] = _NOBODY
+        self._registry_rejection_listeners: Listeners[Rejection] = _NOBODY
+        self._sweep_at = -math.inf
+        self._slow_after = _NEVER
+        self._note_policy()
+
+    @property
+    def policy(self) -> BreakerPolicy:
+        """The policy in force."""
+        return self._policy
+
+    def _note_policy(self) -> None:
+        duration = self._policy.slow_call_duration
+        self._slow_after = _NEVER if duration is None else duration
+
+    # ── Two steps ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def try_admit(  # noqa: C901 - what begins every call, in one function
+        self, method: str = "", context: object = None, timed: bool = True, timeout: float | None = None
+    ) -> Permit | Rejection:
+        """Ask to make a call; like `admit`, but a refusal is returned, not raised."""
+        generation = self._current
+        now = self._clock()
+        if generation.passes:
+            permit = Permit(self, generation.number, now)
+            if method:
+                permit.method = method
+            if context is not None:
+                permit.context = context
+            if not timed:
+                permit.timed = False
+            if timeout is not None:
+                permit.lease_end = now + timeout + LEASE_GRACE
+            self._in_flight[permit] = None
+            self._used = now
+            return permit
+        probes = 0
+        if now >= generation.refuses_until or generation.successor:
+            probe = self._admit_probe(now, method, context, timed, timeout)
+            if probe is not None:
+                return probe
+            generation = self._latest()
+            probes = len(generation.probes)
+        self._counts.rejected += 1
+        rejection = Rejection(self.name, generation.refusing, now)
+        if method:
+            rejection.method = method
+        if context is not None:
+            rejection.context = context
+        if probes:
+            rejection.probes = probes
+        if self._rejection_listeners or self._registry_rejection_listeners:
+            deliver((self._rejection_listeners, self._registry_rejection_listeners), rejection)
+        return rejection
+
+    def _admit_probe(
+        self, now: float, method: str, context: object, timed: bool, timeout: float | None
+    ) -> Permit | None:
+        """Admit a call where the open period is over; `None` refuses it."""
+        policy = self._policy
+        limit = policy.half_open_max_calls
+        deadline_lease_end = _NEVER if timeout is None else now + timeout + LEASE_GRACE
+        while True:
+            generation = self._latest()
+            if not generation.passes and now < generation.refuses_until:
+                return None
+            probe = Permit(self, generation.number, now)
+            probe.method, probe.context, probe.timed = method, context, timed
+            probe.lease_end = probe.deadline_lease_end = deadline_lease_end
+            self._used = now
+            if generation.passes:  # closed in the meantime
+                self._in_flight[probe] = None
+                return probe
+            probe.lease_end = min(deadline_lease_end, now + policy.probe_timeout)
+            self._in_flight[probe] = None  # before it is a probe: one that is lost has a lease, and it ends
+            try:
+                if isinstance(generation, HalfOpen):
+                    probe.took_slot = generation.has_room(limit, now) and generation.reserve(probe, limit)
+                    if probe.took_slot:
+                        return probe
+                    self._in_flight.pop(probe)
+                    return None
+                probe.generation += 1
+                probe.took_slot = True
+                if self._change(generation, State.HALF_OPEN, Reason.RESET_TIMEOUT, now, probe):
+                    return probe
+            except BaseException:  # Ctrl-C in a listener, for one: the caller never gets its permit
+                probe.ignore()
+                raise
+            self._in_flight.pop(probe)
+
+    def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str) -> bool:  # noqa: C901, PLR0912 - in one function
+        """Settle a permit, whatever its outcome and the state; see `Permit.settle`."""
+        if outcome.__class__ is not Outcome:
+            outcome = Outcome(outcome)  # an error here changes nothing
+        if status.__class__ is not str or details.__class__ is not str:
+            status, details = str(status), str(details)
+        try:
+            del self._in_flight[permit]
+        except KeyError:
+            return self._settle_expired(permit, status)
+        generation = self._current
+        if generation.successor:
+            generation = self._latest()
+        freed_slot = generation.probes and generation.free(permit)
+        try:
+            now = self._clock()
+        except Exception as error:
+            if outcome is not _IGNORED or passes_through(error):
+                raise
+            now = permit.started  # giving back must not fail with the clock
+        if permit.generation != generation.number or now >= permit.lease_end:
+            self._counts.add(STALE, status)
+        elif outcome is _IGNORED:
+            self._counts.add(IGNORED, status)
+        else:
+            failed = outcome is _FAILURE
+            self._count(failed, status)
+            slow = permit.timed and now - permit.started > self._slow_after
+            reason = None
+            if failed or slow:
+                reason = generation.fail(now, failed, slow, status, details, self._policy)
+            elif freed_slot or generation.passes:  # else a stream whose first answer was its success
+                reason = generation.succeed(now, self._policy)
+            if reason is not None:
+                self._leave(generation, reason, now, permit, status, details)
+        if now >= self._sweep_at:
+            self._sweep(now)
+        return True
+
+    def _count(self, failed: bool, status: str) -> None:
+        """Add a result to the counts that last."""
+        counts = self._counts
+        if failed:
+            try:
+                counts.failures[status] += 1
+            except KeyError:
+                counts.add_failure(status)
+        elif status == "OK" or not status:
+            counts.successes += 1
+        else:
+            counts.add(SUCCESS, status)
+
+    def _look(self, permit: Permit, generation: Generation, now: float) -> None:
+        """Judge a success that has just been counted."""
+        reason = generation.look(now, self._policy)
+        if reason is not None:
+            self._leave(generation, reason, now, permit, "OK", "")
+        elif now >= self._sweep_at:
+            self._sweep(now)
+
+    def _settle_expired(self, permit: Permit, status: str) -> bool:
+        """Count the late result of a permit that was swept, once; false if the permit had been settled."""
+        try:
+            del permit.swept  # a single step: one caller succeeds
+        except AttributeError:
+            return False
+        self._counts.add(STALE, status)
+        return True
+
+    def _answer(self, permit: Permit) -> None:
+        """Take in the first answer of a stream; see `Permit.answered`."""
+        generation = self._latest()
+        if generation.probes and generation.free(permit):
+            now = self._clock()
+            if now < permit.lease_end:
+                permit.lease_end = permit.deadline_lease_end
+                reason = generation.succeed(now, self._policy)
+                if reason is not None:
+                    self._leave(generation, reason, now, permit, "", "")
+
+    def _is_probing(self, permit: Permit) -> bool:
+        """Whether a permit holds a slot of the present generation."""
+        return permit in self._latest().probes
+
+    def _is_in_flight(self, permit: Permit) -> bool:
+        """Whether a permit is neither settled nor given up."""
+        return permit in self._in_flight and (permit.lease_end == _NEVER or self._clock() < permit.lease_end)
+
+    def _sweep(self, now: float) -> int:
+        """Forget the calls in flight whose lease has ended; returns how many are left."""
+        self._sweep_at = now + _SWEEP_EVERY
+        for permit in list(self._in_flight):
+            if permit.lease_end <= now:
+                permit.swept = True
+                self._in_flight.pop(permit, None)
+        return len(self._in_flight)
+
+    # ── The change of state ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _latest(self) -> Generation:
+        """The generation in force."""
+        generation = self._current
+        while generation.successor:
+            generation = generation.successor["next"]
+        self._current = generation
+        return generation
+
+    def _leave(
+        self, generation: Generation, reason: Reason, now: float, permit: Permit, status: str, details: str
+    ) -> None:
+        """Leave a state because of a result."""
+        state = State.CLOSED if reason is Reason.PROBES_SUCCEEDED else State.OPEN
+        self._change(generation, state, reason, now, permit, status, details)
+
+    def _change(
+        self,
+        old: Generation,
+        state: State,
+        reason: Reason,
+        now: float,
+        permit: Permit | None = None,
+        status: str = "",
+        details: str = "",
+    ) -> bool:
+        """Change the state: the only place that does. False if another caller has changed it meanwhile."""
+        if reason not in TRANSITIONS.get((old.state, state), ()):
+            message = f"{self.name}: no transition from {old.state} to {state} by {reason}; please report this"
+            raise RuntimeError(message)
+        new = after(old, state, reason, now, self._policy, self._chance, permit)
+        calls, failures, slow = old.held(now)
+        new.sequence = old.sequence + 1
+        new.event = StateChange(
+            sequence=new.sequence,
+            breaker=self.name,
+            method="" if permit is None else permit.method,
+            previous=old.state,
+            state=state,
+            reason=reason,
+            calls=calls,
+            failures=failures,
+            slow=slow,
+            retry_after=new.refusing.retry_after(now),
+            status=status,
+            details=printable(details[:DETAILS_LENGTH]),
+            last_failures=old.last_failures(),
+            at=now,
+            time=time.time(),
+        ).with_context(None if permit is None else permit.context)
+        return self._succeed(old, new)
+
+    def _succeed(self, old: Generation, new: Generation) -> bool:
+        """Put a generation in force after another: one atomic step. False if another one is there already."""
+        if old.successor.setdefault("next", new) is not new:
+            return False
+        self._current = new
+        listeners = (self._change_listeners, self._registry_change_listeners)
+        self._undelivered = deliver_from(self._undelivered, listeners)
+        return True
+
+    def _chance(self) -> float:
+        """A number in [0, 1), whatever the user's source of chance does: the breaker must open all the same."""
+        try:
+            chance = float(self._random())
+        except Exception as error:  # a user's function
+            if passes_through(error):
+                raise
+            chance = math.nan
+        if 0.0 <= chance < 1.0:
+            return chance
+        log_once(f"{self.name}: random must return a number in [0, 1); there is no jitter", exc_info=False)
+        return 0.0

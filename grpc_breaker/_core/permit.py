@@ -1,0 +1,236 @@
+"""The permit of one admitted call: the second of the two steps, and the block around a piece of plain code.
+
+1.  A permit is settled once, with an outcome. What makes it happen once is the breaker's dictionary of calls in flight:
+    removing a permit from it succeeds for exactly one caller.
+2.  A permit carries the number of the generation it was admitted in. Settled in a later one, its result is *stale*: it
+    is counted as such and changes nothing.
+3.  A permit with a deadline, and every probe, has a *lease*: from its end on the call is no longer in flight, whatever
+    became of it, and a result that comes later is stale. Some endings can never be seen, and an exception that arrives
+    at the wrong line can cost a caller its permit; the lease is what gives those back.
+
+`with breaker.admit() as permit:` settles by how the block ended. Every `Exception` is a failure unless
+`policy.classify` says otherwise; `KeyboardInterrupt`, cancellation and the refusal of another breaker are always
+ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from grpc_breaker._core.counts import CallCounts
+from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.events import EndedCall
+from grpc_breaker._core.generation import Generation
+from grpc_breaker._core.interrupts import passes_through
+from grpc_breaker._core.policy import BreakerPolicy, classified
+from grpc_breaker._core.state import Outcome
+
+LEASE_GRACE: Final = 5.0
+"""Seconds after its deadline at which a call that was not heard of is given up."""
+
+_SUCCESS: Final = Outcome.SUCCESS
+_FAILURE: Final = Outcome.FAILURE
+_IGNORED: Final = Outcome.IGNORED
+
+
+class Issuer(Protocol):
+    """What a permit needs of the breaker that issued it."""
+
+    name: str
+    _clock: Callable[[], float]
+    _counts: CallCounts
+    _current: Generation
+    _in_flight: dict[Permit, None]
+    _slow_after: float
+
+    @property
+    def policy(self) -> BreakerPolicy:
+        """The policy in force."""
+        ...
+
+    def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str) -> bool: ...
+
+    def _look(self, permit: Permit, generation: Generation, now: float) -> None: ...
+
+    def _answer(self, permit: Permit) -> None: ...
+
+    def _is_in_flight(self, permit: Permit) -> bool: ...
+
+    def _is_probing(self, permit: Permit) -> bool: ...
+
+
+class Permit:
+    """The right to make one call, to be settled exactly once.
+
+    Safe to settle from any thread, from a finalizer and from a signal handler; never waits. Settling twice does
+    nothing.
+    """
+
+    method: str = ""
+    """The RPC method, for events; empty outside gRPC."""
+    context: object = None
+    """What the call was admitted with; handed back with the event if it changes the state."""
+    timed: bool = True
+    """Whether the time it takes says how slow the server is."""
+    took_slot: bool = False
+    """Whether the call was admitted as a probe."""
+    lease_end: float = math.inf
+    """When the call is given up, by the breaker's clock; infinite without a deadline. For a probe that was not
+    answered, at most `probe_timeout` from now."""
+    deadline_lease_end: float = math.inf
+    """When a probe is given up once it was answered."""
+    swept: bool
+    """There from when the permit was given up until its late result comes."""
+
+    def __init__(self, breaker: Issuer, generation: int, started: float) -> None:
+        self._breaker = breaker
+        self.generation = generation
+        """Number of the breaker's generation that the call was admitted in."""
+        self.started = started
+        """When the call was admitted, by the breaker's clock."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether this permit has been settled, or given up because its lease has ended."""
+        return not self._breaker._is_in_flight(self)
+
+    @property
+    def breaker(self) -> Issuer:
+        """The breaker that admitted the call."""
+        return self._breaker
+
+    @property
+    def policy(self) -> BreakerPolicy:
+        """The policy of the breaker that admitted the call."""
+        return self._breaker.policy
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call was admitted, by the breaker's clock."""
+        return self._breaker._clock() - self.started
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether this call holds one of the slots of a half-open breaker."""
+        return self.took_slot and self._breaker._is_probing(self)
+
+    def settle(self, outcome: Outcome, status: str = "", details: str = "") -> bool:
+        """End the call.
+
+        Args:
+            outcome: What the call says about the server.
+            status: The name of its status, or of its exception: counted by name, so from a small set.
+            details: Words for a person; kept with failures, cut to 200 characters.
+
+        Returns:
+            False when the permit had been settled before, or had been given up and forgotten.
+
+        Raises:
+            ValueError: `outcome` is not an `Outcome`; the permit is not settled.
+        """
+        breaker = self._breaker
+        if outcome is _SUCCESS and (status == "OK" or not status):
+            # What ends almost every call, in one function: a success in a breaker that lets calls pass.
+            generation = breaker._current
+            if self.generation == generation.passing and not generation.successor:
+                now = breaker._clock()
+                if now - self.started <= breaker._slow_after and now < self.lease_end:
+                    try:
+                        del breaker._in_flight[self]
+                    except KeyError:
+                        return False
+                    breaker._counts.successes += 1
+                    window = generation.window
+                    window.in_a_row = 0
+                    window.calls = calls = window.calls + 1
+                    if now >= window.quiet_until or calls <= window.decisive:
+                        breaker._look(self, generation, now)
+                    return True
+        return breaker._settle(self, outcome, status, details)
+
+    def success(self) -> bool:
+        """Settle as a success."""
+        return self.settle(_SUCCESS, "OK")
+
+    def failure(self, status: str = "", details: str = "") -> bool:
+        """Settle as a failure."""
+        return self.settle(_FAILURE, status, details)
+
+    def ignore(self) -> bool:
+        """Settle as having learned nothing about the server."""
+        return self.settle(_IGNORED)
+
+    def answered(self) -> None:
+        """Say that the first answer of a stream has come.
+
+        For a probe this is its success and frees its slot, so that a stream that lives for hours cannot hold the
+        breaker half-open. A failing end that comes while the breaker is still half-open counts after all. Outside
+        half-open this does nothing.
+        """
+        self._breaker._answer(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.conclude(error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.conclude(error)
+
+    def conclude(self, error: BaseException | None) -> None:
+        """Settle by how a piece of plain code ended: with `error`, or without one.
+
+        Does nothing if the permit has been settled.
+        """
+        if error is None and self.policy.classify is None:
+            self.settle(_SUCCESS)
+        elif not self.settled:
+            try:
+                outcome, status, details = self._judge(error)
+            except BaseException:  # a clock that broke, Ctrl-C in a classifier: the caller's, but the permit is ours
+                self.settle(_IGNORED)
+                raise
+            self.settle(outcome, status, details)
+
+    def _judge(self, error: BaseException | None) -> tuple[Outcome, str, str]:
+        """Outcome, status and details of plain code."""
+        if error is None:
+            outcome, status, details = _SUCCESS, "", ""
+        else:
+            ours = isinstance(error, Exception) and not isinstance(error, CircuitOpenError)
+            outcome = _FAILURE if ours else _IGNORED
+            status, details = type(error).__name__, _words(error)
+        classify = self.policy.classify
+        if classify is not None and outcome is not _IGNORED:
+            ended = EndedCall(
+                method=self.method,
+                code=None,
+                details=details,
+                trailing_metadata=(),
+                elapsed=self.elapsed,
+                timeout=None,
+                error=error,
+            )
+            outcome = classified(classify, ended, outcome)
+        return outcome, status, details
+
+
+def _words(error: BaseException) -> str:
+    """What an exception says of itself."""
+    try:
+        return str(error)
+    except Exception as broken:  # an exception that cannot be printed is still one
+        if passes_through(broken):
+            raise
+        return "(no words: its __str__ raised)"

@@ -1,0 +1,82 @@
+"""Guarding a function or coroutine function, `@breaker`: the two steps around each call of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
+from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.machine import Machine
+from grpc_breaker._core.permit import Permit
+from grpc_breaker._core.state import Outcome
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SUCCESS: Final = Outcome.SUCCESS
+
+
+def guarded(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
+    """The function with every call of it guarded.
+
+    Raises:
+        TypeError: It is a generator function: calling one does nothing yet, so there is no result to count.
+    """
+    if is_generator_function(function):
+        message = (
+            f"a breaker cannot decorate the generator function {name_of(function)}; "
+            "use 'with breaker.admit():' around the loop over it"
+        )
+        raise TypeError(message)
+    if not callable(function):
+        message = f"a breaker decorates a function or a coroutine function, got {function!r}"
+        raise TypeError(message)
+    if is_coroutine_function(function):
+        return cast("Callable[P, R]", _guarded_coroutine(machine, cast("Callable[P, Awaitable[R]]", function)))
+    return _guarded_function(machine, function)
+
+
+def _guarded_function(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
+    admit: Callable[[], Any] = machine.try_admit
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        permit = admit()
+        if permit.__class__ is not Permit:
+            raise CircuitOpenError(permit)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            permit.conclude(error)
+            raise
+        if machine._policy.classify is None:
+            permit.settle(_SUCCESS, "OK")
+        else:
+            permit.conclude(None)
+        return result
+
+    return guarded
+
+
+def _guarded_coroutine(machine: Machine, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    admit: Callable[[], Any] = machine.try_admit
+
+    @wraps(function)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        permit = admit()
+        if permit.__class__ is not Permit:
+            raise CircuitOpenError(permit)
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            permit.conclude(error)
+            raise
+        if machine._policy.classify is None:
+            permit.settle(_SUCCESS, "OK")
+        else:
+            permit.conclude(None)
+        return result
+
+    return guarded
