@@ -1,0 +1,1 @@
+"""One breaker: its states, its permits, its events, and what it says about itself."""

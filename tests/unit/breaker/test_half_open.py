@@ -1,0 +1,203 @@
+"""A half-open breaker: its probes, their slots and leases, and what their results do."""
+
+from __future__ import annotations
+
+import pytest
+
+from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit, Reason, Rejection, State
+from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.unit.breaker.calls import probe_of, trip
+
+
+def test_no_more_probes_than_the_limit(clock: FakeClock) -> None:
+    """As many probes are in flight as `half_open_max_calls` says; the next call is refused until one of them ends."""
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=2)
+    breaker = CircuitBreaker("prices", policy, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    probes = [breaker.admit(), breaker.admit()]
+    assert [probe.is_probe for probe in probes] == [True, True]
+    assert isinstance(breaker.try_admit(), Rejection)
+    probes[0].ignore()
+    assert isinstance(breaker.try_admit(), Permit)
+    assert isinstance(breaker.try_admit(), Rejection)
+
+
+def test_enough_successes_close_it(clock: FakeClock) -> None:
+    """A breaker closes after `half_open_successes` probes, fewer of them in flight at once or not."""
+    policy = BreakerPolicy(
+        consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=1, half_open_successes=3
+    )
+    breaker = CircuitBreaker("prices", policy, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    for _ in range(3):
+        assert breaker.admit().success()
+    assert breaker.state is State.CLOSED
+
+
+def test_one_failure_reopens_it(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A failed probe opens the breaker for another open period, and says why."""
+    events = EventRecorder(breaker)
+    probe_of(breaker, clock).failure("UNAVAILABLE")
+    assert events.states == [State.OPEN, State.HALF_OPEN, State.OPEN]
+    assert (events.changes[-1].reason, breaker.retry_after) == (Reason.PROBE_FAILED, 10)
+
+
+def test_slow_probe_says_so(clock: FakeClock) -> None:
+    """A probe that was slow opens the breaker for that reason, and grows the period as a failed one does."""
+    policy = BreakerPolicy(
+        consecutive_failures=1,
+        slow_call_duration=1,
+        reset_timeout=10,
+        reset_timeout_jitter=0,
+        reset_timeout_multiplier=2,
+        half_open_max_calls=1,
+    )
+    breaker = CircuitBreaker("prices", policy, clock=clock)
+    events = EventRecorder(breaker)
+    for _ in range(2):  # growth is forgotten after a close
+        breaker.admit().failure()
+        clock.advance(10)
+        probe = breaker.admit()
+        clock.advance(2)
+        probe.success()
+        assert (events.changes[-1].reason, breaker.retry_after) == (Reason.PROBE_SLOW, 20)
+        clock.advance(20)
+        breaker.admit().success()
+        assert breaker.state is State.CLOSED
+
+
+def test_ignored_probe_frees_its_slot(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A probe that says nothing about the server neither closes nor opens the breaker; the next call is a probe again."""
+    probe_of(breaker, clock).ignore()
+    assert breaker.state is State.HALF_OPEN
+    assert breaker.admit().is_probe
+
+
+# ── Streams ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_first_answer_of_a_stream_is_its_success(clock: FakeClock) -> None:
+    """A probe stream whose first answer has come frees its slot and counts as a success, once."""
+    policy = BreakerPolicy(
+        consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=1, half_open_successes=2
+    )
+    breaker = CircuitBreaker("streams", policy, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    stream = breaker.admit()
+    stream.answered()
+    stream.answered()
+    assert (breaker.state, stream.is_probe, stream.settled) == (State.HALF_OPEN, False, False)
+    assert breaker.admit().is_probe
+    assert stream.success()
+    assert breaker.state is State.HALF_OPEN
+
+
+def test_answered_stream_that_fails_reopens(clock: FakeClock) -> None:
+    """A failing end of a stream that was answered opens a breaker that is still half-open."""
+    policy = BreakerPolicy(
+        consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=1, half_open_successes=2
+    )
+    breaker = CircuitBreaker("streams", policy, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    stream = breaker.admit()
+    stream.answered()
+    assert stream.failure()
+    assert breaker.state is State.OPEN
+
+
+def test_answered_stream_that_fails_after_the_close_is_stale(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A failing end of a probe stream that comes when the breaker has closed is stale."""
+    stream = probe_of(breaker, clock)
+    stream.answered()
+    assert breaker.state is State.CLOSED
+    assert stream.failure()
+    assert breaker.snapshot()["totals"]["stale"] == 1
+
+
+def test_first_answer_means_nothing_outside_half_open(breaker: CircuitBreaker) -> None:
+    """The first answer of a stream in a closed breaker is no result."""
+    stream = breaker.admit()
+    stream.answered()
+    assert (stream.settled, breaker.snapshot()["totals"]["success"]) == (False, 0)
+
+
+# ── Leases ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_expired_probe_frees_its_slot(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A probe not heard of for `probe_timeout` holds its slot until then, and no longer."""
+    lost = probe_of(breaker, clock)
+    clock.advance(29.75)
+    assert (lost.is_probe, lost.settled, breaker.in_flight) == (True, False, 1)
+    assert isinstance(breaker.try_admit(), Rejection)
+    clock.advance(0.25)
+    assert (lost.is_probe, breaker.in_flight) == (False, 0)
+    breaker.admit().success()
+    assert breaker.state is State.CLOSED
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_result_of_an_expired_probe_is_stale(
+    breaker: CircuitBreaker, clock: FakeClock, outcome: Outcome, looked_at: bool
+) -> None:
+    """A result that comes after its probe's lease has ended changes nothing, whether the breaker was read meanwhile."""
+    lost = probe_of(breaker, clock)
+    clock.advance(30)
+    if looked_at:
+        assert breaker.in_flight == 0
+    assert lost.settle(outcome)
+    assert not lost.settle(outcome)
+    totals = breaker.snapshot()["totals"]
+    assert (breaker.state, totals["stale"], totals["success"]) == (State.HALF_OPEN, 1, 0)
+
+
+def test_answer_of_an_expired_probe_counts_for_nothing(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """The first answer of a stream whose probe has expired neither closes the breaker nor counts."""
+    lost = probe_of(breaker, clock)
+    clock.advance(30)
+    lost.answered()
+    assert breaker.state is State.HALF_OPEN
+
+
+def test_expired_probe_does_not_take_its_slot_from_the_next(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """The late result of an expired probe leaves the slot to the probe that holds it now."""
+    lost = probe_of(breaker, clock)
+    clock.advance(30)
+    probe = breaker.admit()
+    lost.failure()
+    assert (breaker.state, probe.is_probe, breaker.in_flight) == (State.HALF_OPEN, True, 1)
+    assert isinstance(breaker.try_admit(), Rejection)
+    assert probe.success()
+    assert breaker.state is State.CLOSED
+
+
+def test_refusal_says_how_many_probes_are_in_flight(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A half-open breaker refuses with `retry_after` 0, because a slot may be free at any moment."""
+    probe_of(breaker, clock)
+    rejection = breaker.try_admit()
+    assert isinstance(rejection, Rejection)
+    assert (rejection.retry_after, rejection.probes) == (0.0, 1)
+    assert rejection.details == "circuit breaker half_open for prices; 1 probe in flight"
+    assert rejection.reason == "consecutive_failures"
+
+
+def test_probes_of_an_earlier_half_open_period_hold_no_slot(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A probe that is still in flight when the breaker has opened again holds no slot in its next half-open period."""
+    breaker.reconfigure(
+        BreakerPolicy(consecutive_failures=2, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=2)
+    )
+    trip(breaker)
+    clock.advance(10)
+    old, failing = breaker.admit(), breaker.admit()
+    failing.failure()
+    clock.advance(10)
+    assert [breaker.admit().is_probe for _ in range(2)] == [True, True]
+    assert not old.is_probe
+    old.success()
+    assert breaker.snapshot()["totals"]["stale"] == 1
+    assert breaker.state is State.HALF_OPEN

@@ -1,0 +1,178 @@
+"""What a breaker says about itself: repr, snapshot, tallies, refusals, and errors of its constructor."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+from typing import Any
+
+import pytest
+
+from grpc_breaker import BreakerPolicy, CircuitBreaker, CircuitOpenError, Outcome, Reason, Rejection, State
+from grpc_breaker.testing import FakeClock
+from tests.unit.breaker.calls import trip
+
+
+def test_repr_tells_the_story(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """The repr says the state, and what matters in it."""
+    assert repr(breaker) == "<CircuitBreaker 'prices' closed: 0 of 0 failed>"
+    breaker.admit().failure()
+    assert repr(breaker) == "<CircuitBreaker 'prices' closed: 1 of 1 failed>"
+    breaker.admit().failure()
+    assert repr(breaker) == "<CircuitBreaker 'prices' open: consecutive_failures, next probe in 10.0 s>"
+    clock.advance(10)
+    breaker.admit()
+    assert repr(breaker) == "<CircuitBreaker 'prices' half_open: 0 of 1 probes succeeded, 1 in flight>"
+
+
+def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
+    """A snapshot is plain data: state, counts, seconds, policy, and the last failures."""
+    trip(breaker)
+    plain = json.loads(json.dumps(breaker.snapshot()))
+    assert plain.pop("policy")["consecutive_failures"] == 2
+    assert plain == {
+        "name": "prices",
+        "state": "open",
+        "retry_after": 10.0,
+        "reason": "consecutive_failures",
+        "in_flight": 0,
+        "generation": 1,
+        "sequence": 1,
+        "window": {"calls": 2, "failures": 2, "slow": 0, "consecutive_failures": 2},
+        "totals": {"success": 0, "failure": 2, "ignored": 0, "rejected": 0, "stale": 0},
+        "last_failures": [
+            {"status": "UNAVAILABLE", "details": "details 0"},
+            {"status": "UNAVAILABLE", "details": "details 1"},
+        ],
+    }
+
+
+def test_snapshot_of_a_half_open_breaker_counts_probes(clock: FakeClock) -> None:
+    """While a breaker is half-open, the results in its snapshot are those of the probes."""
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=2)
+    breaker = CircuitBreaker("prices", policy, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    breaker.admit().success()
+    snapshot = breaker.snapshot()
+    assert (snapshot["state"], snapshot["window"]["calls"], snapshot["window"]["failures"]) == ("half_open", 1, 0)
+
+
+# ── Tallies ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_statuses_are_counted_by_name_in_bounds(breaker: CircuitBreaker) -> None:
+    """What calls ended with is counted by name; free text beyond a hundred names counts as other."""
+    breaker.admit().settle(Outcome.SUCCESS, "NOT_FOUND")
+    for n in range(107):
+        breaker.admit().settle(Outcome.IGNORED, f"text {n}")
+    breaker.admit().success()
+    tallies = breaker.tallies()
+    assert sum(calls for (outcome, _), calls in tallies.items() if outcome == "ignored") == 107
+    assert tallies["ignored", "other"] >= 7
+    assert len(tallies) <= 110
+    assert (tallies["success", "NOT_FOUND"], tallies["success", "OK"]) == (1, 1)
+    assert breaker.snapshot()["totals"]["success"] == 2
+
+
+def test_names_of_outcomes_are_counted(breaker: CircuitBreaker) -> None:
+    """A success without a status is counted as OK, a failure without a name under none."""
+    for status in ("OK", "", "NOT_FOUND"):
+        breaker.admit().settle(Outcome.SUCCESS, status)
+    breaker.admit().failure()
+    assert breaker.tallies() == {("success", "OK"): 2, ("success", "NOT_FOUND"): 1, ("failure", ""): 1}
+    assert breaker.snapshot()["last_failures"] == [{"status": "", "details": ""}]
+
+
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_refusal_says_everything(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A refusal carries method, breaker, state, seconds and reason, as attributes and in words; each is a new one."""
+    trip(breaker)
+    clock.advance(2.5)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(CircuitOpenError) as refused:
+            breaker.admit("pkg.S/M")
+        errors.append(refused.value)
+    error = errors[0]
+    assert error is not errors[1]
+    assert (error.method, error.breaker, error.state) == ("pkg.S/M", "prices", State.OPEN)
+    assert (error.retry_after, error.reason, error.code()) == (7.5, Reason.CONSECUTIVE_FAILURES, None)
+    assert str(error) == error.details() == "circuit breaker open for pkg.S/M; next probe in 7.5 s"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("state", [State.OPEN, State.HALF_OPEN, State.FORCED_OPEN])
+def test_refusal_can_be_pickled(breaker: CircuitBreaker, clock: FakeClock, state: State, protocol: int) -> None:
+    """A refusal, raised or returned, survives every protocol of pickle with all its facts but the context."""
+    trip(breaker)
+    if state is State.HALF_OPEN:
+        clock.advance(10)
+        breaker.admit()
+    elif state is State.FORCED_OPEN:
+        breaker.force_open()
+    rejection = breaker.try_admit("pkg.S/M", lambda: "what no pickle can hold")
+    assert isinstance(rejection, Rejection)
+    error = CircuitOpenError(rejection)
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert (again.state, again.reason, again.retry_after) == (error.state, error.reason, error.retry_after)
+    assert (again.method, again.breaker, again.details()) == (error.method, error.breaker, error.details())
+    alone = pickle.loads(pickle.dumps(rejection, protocol))
+    assert (alone.probes, alone.code, alone.at) == (rejection.probes, rejection.code, rejection.at)
+    assert alone.context is None
+
+
+RAW = ["\n", "\r", "\r\n", "\x1b[31m", "\0", "\x85", "\u2028", "\x7f"]
+
+
+@pytest.mark.parametrize("raw", RAW)
+def test_control_characters_are_written_out(raw: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Line breaks, escape sequences and NUL in a name or a method never reach a refusal's words, a repr or the log."""
+    drawn = iter([0.0, 1.0])  # the second is no number in [0, 1), which is logged with the breaker's name
+    breaker = CircuitBreaker(f"pri{raw}ces", BreakerPolicy(consecutive_failures=1), random=drawn.__next__)
+    breaker.admit().failure()
+    words = [repr(breaker), *caplog.messages]
+    assert len(words) == 2
+    for method in (f"pkg.S/{raw}M", ""):
+        with pytest.raises(CircuitOpenError) as refused:
+            breaker.admit(method)
+        words += [str(refused.value), refused.value.details(), repr(refused.value), repr(refused.value.args)]
+        assert refused.value.breaker == f"pri{raw}ces"
+    assert all(it.isprintable() for it in words), words
+
+
+# ── No copies ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, *(lambda it, n=n: pickle.dumps(it, n) for n in range(6))])
+def test_breaker_cannot_be_copied(breaker: CircuitBreaker, copied: Any) -> None:
+    """A breaker is shared, not copied: a copy would be an error that says why."""
+    with pytest.raises(TypeError, match=r"CircuitBreaker.*cop"):
+        copied(breaker)
+
+
+# ── Bad input ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": 7}, "name must be a string, got 7"),
+        ({"name": ""}, "^CircuitBreaker name must not be empty$"),
+        ({"policy": {"reset_timeout": 5}}, "a policy must be a BreakerPolicy"),
+        ({"clock": 5}, r"^clock must be a callable that \w+ seconds, got 5$"),
+        ({"clock": lambda: "noon"}, "'noon'$"),
+        ({"clock": lambda: float("nan")}, "nan$"),
+        ({"random": 5}, r"^random must be a callable that \w+ a number in \[0, 1\), got 5$"),
+        ({"random": lambda: 1}, "1$"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
+    """A breaker made wrong is an error at once."""
+    with pytest.raises((TypeError, ValueError)) as wrong:
+        CircuitBreaker(**{"name": "test", **arguments})
+    assert re.search(words, str(wrong.value))
