@@ -1,4 +1,7 @@
-"""Visitors at every line: what a finalizer or a signal handler may do in the middle of the code of some files."""
+"""Something else at every line: what signal handlers, finalizers and other threads may do in the middle of some code.
+
+The lines are those of given files, seen by a trace function on the thread that runs the code.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,18 @@ from types import FrameType
 from typing import Any
 
 
-def visit_at(files: Collection[str], story: Callable[[], object], visit: Callable[[], object], at: int) -> bool:
-    """Tell a story, with a visit at its line number `at` in these files; answers whether it was that long."""
+def act_at(files: Collection[str], story: Callable[[], object], act: Callable[[], object], at: int) -> bool:
+    """Run `story`, and call `act` just before its line number `at` in these files.
+
+    Args:
+        files: Names of source files, as their code objects have them.
+        story: What to run.
+        act: What to call once. What it raises is raised in the middle of the story, as a signal handler's exception is.
+        at: Which line, from 1, counted as they are run.
+
+    Returns:
+        Whether the story had so many lines.
+    """
     lines = 0
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
@@ -19,7 +32,7 @@ def visit_at(files: Collection[str], story: Callable[[], object], visit: Callabl
         if event == "line":
             lines += 1
             if lines == at:
-                visit()
+                act()
         return trace
 
     before = sys.gettrace()
@@ -29,3 +42,23 @@ def visit_at(files: Collection[str], story: Callable[[], object], visit: Callabl
     finally:
         sys.settrace(before)
     return lines >= at
+
+
+def lines_run(files: Collection[str], story: Callable[[], object]) -> int:
+    """How many lines of these files `story` runs: its cost, without a clock."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename not in files:
+            return None
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        story()
+    finally:
+        sys.settrace(before)
+    return lines
