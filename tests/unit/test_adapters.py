@@ -1,4 +1,4 @@
-"""Both skins, where no real server leads: odd calls, trouble in our own bookkeeping, the refused call's whole API."""
+"""Both adapters, where no real server leads: odd calls, trouble in our own bookkeeping, the refused call's whole API."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from grpc_breaker import (
     BreakerPolicy,
     BreakerRegistry,
+    CircuitBreaker,
     CircuitBreakerInterceptor,
     CircuitOpenError,
     Outcome,
@@ -26,7 +27,6 @@ from grpc_breaker import (
 )
 from grpc_breaker import _rpc as rpc
 from grpc_breaker import _sync as sync
-from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker.testing import FakeClock
 
 METHOD = "/pkg.S/M"
@@ -39,9 +39,15 @@ class Details:
 
 
 @pytest.fixture
-def breakers() -> BreakerRegistry:
+def clock() -> FakeClock:
+    """The registry's clock."""
+    return FakeClock()
+
+
+@pytest.fixture
+def breakers(clock: FakeClock) -> BreakerRegistry:
     """A registry."""
-    return BreakerRegistry(clock=FakeClock())
+    return BreakerRegistry(clock=clock)
 
 
 def totals(breakers: BreakerRegistry) -> dict[str, int]:
@@ -51,7 +57,7 @@ def totals(breakers: BreakerRegistry) -> dict[str, int]:
 
 
 def intercept(breakers: BreakerRegistry, call: Any, kind: str = "unary_stream") -> Any:
-    """Make one guarded call that answers `call`."""
+    """Make one guarded call: the continuation returns `call`."""
     interceptor = CircuitBreakerInterceptor(breakers, telemetry=False)
     return getattr(interceptor, f"intercept_{kind}")(lambda details, request: call, Details(), b"")
 
@@ -190,13 +196,15 @@ def test_callback_that_is_interrupted(
     assert "settling an ended call failed" in caplog.text
 
 
-def test_probe_without_a_thread_to_be_had(breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_without_a_thread_to_be_had(
+    breakers: BreakerRegistry, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A probe for whose headers no thread can wait counts by its final status."""
 
     def no_thread(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    probe(breakers).ignore()
+    probe(breakers, clock).ignore()
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     call = Running()
     call._state = state = State(threading.Condition())  # type: ignore[attr-defined]
@@ -275,12 +283,12 @@ class State:
         self.initial_metadata: Any = None
 
 
-def probe(breakers: BreakerRegistry) -> Permit:
+def probe(breakers: BreakerRegistry, clock: FakeClock) -> Permit:
     """A probe of a half-open breaker."""
     breaker = breakers[METHOD]
     for _ in range(5):
         breaker.admit().failure()
-    breaker._clock.advance(1000)  # type: ignore[attr-defined]
+    clock.advance(1000)
     return breaker.admit()
 
 
@@ -305,7 +313,7 @@ class Condition:
 
 
 def await_headers(permit: Permit, act: Callable[[State], object]) -> object:
-    """Wait for headers while `act` happens to the call's state; answers who follows the call, for as long as it lives."""
+    """Wait for headers while `act` happens to the call's state; returns what follows the call, to be kept while it is awaited."""
     call = Running()
     state = State(None)
     state.condition = Condition(lambda: act(state))
@@ -316,40 +324,42 @@ def await_headers(permit: Permit, act: Callable[[State], object]) -> object:
 
 
 @pytest.mark.parametrize(
-    ("happening", "slots"),
+    ("happening", "probing"),
     [
-        (lambda state: setattr(state, "initial_metadata", ()), 0),
-        (lambda state: setattr(state, "code", grpc.StatusCode.OK), 1),
-        (lambda state: 1 / 0, 1),
+        (lambda state: setattr(state, "initial_metadata", ()), False),
+        (lambda state: setattr(state, "code", grpc.StatusCode.OK), True),
+        (lambda state: 1 / 0, True),
     ],
 )
-def test_waiting_for_headers(breakers: BreakerRegistry, happening: Callable[[Any], object], slots: int) -> None:
+def test_waiting_for_headers(
+    breakers: BreakerRegistry, clock: FakeClock, happening: Callable[[Any], object], probing: bool
+) -> None:
     """Headers free the slot; a status or trouble leaves it to the callback."""
-    permit = probe(breakers)
+    permit = probe(breakers, clock)
     _kept = await_headers(permit, happening)
-    assert breakers[METHOD]._slots_taken() == slots
+    assert permit.is_probe == probing
 
 
-def test_waiting_for_headers_ends_with_the_lease(breakers: BreakerRegistry) -> None:
+def test_waiting_for_headers_ends_with_the_lease(breakers: BreakerRegistry, clock: FakeClock) -> None:
     """Nobody waits for the headers of a probe that is none any more."""
-    permit = probe(breakers)
+    permit = probe(breakers, clock)
     await_headers(permit, lambda state: permit.ignore())
     assert breakers[METHOD].in_flight == 0
 
 
-def test_headers_and_failure_together(breakers: BreakerRegistry) -> None:
+def test_headers_and_failure_together(breakers: BreakerRegistry, clock: FakeClock) -> None:
     """Headers that come with a failing status are no answer."""
-    permit = probe(breakers)
+    permit = probe(breakers, clock)
 
     def both(state: State) -> None:
         state.code = grpc.StatusCode.UNAVAILABLE if state.initial_metadata is not None else None
         state.initial_metadata = ()
 
     _kept = await_headers(permit, both)
-    assert breakers[METHOD]._slots_taken() == 1
+    assert permit.is_probe
 
 
-def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry) -> None:
+def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry, clock: FakeClock) -> None:
     """A bare iterator is handed on with what it has, and settled when it ends."""
 
     class Messages:
@@ -366,7 +376,7 @@ def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry) -> None
                 raise StopIteration
             return self.left.pop()
 
-    permit = probe(breakers)
+    permit = probe(breakers, clock)
     permit.success()
     stream = intercept(breakers, Messages())
     assert stream.words == "its own"
@@ -375,30 +385,36 @@ def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry) -> None
     assert totals(breakers)["success"] == 2
 
 
-def test_bare_iterator_whose_breakers_clock_breaks(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
-    """The messages of a probe go on when our books cannot: that is logged, once."""
+def test_bare_iterator_whose_breakers_clock_breaks(caplog: pytest.LogCaptureFixture) -> None:
+    """The messages of a probe go on when our bookkeeping cannot: that is logged, once."""
 
-    def clock() -> float:
-        raise OSError
+    class Breaking(FakeClock):
+        broken = False
 
-    half_open = breakers[METHOD]
+        def __call__(self) -> float:
+            if self.broken:
+                raise OSError
+            return super().__call__()
+
+    clock = Breaking()
+    breakers = BreakerRegistry(clock=clock)
     for _ in range(5):
-        half_open.admit().failure()
-    breakers._clock.advance(100)  # type: ignore[attr-defined]
+        breakers[METHOD].admit().failure()
+    clock.advance(100)
     stream = intercept(breakers, iter([b"1", b"2"]))
-    half_open._clock = clock
+    clock.broken = True
     assert [next(stream), next(stream)] == [b"1", b"2"]
     assert caplog.text.count("saying that a stream was answered failed") == 1
 
 
-def test_lost_probe_is_not_being_made(breakers: BreakerRegistry) -> None:
+def test_lost_probe_is_not_being_made(breakers: BreakerRegistry, clock: FakeClock) -> None:
     """A probe whose lease ended while it is being made passes no further breaker unasked."""
-    permit = probe(breakers)
+    permit = probe(breakers, clock)
     with rpc.probing(permit):
         making = rpc._probe.get()
         assert making is not None
         assert making.by(breakers[METHOD])
-        breakers._clock.advance(permit.policy.probe_timeout)  # type: ignore[attr-defined]
+        clock.advance(permit.policy.probe_timeout)
         assert breakers[METHOD].in_flight == 0
         assert not making.by(breakers[METHOD])
 
@@ -451,7 +467,7 @@ def refused(code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> sync.Refused
 
 
 def test_refused_call_is_error_call_future_and_stream() -> None:
-    """A refused call answers everything that a call, a future and a stream can be asked."""
+    """A refused call can be asked everything that a call, a future and a stream can be asked."""
     call = refused()
     assert isinstance(call, CircuitOpenError | grpc.RpcError)
     assert (call.code(), call.debug_error_string()) == (grpc.StatusCode.UNAVAILABLE, call.details())
@@ -460,9 +476,9 @@ def test_refused_call_is_error_call_future_and_stream() -> None:
     assert (call.cancel(), call.cancelled(), call.add_callback(lambda: None)) == (False, False, False)
     assert call.exception(timeout=1) is call
     assert call.traceback(timeout=1) is None
-    told: list[Any] = []
-    call.add_done_callback(told.append)
-    assert told == [call]
+    called_with: list[Any] = []
+    call.add_done_callback(called_with.append)
+    assert called_with == [call]
     for attempt in (lambda: call.result(timeout=1), lambda: next(call), call.next, lambda: list(call)):
         with pytest.raises(CircuitOpenError) as error:
             attempt()
@@ -515,7 +531,7 @@ class Ended:
 
 
 def intercept_aio(breakers: BreakerRegistry, call: Any, kind: str = "unary_unary") -> Any:
-    """Make one guarded asyncio call that answers `call`."""
+    """Make one guarded asyncio call: the continuation returns `call`."""
 
     async def continuation(details: Any, request: Any) -> Any:
         return call
@@ -702,21 +718,26 @@ def fail_at_once(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "slots", "cancelled"),
+    ("headers", "probing", "cancelled"),
     [
-        (lambda stream: None, 0, False),
-        (fail_at_once, 1, False),
-        (break_off, 1, False),
-        (end_in_cancellation, 1, False),
-        (cancel_us, 1, True),
+        (lambda stream: None, False, False),
+        (fail_at_once, True, False),
+        (break_off, True, False),
+        (end_in_cancellation, True, False),
+        (cancel_us, True, True),
     ],
 )
 def test_aio_waiting_for_headers(
-    breakers: BreakerRegistry, headers: Callable[[Stream], Any], slots: int, cancelled: bool, monkeypatch: Any
+    breakers: BreakerRegistry,
+    clock: FakeClock,
+    headers: Callable[[Stream], Any],
+    probing: bool,
+    cancelled: bool,
+    monkeypatch: Any,
 ) -> None:
     """Headers that stay alone free a probe's slot; everything else leaves it to the final status."""
     monkeypatch.setattr(aio, "ANSWER_GRACE", 0)
-    permit = probe(breakers)
+    permit = probe(breakers, clock)
 
     async def story() -> None:
         await aio._await_headers(permit, Stream(headers))
@@ -726,7 +747,7 @@ def test_aio_waiting_for_headers(
             asyncio.run(story())
     else:
         asyncio.run(story())
-    assert breakers[METHOD]._slots_taken() == slots
+    assert permit.is_probe == probing
 
 
 def aio_refused(breakers: BreakerRegistry, kind: str) -> Any:
@@ -736,16 +757,16 @@ def aio_refused(breakers: BreakerRegistry, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
-def test_aio_refused_call_answers_everything(breakers: BreakerRegistry, kind: str) -> None:
-    """A refused asyncio call is a call of its kind that has ended, and answers whatever such a call can be asked."""
+def test_aio_refused_call_has_the_whole_api(breakers: BreakerRegistry, kind: str) -> None:
+    """A refused asyncio call is a call of its kind that has ended, and can be asked whatever such a call can be asked."""
     call = aio_refused(breakers, kind)
     kinds = {"unary_unary": "UnaryUnaryCall", "unary_stream": "UnaryStreamCall"}
     kinds |= {"stream_unary": "StreamUnaryCall", "stream_stream": "StreamStreamCall"}
     assert isinstance(call, getattr(grpc.aio, kinds[kind]))
     assert (call.done(), call.cancelled(), call.cancel(), call.time_remaining()) == (True, False, False, None)
-    told: list[Any] = []
-    call.add_done_callback(told.append)
-    assert told == [call]
+    called_with: list[Any] = []
+    call.add_done_callback(called_with.append)
+    assert called_with == [call]
 
     async def raising(attempt: Any) -> None:
         with pytest.raises(CircuitOpenError) as error:
