@@ -12,13 +12,13 @@ Rules
         breaker is closed; then the callers close their channels, and in the quiet everything that is there is counted.
         Later rounds are held to what was there after the warm-up.
     4.  Guarded calls may meet what the other populations met, or what `SEEN_BARE` says, and refusals: nothing else.
-    5.  All books of one thing agree: listeners, span events, metrics, log records, callers.
+    5.  All counts of one thing agree: listeners, span events, metrics, log records, callers.
     6.  The garbage collector never runs in the middle of a call, but on a thread of its own and when all is counted. In a
         call it may run under grpcio's lock around its observability plugin; then the finalizer of a stream may wait for the thread that reads the stream, which waits for
         that lock: a deadlock of bare gRPC, which has been seen here.
 
 What breaks a rule is a line in `Report.failures`. The calls are in `tests/support/traffic.py`, the trouble in
-`tests/support/trouble.py`, the books in `tests/support/books.py`.
+`tests/support/trouble.py`, the counts in `tests/support/counts.py`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ from typing import Any
 
 import grpc
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, aio
-from grpc_breaker._core.state import State
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, State, aio
 from tests.integration.endings_table import passing
-from tests.support.books import Books, Census, slope
+from tests.support.counts import Census, Counts, slope
 from tests.support.server import PATIENCE, ServerProcess
 from tests.support.traffic import OPTIONS, Caller, Server, Tally, Weather
 from tests.support.trouble import Trouble
@@ -70,7 +69,7 @@ CALLERS = {
 RECOVERY = 30.0
 """Seconds within which every breaker must be closed once the trouble is over. It takes one or two."""
 QUIET = 8.0
-"""Seconds within which everything that a round began must be gone. The longest are a deadline in calm weather, 1 s, which
+"""Seconds within which everything that a round began must be gone. The longest are a deadline in fair weather, 1 s, which
 asyncio streams that were abandoned live to (grpc #43462), and a lease, `probe_timeout`."""
 
 TOLERANCE = {"permits": 0, "objects": 0, "tasks": 0, "threads": 0, "native_threads": 2, "descriptors": 0}
@@ -145,11 +144,11 @@ class Soak:
         """Make what lives through all rounds, but for the servers."""
         self._populations = populations
         self.breakers = BreakerRegistry(default=POLICY)
-        self.books = Books(self.breakers)
+        self.counts = Counts(self.breakers)
         self.report = Report(seed)
-        self._sync = CircuitBreakerInterceptor(self.breakers, telemetry=self.books.telemetry)
+        self._sync = CircuitBreakerInterceptor(self.breakers, telemetry=self.counts.telemetry)
         self._aio = {
-            "guarded": aio.interceptors(self.breakers, telemetry=self.books.telemetry),
+            "guarded": aio.interceptors(self.breakers, telemetry=self.counts.telemetry),
             "bare": None,
             "passing": passing(),
         }
@@ -162,7 +161,7 @@ class Soak:
         with ExitStack() as stack:
             stack.callback(sys.setswitchinterval, interval)
             stack.enter_context(_collector())
-            stack.enter_context(self.books.open())
+            stack.enter_context(self.counts.open())
             processes = [stack.enter_context(ServerProcess()) for _ in range(2)]
             names = ("soak.v1.Alpha", "soak.v1.Beta")
             servers = [Server(it.target, name, Weather()) for it, name in zip(processes, names, strict=True)]
@@ -189,7 +188,7 @@ class Soak:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             await asyncio.sleep(0.25)
-            self.books.read("")  # a reader asks while calls are made
+            self.counts.read("")  # a reader asks while calls are made
         for trouble in troubles:
             trouble.stop()
         await self._until(lambda: not any(it.is_alive() for it in troubles), 2 * PATIENCE, "the trouble to end")
@@ -216,7 +215,7 @@ class Soak:
         rng = random.Random(name)
 
         def span() -> AbstractContextManager[Any]:
-            return self.books.tracer.start_as_current_span("call") if rng.random() < 0.5 else nullcontext()
+            return self.counts.tracer.start_as_current_span("call") if rng.random() < 0.5 else nullcontext()
 
         for (world, population), many in CALLERS.items():
             if population not in self._populations:
@@ -243,7 +242,7 @@ class Soak:
             await asyncio.sleep(0.02)
 
     def _census(self) -> Census:
-        return Census.take(self.report.calls, self.breakers, len(self.books.heard))
+        return Census.take(self.report.calls, self.breakers, len(self.counts.received))
 
     async def _be_quiet(self) -> None:
         """Wait until what the round began is gone, and count what is there."""
@@ -261,7 +260,7 @@ class Soak:
 
     def _check(self) -> None:
         """Hold what was seen to the rules."""
-        report, books = self.report, self.books
+        report, counts = self.report, self.counts
         guarded = report.tallies["guarded"]
         report.failures += [f"a caller met {it}" for it in guarded.strange]
         seen = SEEN_BARE.union(report.tallies["bare"].came, report.tallies["passing"].came)
@@ -272,12 +271,18 @@ class Soak:
             f"after round {n}: {it.permits} permits are out" for n, it in enumerate(report.quiet) if it.permits
         ]
         self._check_growth()
-        report.failures += books.gaps + books.strange
-        for change, times in books.heard.items():
+        report.failures += counts.gaps + counts.strange
+        for change, times in counts.received.items():
             report.transitions[f"{change[1]} -> {change[2]}"] += times
-        for name, counted in (("metrics", books.metered), ("span events", books.spans), ("log records", books.logged)):
-            if counted != books.heard:
-                report.failures.append(f"{name} have {counted - books.heard} too many, {books.heard - counted} too few")
+        for name, counted in (
+            ("metrics", counts.metered),
+            ("span events", counts.spans),
+            ("log records", counts.logged),
+        ):
+            if counted != counts.received:
+                report.failures.append(
+                    f"{name} have {counted - counts.received} too many, {counts.received - counted} too few"
+                )
         self._check_calls(guarded)
 
     def _check_growth(self) -> None:
@@ -290,22 +295,22 @@ class Soak:
 
     def _check_calls(self, guarded: Tally) -> None:
         """Each call is counted once; only asyncio calls that were left early may never have come to a breaker, or be lost."""
-        told: Counter[str] = Counter()
-        for attributes, value in self.books.read("grpc_breaker.calls"):
-            told[attributes["grpc_breaker.outcome"]] += value
+        exported: Counter[str] = Counter()
+        for attributes, value in self.counts.read("grpc_breaker.calls"):
+            exported[attributes["grpc_breaker.outcome"]] += value
         left = sum(
             times
             for (world, _, _, act), times in guarded.calls.items()
             if world == "aio" and act in {"abandon", "cancel", "give up", "break off", "close"}
         )
-        missing = guarded.calls.total() - told.total()
+        missing = guarded.calls.total() - exported.total()
         if not 0 <= missing <= left:
             self.report.failures.append(
-                f"{guarded.calls.total()} calls made, {told.total()} counted, {left} left early"
+                f"{guarded.calls.total()} calls made, {exported.total()} counted, {left} left early"
             )
-        if not guarded.refused <= told["rejected"] == self.books.rejections:
+        if not guarded.refused <= exported["rejected"] == self.counts.rejections:
             self.report.failures.append(
-                f"refusals: callers saw {guarded.refused}, listeners {self.books.rejections}, metrics {told['rejected']}"
+                f"refusals: callers saw {guarded.refused}, listeners {self.counts.rejections}, metrics {exported['rejected']}"
             )
 
 

@@ -104,7 +104,7 @@ def test_the_alerts_read_metrics_that_are_there() -> None:
         breakers = BreakerRegistry()
         BreakerTelemetry(meter_provider=provider).attach(breakers)
         breakers["pricing.v1.Pricing/GetPrice"].force_open()
-        told = generate_latest(REGISTRY).decode().splitlines()
+        exported = generate_latest(REGISTRY).decode().splitlines()
     finally:
         provider.shutdown()
     asked = re.findall(r'by \((\w+)\) \((\w+)\{(\w+)=~?"(.*?)"\}\)', rules)
@@ -112,5 +112,5 @@ def test_the_alerts_read_metrics_that_are_there() -> None:
     for name, metric, label, states in asked:
         for state in states.split("|"):
             metrics = re.compile(rf"{metric}(_1)?\{{.*{label}=\"{state}\"")  # old exporters append the unit
-            (line,) = [line for line in told if metrics.match(line)]
+            (line,) = [line for line in exported if metrics.match(line)]
             assert f'{name}="pricing.v1.Pricing/GetPrice"' in line

@@ -25,7 +25,7 @@ class Main(Protocol):
     """A checkout's command line."""
 
     def __call__(self, arguments: Sequence[str]) -> int:
-        """Run it; answer the exit code."""
+        """Run it; return the exit code."""
         ...
 
 

@@ -1,6 +1,6 @@
 """The endings table, call by call: every RPC kind, every way of calling it, every way it can end, in both worlds.
 
-An idiom is client code as it is written for bare gRPC. It makes one call whose script tells the server how to behave,
+An idiom is client code as it is written for bare gRPC. It makes one call whose script says how the server behaves,
 ends it as the column asks, and notes what the application saw, as text. The same code runs on a bare channel and on one
 with the interceptors; the two notes are compared by `test_endings_table.py`.
 
@@ -30,7 +30,7 @@ from tests.support.server import FAR, METHODS, PATIENCE, Entry, Server, ServerPr
 DEADLINE = 0.2
 """Seconds a call gets whose deadline is meant to pass. Its script never answers, so nothing depends on their number."""
 
-# What the column is called, what the server is told, and the verdict.
+# The name of the column, the script for the server, and the verdict.
 ENDINGS = {
     "ok": ("messages 2", "success"),
     "error": ("error UNAVAILABLE the server is ill", "failure"),
@@ -189,15 +189,15 @@ def sync_future(stage: Stage) -> None:
     if stage.ending == "abandoned":
         stage.await_began()
         return
-    told = threading.Event()
-    call.add_done_callback(lambda _: told.set())
+    called_back = threading.Event()
+    call.add_done_callback(lambda _: called_back.set())
     if stage.ending in {"local cancel", "server killed", "channel closed"}:
         stage.await_began()
         _end_sync(stage, call)
     try:
         stage.note(call.result(timeout=PATIENCE))
     finally:
-        assert told.wait(PATIENCE), "the application's callback was never called"
+        assert called_back.wait(PATIENCE), "the application's callback was never called"
         stage.note("done", call.done(), "cancelled", call.cancelled(), "running", call.running(), call.code().name)
         if stage.ending != "local cancel":
             stage.note("exception", isinstance(call.exception(timeout=PATIENCE), grpc.RpcError))
@@ -272,8 +272,8 @@ async def _aio(stage: Stage, read: Callable[[Stage, Any, asyncio.Event], Any], *
         await asyncio.wait_for(read(stage, call, asyncio.Event()), PATIENCE)
         await asyncio.to_thread(stage.await_began)
         return
-    told = asyncio.Event()
-    call.add_done_callback(lambda _: told.set())
+    called_back = asyncio.Event()
+    call.add_done_callback(lambda _: called_back.set())
     first = asyncio.Event()
     reading = asyncio.ensure_future(read(stage, call, first))
     if stage.ending in {"local cancel", "task cancelled", "server killed", "channel closed"}:
@@ -287,7 +287,7 @@ async def _aio(stage: Stage, read: Callable[[Stage, Any, asyncio.Event], Any], *
             raise
         raise asyncio.CancelledError from None  # as it ends where it does not hang
     finally:
-        await asyncio.wait_for(told.wait(), PATIENCE)
+        await asyncio.wait_for(called_back.wait(), PATIENCE)
         if writes and stage.ending in OPEN_REQUESTS:
             with suppress(asyncio.InvalidStateError):
                 await call.done_writing()  # or grpcio, with any interceptor, leaves a task behind

@@ -315,7 +315,7 @@ def test_closed_channel(kind: str, server: Server, breakers: BreakerRegistry) ->
 def test_two_hundred_threads(server: Server, breakers: BreakerRegistry) -> None:
     """Two hundred threads that call, drop, cancel and fail at once: each call counts once, none stays out."""
     channel, guarded = connect(server, breakers)
-    gate = threading.Barrier(200)
+    barrier = threading.Barrier(200)
     plan: list[tuple[str, str, str]] = [
         ("uu", "ok", "use"),
         ("uu", "error UNAVAILABLE ill", "use"),
@@ -332,7 +332,7 @@ def test_two_hundred_threads(server: Server, breakers: BreakerRegistry) -> None:
     def work(number: int) -> str:
         kind, script, act = plan[number % len(plan)]
         entry, keywords = call_with(server, script)
-        gate.wait(PATIENCE)
+        barrier.wait(PATIENCE)
         call = start(guarded, kind, keywords)
         if act != "use":
             assert entry.began.wait(PATIENCE)

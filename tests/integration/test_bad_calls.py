@@ -58,7 +58,7 @@ def test_odd_metadata(kind: str, metadata: Any, server: Server, breakers: Breake
 @pytest.mark.parametrize("kind", KINDS)
 def test_odd_metadata_in_asyncio(kind: str, metadata: Any, server: Server, breakers: BreakerRegistry) -> None:
     """The same in asyncio: and the permit comes back although grpcio never ends such a call."""
-    # An old grpcio sends nothing of such a stream and lets it hang to its deadline: no field tells it from a hung server.
+    # An old grpcio sends nothing of such a stream and lets it hang to its deadline: no field distinguishes it from a hung server.
     hangs = OLD_GRPCIO and kind != "uu" and metadata == [("Bad Key", "x")]
 
     async def call(interceptors: Any) -> str:
@@ -136,11 +136,11 @@ async def _slow_sender(server: Server, breakers: BreakerRegistry) -> None:
 def test_classifier_sees_the_callers_exception(kind: str, server: Server) -> None:
     """A classifier sees the exception the caller sees, sync and asyncio, and none where the call ended well."""
     seen: list[EndedCall] = []
-    told = threading.Semaphore(0)
+    called = threading.Semaphore(0)
 
     def classify(call: EndedCall) -> Outcome | None:
         seen.append(call)
-        told.release()
+        called.release()
         return None
 
     breakers = BreakerRegistry(default=BreakerPolicy(classify=classify))
@@ -149,7 +149,7 @@ def test_classifier_sees_the_callers_exception(kind: str, server: Server) -> Non
         for script in ("ok", "error ABORTED no"):
             keywords = {"metadata": [("script", script)], "timeout": PATIENCE}
             what_comes(lambda keywords=keywords: start(channel, kind, keywords), kind[1] == "s")
-            assert told.acquire(timeout=PATIENCE)
+            assert called.acquire(timeout=PATIENCE)
 
     async def main() -> None:
         async with grpc.aio.insecure_channel(server.target, interceptors=aio.interceptors(breakers)) as channel:

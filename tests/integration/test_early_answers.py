@@ -23,7 +23,7 @@ def requests(script: str) -> Iterator[bytes]:
 
 
 def call_all(kind: str, script: str, server: Server, breakers: BreakerRegistry) -> Counter[str]:
-    """Make many such calls; answers what the application saw."""
+    """Make many such calls; returns what the application saw."""
     saw: Counter[str] = Counter()
     with grpc.insecure_channel(server.target) as bare:
         channel = grpc.intercept_channel(bare, CircuitBreakerInterceptor(breakers))

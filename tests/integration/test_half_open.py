@@ -33,7 +33,7 @@ def clock() -> FakeClock:
 
 
 def registry(clock: FakeClock, **policy: Any) -> BreakerRegistry:
-    """One failure opens, one probe at a time; one success closes unless told otherwise."""
+    """One failure opens, one probe at a time; one success closes unless the policy says otherwise."""
     defaults: dict[str, Any] = {"consecutive_failures": 1, "half_open_max_calls": 1, "reset_timeout": 10}
     return BreakerRegistry(default=BreakerPolicy(**defaults, reset_timeout_jitter=0, **policy), clock=clock)
 
@@ -134,10 +134,10 @@ def test_late_end_of_an_answered_probe(kind: str, successes: int, server: Server
         else:
             pause = threading.Event()
             tries = iter(range(int(PATIENCE * 1000)))
-            while breaker._probes and next(tries, None) is not None:  # its slot is freed by its answer: no event tells
+            while breaker.snapshot()["window"]["calls"] == 0 and next(tries, None) is not None:  # no event says so
                 pause.wait(0.001)
-            assert not breaker._probes
-            assert breaker.state is State.HALF_OPEN
+            window = breaker.snapshot()["window"]
+            assert (breaker.state, window["calls"], window["failures"]) == (State.HALF_OPEN, 1, 0)
         assert call.is_active()
         server.journal.release.set()
         with pytest.raises(grpc.RpcError):

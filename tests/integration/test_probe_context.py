@@ -1,6 +1,6 @@
 """What begins while a probe is made inherits its context, and must not pass for the probe itself.
 
-A probe passes a registry that guards a channel twice, which a context variable tells. Threads and tasks of grpcio's that
+A probe passes a registry that guards a channel twice, which a context variable says. Threads and tasks of grpcio's that
 begin meanwhile keep that context as long as they live: the application's calls on them are calls like any other.
 """
 
@@ -22,16 +22,22 @@ from tests.support.server import METHODS, PATIENCE, Server
 
 
 @pytest.fixture
-def breakers() -> BreakerRegistry:
+def clock() -> FakeClock:
+    """The registry's clock."""
+    return FakeClock()
+
+
+@pytest.fixture
+def breakers(clock: FakeClock) -> BreakerRegistry:
     """A half-open breaker lets one probe pass."""
-    return BreakerRegistry(default=BreakerPolicy(consecutive_failures=1, half_open_max_calls=1), clock=FakeClock())
+    return BreakerRegistry(default=BreakerPolicy(consecutive_failures=1, half_open_max_calls=1), clock=clock)
 
 
-def ready_for_a_probe(breakers: BreakerRegistry, kind: str) -> CircuitBreaker:
+def ready_for_a_probe(breakers: BreakerRegistry, clock: FakeClock, kind: str) -> CircuitBreaker:
     """The kind's breaker, open, its period over."""
     breaker = breakers[METHODS[kind]]
     breaker.admit().failure()
-    breakers._clock.advance(100)  # type: ignore[attr-defined]
+    clock.advance(100)
     return breaker
 
 
@@ -40,9 +46,9 @@ def outcome(call: Callable[[], Any]) -> str:
     return "refused" if isinstance(call(), Refused) else "passed"
 
 
-def test_callbacks_on_a_thread_that_a_probe_began(server: Server, breakers: BreakerRegistry) -> None:
+def test_callbacks_on_a_thread_that_a_probe_began(server: Server, breakers: BreakerRegistry, clock: FakeClock) -> None:
     """The channel's own thread began with the probe. Callbacks that make calls there are refused while it is under way."""
-    breaker = ready_for_a_probe(breakers, "us")
+    breaker = ready_for_a_probe(breakers, clock, "us")
     seen: list[str] = []
     with grpc.insecure_channel(server.target) as bare:
         guarded = grpc.intercept_channel(bare, CircuitBreakerInterceptor(breakers)).unary_stream(METHODS["us"])
@@ -61,9 +67,11 @@ def test_callbacks_on_a_thread_that_a_probe_began(server: Server, breakers: Brea
 
 
 @pytest.mark.parametrize("kind", ["su", "ss"])
-def test_requests_of_a_probe_that_make_calls(kind: str, server: Server, breakers: BreakerRegistry) -> None:
+def test_requests_of_a_probe_that_make_calls(
+    kind: str, server: Server, breakers: BreakerRegistry, clock: FakeClock
+) -> None:
     """An iterator of requests that calls the very method being probed is refused: one probe is one call."""
-    breaker = ready_for_a_probe(breakers, kind)
+    breaker = ready_for_a_probe(breakers, clock, kind)
     seen: list[str] = []
     with grpc.insecure_channel(server.target) as bare:
         guarded = grpc.intercept_channel(bare, CircuitBreakerInterceptor(breakers))
@@ -81,9 +89,11 @@ def test_requests_of_a_probe_that_make_calls(kind: str, server: Server, breakers
 
 
 @pytest.mark.parametrize("kind", ["su", "ss"])
-def test_requests_of_an_asyncio_probe_that_make_calls(kind: str, server: Server, breakers: BreakerRegistry) -> None:
+def test_requests_of_an_asyncio_probe_that_make_calls(
+    kind: str, server: Server, breakers: BreakerRegistry, clock: FakeClock
+) -> None:
     """The same in asyncio."""
-    breaker = ready_for_a_probe(breakers, kind)
+    breaker = ready_for_a_probe(breakers, clock, kind)
     seen: list[str] = []
 
     async def story() -> None:

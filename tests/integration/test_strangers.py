@@ -89,7 +89,7 @@ def run_aio(server: Server, interceptors: list[Any], story: Callable[[Any], Any]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_refusal_is_a_call_to_the_interceptor_around_us(kind: str, server: Server, breakers: BreakerRegistry) -> None:
-    """An interceptor around us is handed a refusal, not hit by it, and may ask it everything a failed call answers."""
+    """An interceptor around us is handed a refusal, not hit by it, and may ask it everything a failed call can be asked."""
     breakers[METHODS[kind]].force_open()
     got: list[Any] = []
 
@@ -102,9 +102,9 @@ def test_refusal_is_a_call_to_the_interceptor_around_us(kind: str, server: Serve
         with pytest.raises(CircuitOpenError):
             use(call, kind)
     (refused,) = got
-    told: list[Any] = []
-    refused.add_done_callback(told.append)
-    assert told == [refused]
+    called_with: list[Any] = []
+    refused.add_done_callback(called_with.append)
+    assert called_with == [refused]
     assert refused.code() is grpc.StatusCode.UNAVAILABLE
     assert refused.details().startswith("circuit breaker forced_open")
     assert (refused.done(), refused.running(), refused.cancelled(), refused.is_active()) == (True, False, False, False)
@@ -122,7 +122,7 @@ def test_refusal_is_a_call_to_the_interceptor_around_us(kind: str, server: Serve
 def test_aio_refusal_is_a_call_to_the_interceptor_around_us(
     kind: str, server: Server, breakers: BreakerRegistry
 ) -> None:
-    """The asyncio interceptor around us is handed a refusal as a call of the right kind that answers everything."""
+    """The asyncio interceptor around us is handed a refusal as a call of the right kind that can be asked everything."""
     breakers[METHODS[kind]].force_open()
     bases = {
         "uu": grpc.aio.UnaryUnaryCall,
@@ -142,9 +142,9 @@ def test_aio_refusal_is_a_call_to_the_interceptor_around_us(
         assert isinstance(raised.value, grpc.aio.AioRpcError)
         (refused,) = got
         assert isinstance(refused, bases[kind])
-        told: list[Any] = []
-        refused.add_done_callback(told.append)
-        assert told == [refused]
+        called_with: list[Any] = []
+        refused.add_done_callback(called_with.append)
+        assert called_with == [refused]
         assert await refused.code() is grpc.StatusCode.UNAVAILABLE
         assert (await refused.details()).startswith("circuit breaker forced_open")
         assert (refused.done(), refused.cancelled(), refused.cancel()) == (True, False, False)

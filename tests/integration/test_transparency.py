@@ -18,8 +18,8 @@ import pytest
 
 from tests.integration.endings_table import OLD_GRPCIO
 from tests.integration.transparency_stage import Certificate, Seen, Story, run, run_aio
-from tests.integration.transparency_stories import BOOK
-from tests.integration.transparency_stories_aio import BOOK_AIO, early_answers
+from tests.integration.transparency_stories import STORIES
+from tests.integration.transparency_stories_aio import STORIES_AIO, early_answers
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def compare(story: Story, beside: Seen, guarded: Seen) -> None:
         assert guarded.states <= {"closed"}
 
 
-@pytest.mark.parametrize("story", BOOK.stories, ids=str)
+@pytest.mark.parametrize("story", STORIES.stories, ids=str)
 def test_story(story: Story, certificate: Callable[[], Certificate]) -> None:
     """A client of `grpc` and its server see the same with and without us."""
     signed = certificate() if story.secure else None
@@ -72,7 +72,7 @@ def test_story(story: Story, certificate: Callable[[], Certificate]) -> None:
     compare(story, beside, run(story, "guarded", signed))
 
 
-@pytest.mark.parametrize("story", BOOK_AIO.stories, ids=str)
+@pytest.mark.parametrize("story", STORIES_AIO.stories, ids=str)
 def test_aio_story(story: Story, certificate: Callable[[], Certificate]) -> None:
     """A client of `grpc.aio` and its server see the same with and without us."""
     signed = certificate() if story.secure else None

@@ -4,7 +4,7 @@ The rules:
 
 - A story is client code as it is written for bare gRPC. It serves what it needs, opens channels here, and notes what it
   sees, but never a time, an address or a count that the network decides.
-- Nobody tells a story whether its channels are bare, guarded, or behind interceptors that merely pass on.
+- A story cannot know whether its channels are bare, guarded, or behind interceptors that merely pass on.
 - What its server sees is noted apart, because the order between the two is nobody's promise.
 - What an exception says is noted only where the story expects one; any other ends the test.
 - Nothing is waited for but events, and none for longer than PATIENCE.
@@ -58,14 +58,14 @@ class Story:
         return f"{self.play.__name__}-{self.kind}" if self.kind else self.play.__name__
 
 
-class Book:
+class Stories:
     """The stories of one world, in the order they were written."""
 
     def __init__(self) -> None:
         self.stories: list[Story] = []
 
     def story(self, *kinds: str, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Enter a story, once for each kind of call it is told for."""
+        """Enter a story, once for each kind of call it is about."""
 
         def enter(play: Callable[..., Any]) -> Callable[..., Any]:
             self.stories += [Story(play, kind, **facts) for kind in kinds or (None,)]
@@ -136,7 +136,7 @@ class Stage:
     # ── The server ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def serve(self, kind: str, body: Body) -> str:
-        """Serve a method of this kind; answers its name."""
+        """Serve a method of this kind; returns its name."""
         if not self._servers:
             self.target = f"127.0.0.1:{self.listen('127.0.0.1:0')}"
         method = f"/transparency.v1.Story/Method{len(self._bodies)}"
@@ -375,7 +375,7 @@ class Relay:
 
 
 class Records(logging.Handler):
-    """Collects what a logger is told while it is attached."""
+    """Collects what is logged while it is attached."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -16,11 +16,11 @@ from typing import Any
 import grpc
 
 from tests.integration.endings_table import OLD_GRPCIO
-from tests.integration.transparency_stage import KINDS, Book, Records, Stage, pairs, wait
+from tests.integration.transparency_stage import KINDS, Records, Stage, Stories, pairs, wait
 from tests.support.server import FAR, PATIENCE
 
-BOOK = Book()
-story = BOOK.story
+STORIES = Stories()
+story = STORIES.story
 
 MEGABYTE = 1 << 20
 METADATA = (("many", "one"), ("many", "two"), ("raw-bin", b"\x00\xff"), ("raw-bin", b"again"), ("single", "value"))
@@ -153,7 +153,7 @@ def fails_first(stage: Stage, times: int) -> Callable[..., Iterator[bytes]]:
 
 
 def unhurried(stage: Stage, answers: int) -> Callable[..., Iterator[bytes]]:
-    """Send megabytes to whoever reads."""
+    """Send megabytes for as long as the client reads."""
 
     def body(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         stage.began.set()
@@ -185,7 +185,7 @@ def begin(method: Any, kind: str, *messages: bytes, **keywords: Any) -> Any:
 
 
 def answers(call: Any, kind: str) -> list[Any]:
-    """Everything it answers."""
+    """Everything the server answered."""
     return [call.result(PATIENCE)] if kind.endswith("u") else list(call)
 
 
@@ -217,7 +217,7 @@ def deadline_passes(stage: Stage, kind: str) -> None:
 
 @story(*KINDS)
 def deadline_is_over_before_it_begins(stage: Stage, kind: str) -> None:
-    """A call whose deadline is past is never sent; one with no time at all may be, bare or not, and is not told here."""
+    """A call whose deadline is past is never sent; one with no time at all may be, bare or not, and is left out here."""
     expect_error(stage, begin(stage.method(kind, echo), kind, b"", timeout=-1), kind, words=False)
 
 
@@ -276,7 +276,7 @@ def metadata_both_ways(stage: Stage, kind: str) -> None:
 
 @story("uu", "su")
 def metadata_of_a_blocking_call(stage: Stage, kind: str) -> None:
-    """`with_call` answers a call that knows the metadata."""
+    """`with_call` returns a call that knows the metadata."""
     method = stage.method(kind, metadata_both_ways_at(stage, fails=False))
     response, call = method.with_call(iter([b"x"]) if kind == "su" else b"x", metadata=METADATA, timeout=FAR)
     stage.note(response, pairs(call.initial_metadata()), pairs(call.trailing_metadata()), call.code(), call.details())
@@ -686,27 +686,30 @@ def requests_that_are_no_iterator(stage: Stage, kind: str) -> None:
 @story(*KINDS)
 def callbacks_in_their_order(stage: Stage, kind: str) -> None:
     """Callbacks come once each, in the order they were added; late ones at once."""
-    told: SimpleQueue[Any] = SimpleQueue()
+    called_with: SimpleQueue[Any] = SimpleQueue()
     call = begin(stage.method(kind, held(stage)), kind, b"x")
     for number in range(3):
-        call.add_done_callback(lambda ended, number=number: told.put((number, ended is call, ended.code().name)))
-    stage.note(call.add_callback(lambda: told.put("without the call")))
-    call.add_done_callback(lambda ended: told.put((ended.done(), ended.cancelled(), ended.running())))
+        call.add_done_callback(lambda ended, number=number: called_with.put((number, ended is call, ended.code().name)))
+    stage.note(call.add_callback(lambda: called_with.put("without the call")))
+    call.add_done_callback(lambda ended: called_with.put((ended.done(), ended.cancelled(), ended.running())))
     stage.release.set()
     stage.note(answers(call, kind))
-    stage.note([told.get(timeout=PATIENCE) for _ in range(5)])
+    stage.note([called_with.get(timeout=PATIENCE) for _ in range(5)])
     here = threading.current_thread()
-    call.add_done_callback(lambda ended: told.put(("late", ended is call, threading.current_thread() is here)))
-    stage.note(call.add_callback(lambda: told.put("never")), [told.get_nowait() for _ in range(told.qsize())])
+    call.add_done_callback(lambda ended: called_with.put(("late", ended is call, threading.current_thread() is here)))
+    stage.note(
+        call.add_callback(lambda: called_with.put("never")),
+        [called_with.get_nowait() for _ in range(called_with.qsize())],
+    )
 
 
 @story(*KINDS)
 def callback_that_raises(stage: Stage, kind: str) -> None:
     """A callback that raises hurts neither the call nor the callbacks after it."""
-    told: SimpleQueue[str] = SimpleQueue()
+    called_with: SimpleQueue[str] = SimpleQueue()
 
     def bug(ended: Any) -> None:
-        told.put("bug")
+        called_with.put("bug")
         raise ValueError("a bug of the client")
 
     method = stage.method(kind, held(stage))
@@ -714,10 +717,10 @@ def callback_that_raises(stage: Stage, kind: str) -> None:
         call = begin(method, kind, b"x")
         call.add_done_callback(bug)
         call.add_done_callback(bug)
-        call.add_done_callback(lambda ended: told.put("after"))
+        call.add_done_callback(lambda ended: called_with.put("after"))
         stage.release.set()
         stage.note(answers(call, kind))
-        stage.note([told.get(timeout=PATIENCE) for _ in range(3)])
+        stage.note([called_with.get(timeout=PATIENCE) for _ in range(3)])
     stage.note([it.partition(" at ")[0] for it in records.messages if "bug" in it])
     stage.note(answers(begin(method, kind, b"y"), kind))
 
@@ -725,13 +728,15 @@ def callback_that_raises(stage: Stage, kind: str) -> None:
 @story(*KINDS)
 def callbacks_of_a_cancelled_call(stage: Stage, kind: str) -> None:
     """Callbacks of a cancelled call see that it was."""
-    told: SimpleQueue[Any] = SimpleQueue()
+    called_with: SimpleQueue[Any] = SimpleQueue()
     call = begin(stage.method(kind, stage.hang), kind, b"x")
-    call.add_done_callback(lambda ended: told.put((ended is call, ended.cancelled(), ended.done(), ended.code().name)))
-    call.add_callback(lambda: told.put("without the call"))
+    call.add_done_callback(
+        lambda ended: called_with.put((ended is call, ended.cancelled(), ended.done(), ended.code().name))
+    )
+    call.add_callback(lambda: called_with.put("without the call"))
     wait(stage.began)
     stage.note(call.cancel())
-    stage.note([told.get(timeout=PATIENCE) for _ in range(2)])
+    stage.note([called_with.get(timeout=PATIENCE) for _ in range(2)])
     wait(stage.gone)
 
 

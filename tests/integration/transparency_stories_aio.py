@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from tests.integration.endings_table import OLD_GRPCIO
-from tests.integration.transparency_stage import KINDS, Book, Stage, pairs, wait, wait_aio
+from tests.integration.transparency_stage import KINDS, Stage, Stories, pairs, wait, wait_aio
 from tests.integration.transparency_stories import (
     BAD_TOKENS,
     MEGABYTE,
@@ -39,8 +39,8 @@ from tests.integration.transparency_stories import (
 )
 from tests.support.server import FAR, PATIENCE
 
-BOOK_AIO = Book()
-story = BOOK_AIO.story
+STORIES_AIO = Stories()
+story = STORIES_AIO.story
 
 
 # ── How the clients call ──────────────────────────────────────────────────────────────────────────────────────────
@@ -76,7 +76,7 @@ async def read(call: Any) -> Any:
 
 
 async def answers(call: Any, kind: str) -> list[Any]:
-    """Everything it answers."""
+    """Everything the server answered."""
     return [await call] if kind.endswith("u") else [message async for message in call]
 
 
@@ -225,7 +225,7 @@ async def waits_for_a_server(stage: Stage, kind: str) -> None:
 
 @story(*KINDS)
 async def waits_for_its_connection(stage: Stage, kind: str) -> None:
-    """`wait_for_connection` answers once the call is on its way, and the call goes on."""
+    """`wait_for_connection` returns once the call is on its way, and the call goes on."""
 
     def body(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         context.send_initial_metadata(())
@@ -561,28 +561,28 @@ async def requests_that_raise(stage: Stage, kind: str) -> None:
 @story(*KINDS)
 async def callbacks_in_their_order(stage: Stage, kind: str) -> None:
     """Callbacks come once each, in the order they were added, with the call the application has; late ones at once."""
-    told: asyncio.Queue[Any] = asyncio.Queue()
+    called_with: asyncio.Queue[Any] = asyncio.Queue()
     call = begin(stage.method_aio(kind, held(stage)), kind, b"x")
     for number in range(2):
-        call.add_done_callback(lambda ended, n=number: told.put_nowait((n, ended is call, ended.done())))
+        call.add_done_callback(lambda ended, n=number: called_with.put_nowait((n, ended is call, ended.done())))
     await wait_aio(stage.began)
     for number in range(2, 4):
-        call.add_done_callback(lambda ended, n=number: told.put_nowait((n, ended.done(), ended.cancelled())))
+        call.add_done_callback(lambda ended, n=number: called_with.put_nowait((n, ended.done(), ended.cancelled())))
     stage.release.set()
     stage.note(await answers(call, kind), await call.code())
-    stage.note([await told.get() for _ in range(4)])
-    call.add_done_callback(lambda ended: told.put_nowait(("late", ended is call)))
-    stage.note(told.qsize(), [told.get_nowait() for _ in range(told.qsize())])
+    stage.note([await called_with.get() for _ in range(4)])
+    call.add_done_callback(lambda ended: called_with.put_nowait(("late", ended is call)))
+    stage.note(called_with.qsize(), [called_with.get_nowait() for _ in range(called_with.qsize())])
 
 
 @story(*KINDS)
 async def callbacks_of_a_cancelled_call(stage: Stage, kind: str) -> None:
     """Callbacks of a cancelled call see that it was."""
-    told: asyncio.Queue[Any] = asyncio.Queue()
+    called_with: asyncio.Queue[Any] = asyncio.Queue()
     call = begin(stage.method_aio(kind, stage.hang), kind, b"x")
-    call.add_done_callback(lambda ended: told.put_nowait((ended is call, ended.cancelled(), ended.done())))
+    call.add_done_callback(lambda ended: called_with.put_nowait((ended is call, ended.cancelled(), ended.done())))
     await wait_aio(stage.began)
-    stage.note(call.cancel(), await told.get())
+    stage.note(call.cancel(), await called_with.get())
     await wait_aio(stage.gone)
     await expect_error(stage, call, kind)
 
@@ -590,26 +590,26 @@ async def callbacks_of_a_cancelled_call(stage: Stage, kind: str) -> None:
 @story("uu", "us", "ss")
 async def callback_that_raises(stage: Stage, kind: str) -> None:
     """A callback that raises does to the call and to the callbacks after it what it does without us."""
-    told: list[str] = []
+    called_with: list[str] = []
 
     def bug(ended: Any) -> None:
-        told.append("bug")
+        called_with.append("bug")
         raise ValueError("a bug of the client")
 
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda loop, context: told.append(repr(context.get("exception"))))
+    loop.set_exception_handler(lambda loop, context: called_with.append(repr(context.get("exception"))))
     method = stage.method_aio(kind, held(stage))
     call = begin(method, kind, b"x")
     await wait_aio(stage.began)
-    call.add_done_callback(lambda ended: told.append("before"))
+    call.add_done_callback(lambda ended: called_with.append("before"))
     call.add_done_callback(bug)
-    call.add_done_callback(lambda ended: told.append("after"))
+    call.add_done_callback(lambda ended: called_with.append("after"))
     stage.release.set()
     try:
         stage.note(await asyncio.wait_for(answers(call, kind), PATIENCE), await call.code())
     except ValueError as error:
         stage.note_error(error)
-    stage.note(await answers(begin(method, kind, b"y"), kind), told)
+    stage.note(await answers(begin(method, kind, b"y"), kind), called_with)
     loop.set_exception_handler(None)
 
 

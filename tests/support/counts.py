@@ -1,4 +1,4 @@
-"""What a soak counts: what the breakers tell the world, and what is there while nobody calls.
+"""What a soak counts: what the breakers report, and what is there while nobody calls.
 
 Nothing here grows with the calls: spans and log records are counted and dropped.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
+import inspect
 import logging
 import os
+import pkgutil
 import sys
 import threading
 from collections import Counter
@@ -22,44 +25,45 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-from grpc_breaker import BreakerRegistry, _sync, aio
-from grpc_breaker._core.breaker import Permit
-from grpc_breaker._core.events import Rejection, StateChange
-from grpc_breaker._core.state import State
+import grpc_breaker
+from grpc_breaker import BreakerRegistry, Permit, Rejection, State, StateChange
 from grpc_breaker.telemetry import BreakerTelemetry
 
-PASSING = {
+_MODULES = [
+    importlib.import_module(f"grpc_breaker.{module.name}")
+    for module in pkgutil.iter_modules(grpc_breaker.__path__)
+    if not module.ispkg
+]
+PER_CALL = {
     Permit,
     Rejection,
-    _sync._Follower,
-    _sync._Messages,
-    _sync.RefusedCall,
-    aio.AioCircuitOpenError,
-    aio._RefusedUnaryUnary,
-    aio._RefusedUnaryStream,
-    aio._RefusedStreamUnary,
-    aio._RefusedStreamStream,
+    *(
+        it
+        for module in _MODULES
+        for it in vars(module).values()
+        if inspect.isclass(it) and it.__module__ == module.__name__
+    ),
 }
-"""Classes of the package whose objects belong to single calls: none is left when there are no calls."""
+"""Classes whose objects belong to single calls, and those of the interceptors, whose number never changes."""
 
-GRPCIO_SAYS = "_StreamRequestMixin._consume_request_iterator"
+LOGGED_BY_GRPCIO = "_StreamRequestMixin._consume_request_iterator"
 """In the log of asyncio: grpcio lets go of the task that writes an abandoned call's requests, bare as well."""
 
-SDK_SAYS = "_add_event on an ended span"
+LOGGED_BY_THE_SDK = "_add_event on an ended span"
 """In OpenTelemetry's log: a span ended between the look at it and the event, which then has a span of its own."""
 
 BLOCKS_PER_KIND = 50
-"""What OpenTelemetry allocates, once, for its books of each kind of change."""
+"""What OpenTelemetry allocates, once, to count each kind of change."""
 
 Change = tuple[str, str, str]
 """A kind of change of state: breaker, state before, state after."""
 
 
-class Books:
-    """Keeps the books of a registry's changes in every way they are told, by the real OpenTelemetry SDK."""
+class Counts:
+    """Counts the changes of a registry's breakers in every way they are reported, with the real OpenTelemetry SDK."""
 
     def __init__(self, breakers: BreakerRegistry) -> None:
-        self.heard: Counter[Change] = Counter()
+        self.received: Counter[Change] = Counter()
         """By listeners; the others are held to it."""
         self.spans: Counter[Change] = Counter()
         self.logged: Counter[Change] = Counter()
@@ -76,25 +80,25 @@ class Books:
         self.telemetry = BreakerTelemetry(tracer_provider=tracers, meter_provider=self._providers[1])
         self._last: dict[str, StateChange] = {}
         self._lock = threading.Lock()
-        breakers.on_state_change(self._hear)
+        breakers.on_state_change(self._receive)
         breakers.on_rejection(self._count_rejection)
 
-    def _hear(self, change: StateChange) -> None:
+    def _receive(self, change: StateChange) -> None:
         last = self._last.get(change.breaker)
         expected = (last.sequence + 1, last.state) if last else (1, State.CLOSED)
         if (change.sequence, change.previous) != expected:
-            self.gaps.append(f"{change.breaker}: expected {expected}, heard {change.sequence, change.previous}")
+            self.gaps.append(f"{change.breaker}: expected {expected}, received {change.sequence, change.previous}")
         self._last[change.breaker] = change
-        self.count(self.heard, (change.breaker, str(change.previous), str(change.state)))
+        self.count(self.received, (change.breaker, str(change.previous), str(change.state)))
 
     def _count_rejection(self, rejection: Rejection) -> None:
         with self._lock:
             self.rejections += 1
 
-    def count(self, book: Counter[Change], change: Change) -> None:
-        """Enter one change of state."""
+    def count(self, counter: Counter[Change], change: Change) -> None:
+        """Count one change of state."""
         with self._lock:
-            book[change] += 1
+            counter[change] += 1
 
     def read(self, name: str) -> list[tuple[Any, int]]:
         """The points of one metric now: attributes and value."""
@@ -118,7 +122,7 @@ class Books:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Hear of everything that is logged, or raised where nobody can catch it; at the end, shut telemetry down."""
+        """Collect everything that is logged, or raised where nobody can catch it; at the end, shut telemetry down."""
         handler = _Records(self)
         loggers = [logging.getLogger(name) for name in ("grpc_breaker", "opentelemetry", "asyncio", "grpc")]
         before = [(it, it.propagate, it.level) for it in loggers]
@@ -142,29 +146,29 @@ class Books:
 
 
 class _Spans(SpanProcessor):
-    def __init__(self, books: Books) -> None:
-        self._books = books
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
 
     def on_end(self, span: ReadableSpan) -> None:
         for event in span.events:
             if event.name == "grpc_breaker.state_change":
-                self._books.count(self._books.spans, change_of(event.attributes))
+                self._counts.count(self._counts.spans, change_of(event.attributes))
 
 
 class _Records(logging.Handler):
-    def __init__(self, books: Books) -> None:
+    def __init__(self, counts: Counts) -> None:
         super().__init__()
-        self._books = books
+        self._counts = counts
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "event", "") == "grpc_breaker.state_change":
-            self._books.count(self._books.logged, change_of(vars(record)))
-        elif not any(words in record.getMessage() for words in (GRPCIO_SAYS, SDK_SAYS)):
-            self._books.strange.append(f"logged by {record.name}: {record.getMessage()} {record.exc_info or ''}")
+            self._counts.count(self._counts.logged, change_of(vars(record)))
+        elif not any(words in record.getMessage() for words in (LOGGED_BY_GRPCIO, LOGGED_BY_THE_SDK)):
+            self._counts.strange.append(f"logged by {record.name}: {record.getMessage()} {record.exc_info or ''}")
 
 
 def change_of(attributes: Any) -> Change:
-    """The change that telemetry's attributes speak of."""
+    """The change that attributes of telemetry describe."""
     name, previous, state = (attributes[f"grpc_breaker.{it}"] for it in ("name", "state.previous", "state"))
     return name, previous, state
 
@@ -176,9 +180,9 @@ class Census:
     calls: int
     """Made so far."""
     permits: int
-    """Outstanding, by the breakers' books."""
+    """In flight, as the breakers count them."""
     objects: int
-    """Of the classes in `PASSING`."""
+    """Of the classes in `PER_CALL`."""
     threads: int
     native_threads: int
     tasks: int
@@ -190,12 +194,12 @@ class Census:
 
     @classmethod
     def take(cls, calls: int, breakers: BreakerRegistry, kinds: int) -> Self:
-        """Collect garbage, and count; `kinds` of changes have been heard of so far."""
+        """Collect garbage, and count; `kinds` of changes have been received so far."""
         gc.collect()
         return cls(
             calls=calls,
             permits=sum(breaker.in_flight for breaker in breakers),
-            objects=sum(type(it) in PASSING for it in gc.get_objects()),
+            objects=sum(type(it) in PER_CALL for it in gc.get_objects()),
             threads=threading.active_count(),
             native_threads=sum(1 for _ in Path("/proc/self/task").iterdir()),
             tasks=len(asyncio.all_tasks()),

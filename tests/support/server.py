@@ -1,4 +1,4 @@
-"""A real gRPC server on loopback that does what each call tells it, and says what became of each call.
+"""A real gRPC server on loopback that does what each call asks, and says what became of each call.
 
 A call carries a *script*: steps separated by semicolons, in its metadata under `script`, or else as its (first) request.
 
@@ -18,7 +18,7 @@ A call that carries the metadata `call-key` is entered in the journal under it: 
 `.over` are events to wait on, so that no test has to guess when the server has seen something.
 
 `Server` runs in this process. `ServerProcess` runs in its own, to be killed, stopped, continued and started again on its
-port; it keeps the same journal, told through a pipe. No generated code: bytes in, bytes out.
+port; it keeps the same journal, sent through a pipe. No generated code: bytes in, bytes out.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class Entry:
 class Journal:
     """What the server saw, by call."""
 
-    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(self, report: Callable[[str], None] | None = None) -> None:
         self.release = threading.Event()
         """Ends the step `held` of every call."""
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
-        self._tell = tell
+        self._report = report
 
     def __getitem__(self, key: str) -> Entry:
         with self._lock:
@@ -82,8 +82,8 @@ class Journal:
 
     def note(self, key: str, what: str) -> None:
         """Enter that something happened to a call: began, cancelled or over."""
-        if self._tell is not None and key:
-            self._tell(f"{what} {key}")
+        if self._report is not None and key:
+            self._report(f"{what} {key}")
         getattr(self[key], what).set()
 
 
@@ -157,8 +157,8 @@ class _Handler(grpc.GenericRpcHandler):
 class Server:
     """The server in this process."""
 
-    def __init__(self, port: int = 0, tell: Callable[[str], None] | None = None, threads: int = 64) -> None:
-        self.journal = Journal(tell)
+    def __init__(self, port: int = 0, report: Callable[[str], None] | None = None, threads: int = 64) -> None:
+        self.journal = Journal(report)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads), [_Handler(self.journal)], options=[("grpc.so_reuseport", 0)]
         )

@@ -51,11 +51,11 @@ OPTIONS = [
 """A server that is back is found at once: the trouble of seconds is compressed to tenths of them."""
 
 SCRIPTS = {
-    "calm": ["ok", "messages 3", "headers;messages 2", "messages 20", "error NOT_FOUND no such thing"],
+    "fair": ["ok", "messages 3", "headers;messages 2", "messages 20", "error NOT_FOUND no such thing"],
     "flaky": ["ok", "messages 3", "error UNAVAILABLE the server is ill", "messages 1;error DATA_LOSS half an answer", "raise"],
     "slow": ["messages 2;wait 0.15;messages 2", "wait 0.05", "headers;wait 0.3", "messages 1;hang", "hang"],
 }  # fmt: skip
-"""What calls tell the server, by the weather. None of them makes it answer INTERNAL: that would be ours."""
+"""What calls ask of the server, by the weather. None of them makes it answer INTERNAL: that would be ours."""
 
 ENDED_BY_CALLER = {"cancel": "cancelled", "midway": "cancelled", "give up": "given up", "close": "closed"}
 """Acts by which an application ends a call itself."""
@@ -83,7 +83,7 @@ _TRANSPORT = re.compile(
 class Weather:
     """What calls ask of one server at present; the driver of the trouble changes it."""
 
-    now: str = "calm"
+    now: str = "fair"
     in_trouble: bool = True
     """While there is any trouble, deadlines are short."""
 
@@ -161,9 +161,9 @@ def _future(plan: Plan) -> None:
         case "abandon":
             return
         case "callback":
-            told = threading.Event()
-            call.add_done_callback(lambda _: told.set())
-            assert told.wait(PATIENCE), "the application's callback was never called"
+            called = threading.Event()
+            call.add_done_callback(lambda _: called.set())
+            assert called.wait(PATIENCE), "the application's callback was never called"
         case "cancel":
             time.sleep(plan.moment)
             call.cancel()
@@ -276,7 +276,7 @@ ACTS = {
 
 
 class Caller:
-    """Makes one call after another, of one world, until it is told to stop."""
+    """Makes one call after another, of one world, until it is asked to stop."""
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ class Caller:
         span: Callable[[], AbstractContextManager[Any]],
         seed: str,
     ) -> None:
-        """Make a caller; `connect` answers a channel and what closes it, `span` what surrounds half of its calls."""
+        """Make a caller; `connect` returns a channel and what closes it, `span` what surrounds half of its calls."""
         self.tally = Tally()
         self._world = world
         self._servers = servers

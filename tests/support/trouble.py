@@ -12,7 +12,7 @@ from tests.support.traffic import Server
 
 
 class Trouble(threading.Thread):
-    """Troubles one server until it is told to stop, and leaves it well."""
+    """Troubles one server until it is stopped, and leaves it well."""
 
     def __init__(self, process: ServerProcess, server: Server, breakers: BreakerRegistry, seed: str) -> None:
         super().__init__(name=f"trouble of {server.service}")
@@ -37,7 +37,7 @@ class Trouble(threading.Thread):
                 deed()
         except BaseException as error:
             self.error = error
-        self._server.weather.now = "calm"
+        self._server.weather.now = "fair"
         self._server.weather.in_trouble = False
 
     def _wait(self, least: float, most: float) -> None:
@@ -64,7 +64,7 @@ class Trouble(threading.Thread):
         self._wait(0.2, 1.0)
 
     def _rest(self) -> None:
-        self._server.weather.now = "calm"
+        self._server.weather.now = "fair"
         self._wait(0.2, 1.0)
 
     def _operate(self) -> None:

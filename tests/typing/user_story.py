@@ -54,10 +54,10 @@ async def story() -> None:
     assert_type(plain(1), str)
     assert_type(await coroutine(1), str)
     try:
-        with breaker:
-            pass
-        async with breaker:
-            pass
+        with breaker.admit() as permit:
+            assert_type(permit, Permit)
+        async with breaker.admit() as permit:
+            assert_type(permit, Permit)
         permit = breaker.admit()
         assert_type(permit, Permit)
         permit.success()

@@ -1,4 +1,4 @@
-"""The house: who may import whom. Read from the source, so that nobody has to remember it."""
+"""Which module may import which. Read from the source."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_core_neither_sleeps_nor_starts_threads(path: Path) -> None:
     assert not attributes & {"sleep", "Thread", "Timer"}
 
 
-def test_skins_know_nothing_of_each_other() -> None:
-    """Neither skin imports the other."""
+def test_adapters_know_nothing_of_each_other() -> None:
+    """Neither adapter imports the other."""
     assert not any("aio" in name.split(".") for name in imports(PACKAGE / "_sync.py"))
     assert not any("_sync" in name.split(".") for name in imports(PACKAGE / "aio.py"))
 
 
-def test_rpc_knows_neither_skin_nor_telemetry() -> None:
-    """What gRPC means is said without knowing who asks."""
+def test_rpc_knows_neither_adapter_nor_telemetry() -> None:
+    """The meaning of a gRPC status is decided without the adapters and without telemetry."""
     assert not {name for name in imports(PACKAGE / "_rpc.py") if {"_sync", "aio", "telemetry"} & set(name.split("."))}
 
 

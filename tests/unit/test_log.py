@@ -1,4 +1,4 @@
-"""What is logged once, and how a user's function is named."""
+"""What is logged once, and the name under which a user's function is logged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from grpc_breaker._core.callables import name_of
 from grpc_breaker._core.log import log_once
 
 
-def test_said_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    """The same trouble is one error record, with its traceback, however often it comes."""
+def test_logged_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """The same message is one error record, with its traceback, however often it comes."""
     for _ in range(3):
         try:
             raise LookupError
@@ -25,7 +25,7 @@ def test_said_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     assert record.exc_info[0] is LookupError
 
 
-def test_said_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+def test_logged_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     """Where nothing was raised, there is no traceback; a message may hold what a format would choke on."""
     log_once("100 %s", exc_info=False)
     (record,) = caplog.records
@@ -33,15 +33,15 @@ def test_said_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     assert not record.exc_info
 
 
-def test_said_at_most_a_thousand_times(caplog: pytest.LogCaptureFixture) -> None:
-    """After a thousand different troubles the log stays silent."""
+def test_logged_at_most_a_thousand_times(caplog: pytest.LogCaptureFixture) -> None:
+    """After a thousand different messages no more are logged."""
     for n in range(1010):
         log_once(f"trouble {n}", exc_info=False)
     assert len(caplog.records) == 1000
 
 
 def test_log_that_raises() -> None:
-    """A user's handler that raises does not reach whoever had trouble to tell of."""
+    """A log handler of the user's that raises does not reach the code that logs."""
 
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -64,7 +64,7 @@ class Listener:
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (test_said_at_most_a_thousand_times, "tests.unit.test_log.test_said_at_most_a_thousand_times:"),
+        (test_logged_at_most_a_thousand_times, "tests.unit.test_log.test_logged_at_most_a_thousand_times:"),
         (Listener().method, "tests.unit.test_log.Listener.method:"),
         (Listener(), "tests.unit.test_log.Listener"),
         (functools.partial(print), "functools.partial"),

@@ -12,7 +12,7 @@ from grpc_breaker import BreakerRegistry, CircuitBreaker, CircuitOpenError, Stat
 from grpc_breaker.testing import EventRecorder, FakeClock, hold_open
 
 
-def test_fake_clock_moves_when_told() -> None:
+def test_fake_clock_moves_when_advanced() -> None:
     """The fake clock stands still until it is advanced."""
     clock = FakeClock(5.0)
     clock.advance(2.5)
@@ -27,7 +27,7 @@ def test_fake_clock_runs_forward(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["5", None, True])
-def test_clock_is_told_numbers(seconds: Any) -> None:
+def test_clock_advances_by_numbers(seconds: Any) -> None:
     """What is no number of seconds is named as such."""
     with pytest.raises(TypeError, match=r"FakeClock.advance takes seconds, got"):
         FakeClock().advance(seconds)
