@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from grpc_breaker._core import log
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the conditions to pytest's command line."""
@@ -24,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
     interval = config.getoption("--switch-interval")
     if interval:
         sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is logged once be logged once in this test, whatever tests before it had logged."""
+    monkeypatch.setattr(log, "_said", set())
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -1,1 +1,1 @@
-"""What tracing backends, metric readers and logs are told, with the real OpenTelemetry SDK."""
+"""What reaches tracing backends, metric readers and logs, with the real OpenTelemetry SDK."""

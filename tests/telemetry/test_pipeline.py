@@ -118,12 +118,12 @@ def aio_story(pipeline: Pipeline, target: str, instrumentation: str) -> None:
 
 
 @pytest.mark.parametrize("instrumentation", ["none", "inside", "outside"])
-@pytest.mark.parametrize("tell", [sync_story, aio_story], ids=["sync", "aio"])
+@pytest.mark.parametrize("play", [sync_story, aio_story], ids=["sync", "aio"])
 def test_every_change_arrives_on_the_causing_span(
-    tell: Callable[[Pipeline, str, str], None], instrumentation: str, pipeline: Pipeline, server: Server
+    play: Callable[[Pipeline, str, str], None], instrumentation: str, pipeline: Pipeline, server: Server
 ) -> None:
     """Each change of state arrives at the backend, once, on the span of the call that caused it, with all its facts."""
-    tell(pipeline, server.target, instrumentation)
+    play(pipeline, server.target, instrumentation)
     events = pipeline.events()
     assert [
         (facts["grpc_breaker.state.previous"], facts["grpc_breaker.state"], facts["grpc_breaker.reason"])
@@ -181,7 +181,7 @@ def test_every_kind_of_call_has_its_event(method: str, pipeline: Pipeline, serve
         channel = grpc.intercept_channel(bare, ours)
         with pytest.raises(grpc.RpcError):
             list(ATTEMPTS[method](channel))
-    while not pipeline.events():  # the channel's thread tells microseconds after the application has seen the end
+    while not pipeline.events():  # the channel's thread reports microseconds after the application has seen the end
         pass
     ((_, facts),) = pipeline.events()
     assert facts["rpc.method"] == method.lstrip("/")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
+import threading
+import tracemalloc
 from collections.abc import Iterator
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +21,19 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitBreakerInterceptor, State, telemetry
-from grpc_breaker._core import log
+from grpc_breaker import (
+    BreakerPolicy,
+    BreakerRegistry,
+    CircuitBreaker,
+    CircuitBreakerInterceptor,
+    CircuitOpenError,
+    State,
+    telemetry,
+)
 from grpc_breaker.telemetry import BreakerTelemetry
-from grpc_breaker.testing import FakeClock
+from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.support.child import in_child
+from tests.support.lines import act_at
 from tests.support.server import PATIENCE
 from tests.telemetry.receiver import Receiver, attributes
 
@@ -133,7 +145,7 @@ def test_registries_share_a_telemetry(breakers: BreakerRegistry, meter: Meter) -
 
 
 def test_counters_do_not_fall_when_a_registry_is_gone(breakers: BreakerRegistry, meter: Meter) -> None:
-    """What the calls of a registry counted is told after it is gone, with what the others count."""
+    """What a registry counted stays in the metrics after it is gone, added to what the others count."""
     telemetry = BreakerTelemetry(meter_provider=meter.provider)
     other = BreakerRegistry()
     for registry in (breakers, other):
@@ -148,14 +160,15 @@ def test_counters_do_not_fall_when_a_registry_is_gone(breakers: BreakerRegistry,
     assert meter.read()[key] == 3
 
 
-def test_one_telemetry_for_a_registry(breakers: BreakerRegistry) -> None:
+def test_one_telemetry_for_a_registry(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
     """A registry with one telemetry keeps it where the default is asked for, and refuses another."""
     mine = BreakerTelemetry()
     telemetry.attach(breakers, mine)
     telemetry.attach(breakers, True)
-    with pytest.raises(ValueError, match="told of by another BreakerTelemetry"):
+    with pytest.raises(ValueError, match="by another BreakerTelemetry"):
         CircuitBreakerInterceptor(breakers, telemetry=BreakerTelemetry())
-    assert len(breakers._changes) == 1
+    open_it(breakers)
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(
@@ -183,8 +196,8 @@ def test_group_has_no_method(meter: Meter) -> None:
     assert meter.read()["grpc_breaker.calls.in_flight", "grpc_breaker.name=prices"] == 1
 
 
-def test_registry_that_is_gone_still_tells(meter: Meter) -> None:
-    """A breaker that outlives its registry still tells of its changes; telemetry keeps no registry alive."""
+def test_breaker_of_a_registry_that_is_gone_is_reported(meter: Meter) -> None:
+    """The changes of a breaker that outlives its registry are reported; telemetry keeps no registry alive."""
     breakers = BreakerRegistry()
     BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
     breaker = breakers[METHOD]
@@ -233,7 +246,7 @@ def test_one_log_record_for_each_change(breakers: BreakerRegistry, caplog: pytes
 
 
 def test_record_is_logged_in_the_context_of_the_causing_call(breakers: BreakerRegistry) -> None:
-    """The log record and the metric of a change are told in the trace of the call that caused it, like the span event."""
+    """The log record and the metric of a change are made in the trace of the call that caused it, like the span event."""
     BreakerTelemetry().attach(breakers)
     seen: list[trace.Span] = []
     handler = logging.Handler()
@@ -252,42 +265,78 @@ def test_record_is_logged_in_the_context_of_the_causing_call(breakers: BreakerRe
 
 
 def test_registries_leave_nothing_behind() -> None:
-    """The books of registries that are gone are added up, also where nobody reads the metrics."""
-    told = BreakerTelemetry()
-    for _ in range(20):
-        told.attach(BreakerRegistry())
+    """The counts of registries that are gone are added up, also where nobody reads the metrics: they fill no memory."""
+    shared = BreakerTelemetry()
+
+    def come_and_go(registries: int) -> int:
+        for _ in range(registries):
+            breakers = BreakerRegistry()
+            shared.attach(breakers)
+            breakers[METHOD].admit().success()
+        del breakers
         gc.collect()
-    assert len(told._gone) <= 1
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = come_and_go(50)
+        grown = come_and_go(200) - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000
 
 
-def test_counter_is_told_while_a_breaker_leaves(breakers: BreakerRegistry, meter: Meter) -> None:
-    """A reader that comes while counts are on their way from a breaker to the books reads no less than the one before."""
-    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
-    breakers[METHOD].admit().success()
-    before = meter.read()
-    assert breakers[METHOD]._take_tallies()
-    after = meter.read()
-    (counter,) = [key for key in before if key[0] == "grpc_breaker.calls"]
-    assert after[counter] == before[counter] == 1
+def test_interceptor_made_in_the_middle(breakers: BreakerRegistry, meter: Meter) -> None:
+    """A finalizer or signal handler may make an interceptor while telemetry attaches, reports or is read, at any line."""
+    shared = BreakerTelemetry(meter_provider=meter.provider)
 
+    def story() -> None:
+        shared.attach(breakers)
+        CircuitBreakerInterceptor(BreakerRegistry())
+        open_it(breakers)
+        breakers[METHOD].reset()
+        meter.read()
 
-def test_interceptor_made_in_the_middle() -> None:
-    """A finalizer or a signal handler may make an interceptor while telemetry is at its books, on the same thread."""
-    with telemetry._lock:
-        CircuitBreakerInterceptor()
+    for at in count(1):
+        if not act_at({telemetry.__file__}, story, CircuitBreakerInterceptor, at):
+            break
+    assert at > 50
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_child_of_a_busy_moment_attaches() -> None:
-    """A child that was forked while another thread held telemetry's lock is not stopped by it."""
-    with telemetry._lock:
-        child = os.fork()
-        if not child:
-            signal.alarm(int(PATIENCE))
-            CircuitBreakerInterceptor()
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """A child that was forked while another thread attached telemetry, at whatever line of it, attaches its own."""
+
+    def pause() -> None:
+        reached.set()
+        go_on.wait(PATIENCE)
+
+    def attach() -> None:
+        act_at({telemetry.__file__}, lambda: shared.attach(BreakerRegistry()), pause, at)
+        reached.set()
+        ended.append(at)
+
+    def child() -> bool:
+        CircuitBreakerInterceptor()
+        return True
+
+    ended: list[int] = []
+    shared = BreakerTelemetry()
+    for at in range(1, 60, 3):
+        reached, go_on = threading.Event(), threading.Event()
+        thread = threading.Thread(target=attach)
+        thread.start()
+        assert reached.wait(PATIENCE)
+        paused = at not in ended
+        try:
+            assert in_child(child)
+        finally:
+            go_on.set()
+            thread.join(PATIENCE)
+        if not paused:
+            break
+    assert len(ended) > 3
 
 
 def spans() -> tuple[TracerProvider, InMemorySpanExporter]:
@@ -302,7 +351,7 @@ def spans() -> tuple[TracerProvider, InMemorySpanExporter]:
 def test_span_that_ends_meanwhile(
     breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: str
 ) -> None:
-    """A change is told once when another thread ends its span just before or just after the event is added."""
+    """A change is reported once when another thread ends its span just before or just after the event is added."""
     exporter, tracers = InMemorySpanExporter(), TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
     span: Any = tracers.get_tracer("test").start_span("call")
@@ -386,29 +435,30 @@ def test_bad_switch() -> None:
 
 
 def test_telemetry_off(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
-    """With `telemetry=False` nothing is captured and nothing told."""
+    """With `telemetry=False` no context is captured and nothing is reported."""
     caplog.set_level(logging.DEBUG, "grpc_breaker")
+    events = EventRecorder(breakers)
     interceptor = CircuitBreakerInterceptor(breakers, telemetry=False)
-    assert interceptor._guard._capture is None
     open_it(breakers)
+    refused = interceptor.intercept_unary_unary(lambda details, request: None, SimpleNamespace(method=METHOD), b"")
+    assert isinstance(refused, CircuitOpenError)
+    assert [rejection.context for rejection in events.rejections] == [None]
     assert not caplog.records
 
 
 def test_telemetry_on_by_default(caplog: pytest.LogCaptureFixture) -> None:
-    """Without an SDK telemetry is on, told to nobody but the log; every interceptor shares the default."""
+    """Without an SDK telemetry is on, and writes to the log alone; every interceptor shares the default."""
     breakers = BreakerRegistry()
     for _ in range(2):
         CircuitBreakerInterceptor(breakers)
-    breakers[METHOD].force_open()
-    assert len(telemetry._defaults) == 1
+    for _ in range(5):
+        breakers[METHOD].admit().failure()
     assert len(caplog.records) == 1
 
 
-def test_exporter_in_trouble_harms_nobody(
-    breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Telemetry that raises is logged once; the log record and the metrics are told all the same."""
-    monkeypatch.setattr(log, "_said", set())
+@pytest.mark.usefixtures("nothing_logged_yet")
+def test_exporter_in_trouble_harms_nobody(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """Telemetry that raises is logged once; the log record and the metrics are made all the same."""
 
     class Broken:
         def get_tracer(self, *arguments: Any, **more: Any) -> Any:
@@ -419,6 +469,7 @@ def test_exporter_in_trouble_harms_nobody(
 
     broken: Any = Broken()
     BreakerTelemetry(tracer_provider=broken).attach(breakers)
+    breakers[METHOD].admit().success()
     for _ in range(2):
         breakers[METHOD].force_open()
         breakers[METHOD].reset()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grpc_breaker._core import log
-
 
 @pytest.fixture(autouse=True)
-def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_said", set())
+def _afresh(nothing_logged_yet: None) -> None:
+    """In every test of this folder."""
