@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,9 @@ SCOPES = {
     "threshold in a time window": Rules(failure_threshold=2, window_seconds=10, reset_timeout=5, probe_timeout=3),
     "slow": Rules(slow_call_duration=1.0, slow_call_rate=1.0, minimum_calls=2, reset_timeout=5, probe_timeout=3),
 }
+TIMEOUTS: dict[str, tuple[float | None, ...]] = {"one probe, consecutive": (None, 0.5)}
+"""Seconds that calls have, where a scope has calls with deadlines, too."""
+
 MAX_OUTSTANDING = 3
 
 Step = tuple[Any, ...]
@@ -47,6 +51,7 @@ class World:
     """The real breaker and the reference after one history."""
 
     rules: Rules
+    timeouts: tuple[float | None, ...] = (None,)
     history: tuple[Step, ...] = ()
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -59,19 +64,22 @@ class World:
         self.real.on_state_change(self.changes.append)
         self.model = Reference(copy.copy(self.rules))
         self.pairs: list[tuple[Permit, Call]] = []
+        self.forgotten = 0
 
     def do(self, step: Step) -> None:
         """One step, on both sides; they must agree on what it did."""
         match step:
-            case ("admit",):
-                answer, call = self.real.try_admit(), self.model.admit()
+            case ("admit", timeout):
+                answer, call = self.real.try_admit(timeout=timeout), self.model.admit(timeout)
                 assert isinstance(answer, Permit) == (call is not None)
                 if isinstance(answer, Permit) and call is not None:
                     self.pairs.append((answer, call))
             case ("settle", int(n), Outcome() as outcome):
                 permit, call = self.pairs.pop(n)
                 self.model.settle(call, str(outcome))
-                assert permit.settle(outcome)
+                if not permit.settle(outcome):  # a permit whose lease has ended may have been forgotten
+                    assert self.model.expired(call)
+                    self.forgotten += 1
                 assert not permit.settle(outcome)
             case ("answer", int(n)):
                 permit, call = self.pairs[n]
@@ -89,7 +97,7 @@ class World:
         """Everything that can be seen is the same; the invariants hold."""
         seen = self.real.snapshot()
         assert seen["state"] == self.model.state
-        assert seen["totals"] == self.model.totals
+        assert seen["totals"] == {**self.model.totals, "stale": self.model.totals["stale"] - self.forgotten}
         assert seen["in_flight"] == self.model.in_flight()
         assert seen["generation"] == self.model.generation
         assert seen["window"]["consecutive_failures"] == self.model.in_a_row
@@ -105,7 +113,8 @@ class World:
     def steps(self) -> Iterator[Step]:
         """What can happen next."""
         if len(self.pairs) < MAX_OUTSTANDING:
-            yield ("admit",)
+            for timeout in self.timeouts:
+                yield ("admit", timeout)
         for n in range(len(self.pairs)):
             for outcome in Outcome:
                 yield ("settle", n, outcome)
@@ -124,7 +133,7 @@ class World:
     def deadlines(self) -> set[float]:
         """Moments after now at which something ends."""
         model = self.model
-        moments = {call.lease_end for _, call in self.pairs if call.probe and not call.answered}
+        moments = {call.lease_end for _, call in self.pairs if math.isfinite(call.lease_end)}
         if model.state == "open":
             moments.add(model.open_until)
         if model.results and self.rules.window_calls is None:
@@ -134,7 +143,7 @@ class World:
         return {moment for moment in moments if moment > model.now}
 
     def key(self) -> Any:
-        """All that matters for the future, told from now."""
+        """All that matters for the future, with times counted from now."""
         model = self.model
         now = model.now
         width = self.rules.window_seconds / 10
@@ -152,8 +161,9 @@ class World:
                     call.generation == model.generation,
                     call.probe,
                     call.answered,
-                    call.lost,
+                    model.expired(call),
                     max(call.lease_end - now, 0.0),
+                    max(call.deadline_lease_end - now, 0.0),
                     min(now - call.started, 9.0) if self.rules.slow_call_duration is not None else 0.0,
                 )
                 for _, call in self.pairs
@@ -162,15 +172,15 @@ class World:
 
     def after(self, step: Step) -> World:
         """The world one step later, made by living through it all again."""
-        world = World(self.rules, (*self.history, step))
+        world = World(self.rules, self.timeouts, (*self.history, step))
         for past in world.history:
             world.do(past)
         return world
 
 
-def explore(rules: Rules, depth: int) -> tuple[int, int]:
-    """Visit every state that `depth` steps can reach; answers how many states and transitions there were."""
-    start = World(rules)
+def explore(rules: Rules, depth: int, timeouts: tuple[float | None, ...] = (None,)) -> tuple[int, int]:
+    """Reach every state that `depth` steps can lead to; returns how many states and transitions there were."""
+    start = World(rules, timeouts)
     seen = {start.key()}
     frontier = [start]
     transitions = 0
@@ -189,13 +199,13 @@ def explore(rules: Rules, depth: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Explore every scope and say how much was visited."""
+    """Explore every scope, and print how much that was."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--depth", type=int, default=8)
     depth = arguments.parse_args().depth
     for name, rules in SCOPES.items():
         began = time.perf_counter()
-        states, transitions = explore(rules, depth)
+        states, transitions = explore(rules, depth, TIMEOUTS.get(name, (None,)))
         print(f"{name}: depth {depth}, {states} states, {transitions} transitions, {time.perf_counter() - began:.0f} s")
 
 

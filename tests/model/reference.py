@@ -1,7 +1,7 @@
 """A circuit breaker as plain as can be, to hold the real one to. It shares no code with the package.
 
-It keeps every result in a list and recounts them each time, knows no locks, no gates and no fast paths, and is told the
-time. Slow, obvious, and independent: where the two differ, one of them is wrong.
+It keeps every result in a list and recounts them each time, knows nothing of threads, and is given the time. Slow,
+obvious, and independent: where the two differ, one of them is wrong.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+LEASE_GRACE = 5.0
+"""Seconds after its deadline at which a call is given up."""
+
 
 @dataclass
 class Rules:
-    """The policy, field for field as `behaviour` has it."""
+    """The policy, field for field."""
 
     failure_threshold: int | None = None
     failure_rate: float | None = None
@@ -38,8 +41,10 @@ class Call:
     started: float
     probe: bool
     lease_end: float
+    """When it is given up, if it has not ended by then."""
+    deadline_lease_end: float
+    """The same for its deadline alone: an answered probe has no other lease."""
     settled: bool = False
-    lost: bool = False
     answered: bool = False
 
 
@@ -63,42 +68,40 @@ class Reference:
         default_factory=lambda: {"success": 0, "failure": 0, "ignored": 0, "rejected": 0, "stale": 0}
     )
 
-    def admit(self) -> Call | None:
-        """A call comes."""
-        self.end_leases()
+    def admit(self, timeout: float | None = None) -> Call | None:
+        """A call comes that has `timeout` seconds."""
         if self.state == "open" and self.now >= self.open_until:
             self.go("half_open", "reset_timeout")
         if self.state in {"closed", "disabled"}:
-            return self.hand_out(probe=False)
+            return self.hand_out(timeout, probe=False)
         if self.state == "half_open" and self.slots_taken() < self.rules.half_open_max_calls:
-            return self.hand_out(probe=True)
+            return self.hand_out(timeout, probe=True)
         self.totals["rejected"] += 1
         return None
 
-    def hand_out(self, *, probe: bool) -> Call:
+    def hand_out(self, timeout: float | None, *, probe: bool) -> Call:
         """Admit it."""
-        call = Call(self.generation, self.now, probe, self.now + self.rules.probe_timeout if probe else math.inf)
+        deadline_lease_end = math.inf if timeout is None else self.now + timeout + LEASE_GRACE
+        lease_end = min(deadline_lease_end, self.now + self.rules.probe_timeout if probe else math.inf)
+        call = Call(self.generation, self.now, probe, lease_end, deadline_lease_end)
         self.calls.append(call)
         return call
+
+    def expired(self, call: Call) -> bool:
+        """Whether the lease of a call has ended."""
+        return call.lease_end <= self.now
 
     def slots_taken(self) -> int:
         """Probes that hold a slot now."""
         return sum(
-            call.generation == self.generation and not call.settled and not call.answered and not call.lost
+            call.generation == self.generation and not call.settled and not call.answered and not self.expired(call)
             for call in self.calls
             if call.probe
         )
 
     def in_flight(self) -> int:
-        """Calls admitted and not heard of."""
-        self.end_leases()
-        return sum(not call.settled and not call.lost for call in self.calls)
-
-    def end_leases(self) -> None:
-        """Probes not heard of for too long are lost. Their loss shows when somebody looks or asks."""
-        for call in self.calls:
-            if not call.settled and not call.answered and call.lease_end <= self.now:
-                call.lost = True
+        """Calls admitted that have neither ended nor been given up."""
+        return sum(not call.settled and not self.expired(call) for call in self.calls)
 
     def settle(self, call: Call, outcome: str) -> None:
         """A call ends."""
@@ -106,7 +109,7 @@ class Reference:
             return
         held_slot = call.probe and not call.answered
         call.settled = True
-        if call.lost or call.generation != self.generation:
+        if self.expired(call) or call.generation != self.generation:
             self.totals["stale"] += 1
             return
         self.totals[outcome] += 1
@@ -130,8 +133,9 @@ class Reference:
     def answer(self, call: Call) -> None:
         """The first answer of a stream comes."""
         current = call.generation == self.generation and self.state == "half_open"
-        if call.probe and current and not call.settled and not call.answered and not call.lost:
+        if call.probe and current and not call.settled and not call.answered and not self.expired(call):
             call.answered = True
+            call.lease_end = call.deadline_lease_end
             self.win()
 
     def win(self) -> None:
@@ -192,7 +196,7 @@ class Reference:
         self.reopened = 0
 
     def command(self, state: str, reason: str) -> None:
-        """An operator speaks."""
+        """An operator gives a command."""
         if self.state != state:
             self.go(state, reason)
         elif state == "closed":

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.model.explore import SCOPES, explore
+from tests.model.explore import SCOPES, TIMEOUTS, explore
 
 DEPTH = 5 if "MUTANT_UNDER_TEST" in os.environ else 7
 """Mutants run through so many switches that seven steps take them minutes."""
@@ -15,6 +15,6 @@ DEPTH = 5 if "MUTANT_UNDER_TEST" in os.environ else 7
 @pytest.mark.parametrize("scope", SCOPES)
 def test_every_history_agrees_with_the_reference(scope: str) -> None:
     """In every state that seven steps can reach, the breaker is what the reference says."""
-    states, transitions = explore(SCOPES[scope], DEPTH)
+    states, transitions = explore(SCOPES[scope], DEPTH, TIMEOUTS.get(scope, (None,)))
     assert states > 50
     assert transitions > states

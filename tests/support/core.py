@@ -15,20 +15,20 @@ CORE: Final = Path(grpc_breaker.__file__).parent / "_core"
 
 WATCHED_NAMES: Final = (
     "breaker.py",
+    "callables.py",
+    "events.py",
     "ledger.py",
+    "log.py",
     "one_step.py",
+    "policy.py",
     "registry.py",
     "window.py",
 )
-"""Files with logic that threads, signal handlers and finalizers can meet in the middle of."""
+"""Files with code that a call, a change of state, a delivery or an operator runs."""
 
 EXEMPT: Final = {
-    "__init__.py": "holds nothing",
-    "callables.py": "looks at a function, and keeps nothing",
-    "errors.py": "an exception class, which keeps nothing but what it is given",
-    "events.py": "plain data; its loop over listeners runs them, and is watched as part of their delivery",
-    "log.py": "writes to the log",
-    "policy.py": "frozen data, checked when it is made",
+    "__init__.py": "empty",
+    "errors.py": "an exception class that only hands out what it was given",
     "state.py": "names and a table",
 }
 """The other files, each with the reason."""

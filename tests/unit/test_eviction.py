@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, State
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, Permit, State
 from grpc_breaker.testing import FakeClock
 from tests.support.core import CORE, WATCHED
 from tests.support.lines import act_at, lines_run
@@ -192,7 +192,9 @@ def test_open_ones_do_not_stand_in_the_way() -> None:
 def open_by_calls(breakers: BreakerRegistry, first: int, last: int) -> None:
     """Names whose calls open a breaker each, as an outage makes them."""
     for n in range(first, last):
-        breakers[f"flood.S/M{n}"].admit().failure("UNAVAILABLE", "gone")
+        permit = breakers[f"flood.S/M{n}"].try_admit()
+        if isinstance(permit, Permit):
+            permit.failure("UNAVAILABLE", "gone")
 
 
 @pytest.fixture

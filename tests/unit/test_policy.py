@@ -210,7 +210,7 @@ SECONDS_ALLOWED = "a number of seconds from 0.000001 to 1e9"
         ("group", " prices", "a name without a slash or spaces around it, or None"),
         ("group", "pkg.S/M", "a name without a slash or spaces around it, or None"),
         ("verdicts", 5, "a mapping of status code to Outcome, or None"),
-        ("classify", 5, "a callable that answers at once, or None"),
+        ("classify", 5, "a callable that returns at once, or None"),
         ("window_calls", 0, "an integer from 1 to 1000000, or None"),
         ("window_calls", 1_000_001, "an integer from 1 to 1000000, or None"),
         ("refusal_code", "OK", "a status other than OK"),
