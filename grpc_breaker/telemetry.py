@@ -285,7 +285,15 @@ def _log_events(logger_provider: Any) -> Callable[[StateChange], None]:
 def _log_record(change: StateChange) -> None:
     """One structured record for each change, at warning when it opens."""
     level = logging.WARNING if change.state in {State.OPEN, State.FORCED_OPEN} else logging.INFO
-    logger.log(level, "%s", _words(change), extra={"event": names.EVENT_STATE_CHANGE, **_attributes(change)})
+    attributes = {key: _printable(value) for key, value in _pairs(change)}
+    logger.log(level, "%s", _words(change), extra={"event": names.EVENT_STATE_CHANGE, **attributes})
+
+
+def _printable(value: Any) -> Any:
+    """A value as it may stand in a line of a log."""
+    if isinstance(value, str):
+        return printable(value)
+    return tuple(map(printable, value)) if isinstance(value, tuple) else value
 
 
 def _words(change: StateChange) -> str:

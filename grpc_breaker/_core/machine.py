@@ -44,8 +44,8 @@ _SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
 _IGNORED: Final = Outcome.IGNORED
 
-_SWEEP_EVERY: Final = 10.0
-"""Seconds between two searches, by the calls that end, for those whose lease has ended."""
+_TIDY_EVERY: Final = 1.0
+"""Seconds between two admissions that look for calls whose lease has ended, and note that the breaker is in use."""
 
 _NOBODY: Final[Listeners[Any]] = Listeners()
 """The registry's listeners of a breaker without a registry: there are none."""
@@ -67,7 +67,7 @@ class Machine:
         "_registry_rejection_listeners",
         "_rejection_listeners",
         "_slow_after",
-        "_sweep_at",
+        "_tidy_at",
         "_undelivered",
         "_used",
         "name",
@@ -92,12 +92,12 @@ class Machine:
         self._in_flight: dict[Permit, None] = {}
         """The permits that are not settled, the oldest first; those whose lease has ended until the next sweep."""
         self._used = -math.inf
-        """When a call was last admitted."""
+        """When a call was last admitted, within a second."""
         self._change_listeners: Listeners[StateChange] = Listeners()
         self._rejection_listeners: Listeners[Rejection] = Listeners()
         self._registry_change_listeners: Listeners[StateChange] = _NOBODY
         self._registry_rejection_listeners: Listeners[Rejection] = _NOBODY
-        self._sweep_at = -math.inf
+        self._tidy_at = -math.inf
         self._slow_after = _NEVER
         self._note_policy()
 
@@ -129,7 +129,8 @@ class Machine:
             if timeout is not None:
                 permit.lease_end = now + timeout + LEASE_GRACE
             self._in_flight[permit] = None
-            self._used = now
+            if now >= self._tidy_at:
+                self._tidy(now)
             return permit
         probes = 0
         if now >= generation.refuses_until or generation.successor:
@@ -186,44 +187,32 @@ class Machine:
                 raise
             self._in_flight.pop(probe)
 
-    def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str) -> bool:  # noqa: C901, PLR0912 - in one function
-        """Settle a permit, whatever its outcome and the state; see `Permit.settle`."""
-        if outcome.__class__ is not Outcome:
-            outcome = Outcome(outcome)  # an error here changes nothing
-        if status.__class__ is not str or details.__class__ is not str:
-            status, details = str(status), str(details)
-        try:
-            del self._in_flight[permit]
-        except KeyError:
-            return self._settle_expired(permit, status)
+    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None:
+        """Take in the result of a permit that has just been settled."""
         generation = self._current
         if generation.successor:
             generation = self._latest()
         freed_slot = generation.probes and generation.free(permit)
-        try:
-            now = self._clock()
-        except Exception as error:
-            if outcome is not _IGNORED or passes_through(error):
-                raise
-            now = permit.started  # giving back must not fail with the clock
+        if outcome is _IGNORED:  # giving back must not fail with the clock
+            stale = permit.generation != generation.number or self._expired(permit)
+            self._counts.add(STALE if stale else IGNORED, status)
+            return
+        now = self._clock()
         if permit.generation != generation.number or now >= permit.lease_end:
             self._counts.add(STALE, status)
-        elif outcome is _IGNORED:
-            self._counts.add(IGNORED, status)
         else:
             failed = outcome is _FAILURE
             self._count(failed, status)
             slow = permit.timed and now - permit.started > self._slow_after
-            reason = None
             if failed or slow:
                 reason = generation.fail(now, failed, slow, status, details, self._policy)
-            elif freed_slot or generation.passes:  # else a stream whose first answer was its success
+            elif freed_slot or generation.passes:
                 reason = generation.succeed(now, self._policy)
+            else:  # a stream whose first answer was its success
+                generation.window.in_a_row = 0
+                reason = None
             if reason is not None:
                 self._leave(generation, reason, now, permit, status, details)
-        if now >= self._sweep_at:
-            self._sweep(now)
-        return True
 
     def _count(self, failed: bool, status: str) -> None:
         """Add a result to the counts that last."""
@@ -243,10 +232,8 @@ class Machine:
         reason = generation.look(now, self._policy)
         if reason is not None:
             self._leave(generation, reason, now, permit, "OK", "")
-        elif now >= self._sweep_at:
-            self._sweep(now)
 
-    def _settle_expired(self, permit: Permit, status: str) -> bool:
+    def _settle_late(self, permit: Permit, status: str) -> bool:
         """Count the late result of a permit that was swept, once; false if the permit had been settled."""
         try:
             del permit.swept  # a single step: one caller succeeds
@@ -268,20 +255,33 @@ class Machine:
 
     def _is_probing(self, permit: Permit) -> bool:
         """Whether a permit holds a slot of the present generation."""
-        return permit in self._latest().probes
+        return permit in self._latest().probes and not self._expired(permit)
 
     def _is_in_flight(self, permit: Permit) -> bool:
         """Whether a permit is neither settled nor given up."""
-        return permit in self._in_flight and (permit.lease_end == _NEVER or self._clock() < permit.lease_end)
+        return permit in self._in_flight and not self._expired(permit)
+
+    def _expired(self, permit: Permit) -> bool:
+        """Whether the lease of a permit has ended. A clock that breaks ends none."""
+        try:
+            return permit.lease_end != _NEVER and self._clock() >= permit.lease_end
+        except Exception as error:
+            if passes_through(error):
+                raise
+            return False
 
     def _sweep(self, now: float) -> int:
         """Forget the calls in flight whose lease has ended; returns how many are left."""
-        self._sweep_at = now + _SWEEP_EVERY
         for permit in list(self._in_flight):
             if permit.lease_end <= now:
                 permit.swept = True
                 self._in_flight.pop(permit, None)
         return len(self._in_flight)
+
+    def _tidy(self, now: float) -> None:
+        """What an admission does now and then."""
+        self._used, self._tidy_at = now, now + _TIDY_EVERY
+        self._sweep(now)
 
     # ── The change of state ───────────────────────────────────────────────────────────────────────────────────────
 

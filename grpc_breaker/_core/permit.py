@@ -51,7 +51,9 @@ class Issuer(Protocol):
         """The policy in force."""
         ...
 
-    def _settle(self, permit: Permit, outcome: Outcome, status: str, details: str) -> bool: ...
+    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None: ...
+
+    def _settle_late(self, permit: Permit, status: str) -> bool: ...
 
     def _look(self, permit: Permit, generation: Generation, now: float) -> None: ...
 
@@ -132,16 +134,15 @@ class Permit:
             ValueError: `outcome` is not an `Outcome`; the permit is not settled.
         """
         breaker = self._breaker
-        if outcome is _SUCCESS and (status == "OK" or not status):
-            # What ends almost every call, in one function: a success in a breaker that lets calls pass.
+        if outcome is _SUCCESS and (status == "OK" or not status):  # as almost every call ends
+            try:
+                del breaker._in_flight[self]
+            except KeyError:
+                return breaker._settle_late(self, status)
             generation = breaker._current
             if self.generation == generation.passing and not generation.successor:
                 now = breaker._clock()
                 if now - self.started <= breaker._slow_after and now < self.lease_end:
-                    try:
-                        del breaker._in_flight[self]
-                    except KeyError:
-                        return False
                     breaker._counts.successes += 1
                     window = generation.window
                     window.in_a_row = 0
@@ -149,7 +150,17 @@ class Permit:
                     if now >= window.quiet_until or calls <= window.decisive:
                         breaker._look(self, generation, now)
                     return True
-        return breaker._settle(self, outcome, status, details)
+        else:
+            if outcome.__class__ is not Outcome:
+                outcome = Outcome(outcome)  # an error here changes nothing
+            if status.__class__ is not str or details.__class__ is not str:
+                status, details = str(status), str(details)
+            try:
+                del breaker._in_flight[self]
+            except KeyError:
+                return breaker._settle_late(self, status)
+        breaker._take_in(self, outcome, status, details)
+        return True
 
     def success(self) -> bool:
         """Settle as a success."""
@@ -193,12 +204,12 @@ class Permit:
 
         Does nothing if the permit has been settled.
         """
-        if error is None and self.policy.classify is None:
-            self.settle(_SUCCESS)
+        if error is None and self._breaker.policy.classify is None:
+            self.settle(_SUCCESS, "OK")
         elif not self.settled:
             try:
                 outcome, status, details = self._judge(error)
-            except BaseException:  # a clock that broke, Ctrl-C in a classifier: the caller's, but the permit is ours
+            except BaseException:  # a clock that broke, Ctrl-C in a classifier: the caller's, but the permit goes back
                 self.settle(_IGNORED)
                 raise
             self.settle(outcome, status, details)

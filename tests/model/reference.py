@@ -136,6 +136,7 @@ class Reference:
         if call.probe and current and not call.settled and not call.answered and not self.expired(call):
             call.answered = True
             call.lease_end = call.deadline_lease_end
+            self.in_a_row = 0
             self.win()
 
     def win(self) -> None:

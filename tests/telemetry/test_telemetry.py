@@ -165,7 +165,7 @@ def test_one_telemetry_for_a_registry(breakers: BreakerRegistry, caplog: pytest.
     mine = BreakerTelemetry()
     telemetry.attach(breakers, mine)
     telemetry.attach(breakers, True)
-    with pytest.raises(ValueError, match="by another BreakerTelemetry"):
+    with pytest.raises(ValueError, match="another BreakerTelemetry"):
         CircuitBreakerInterceptor(breakers, telemetry=BreakerTelemetry())
     open_it(breakers)
     assert len(caplog.records) == 1

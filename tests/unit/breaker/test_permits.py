@@ -161,7 +161,7 @@ def test_what_is_not_said_is_empty(breaker: CircuitBreaker) -> None:
 
 
 def test_permit_is_given_back_without_a_clock() -> None:
-    """A clock that begins to raise costs no permit: giving one back needs no time."""
+    """A clock that begins to raise costs no permit: it is given back first, and giving back alone needs no time."""
 
     class Breaking(FakeClock):
         broken = False
@@ -173,11 +173,11 @@ def test_permit_is_given_back_without_a_clock() -> None:
 
     clock = Breaking()
     breaker = CircuitBreaker("prices", clock=clock)
-    permit = breaker.admit()
+    settled, given_back = breaker.admit(), breaker.admit()
     clock.broken = True
     with pytest.raises(OSError):
-        permit.success()
-    assert permit.ignore()
+        settled.success()
+    assert (settled.settled, settled.ignore(), given_back.ignore()) == (True, False, True)
     clock.broken = False
     assert (breaker.in_flight, breaker.snapshot()["totals"]["ignored"]) == (0, 1)
 
