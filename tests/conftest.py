@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -29,9 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what is logged once be logged once in this test, whatever tests before it had logged."""
-    monkeypatch.setattr(log, "_said", set())
+def nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have what is logged once be logged once in this test, whatever had been logged before; called, do so again."""
+
+    def forget() -> None:
+        monkeypatch.setattr(log, "_said", set())
+
+    forget()
+    return forget
 
 
 def pytest_report_header(config: pytest.Config) -> str:

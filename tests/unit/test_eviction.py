@@ -255,7 +255,7 @@ def test_new_name_costs_the_same_beside_many_open_ones() -> None:
                 clock.advance(0.001)
                 breakers[f"new.S/M{n}"].force_open()
 
-        return lines_run(EVERY_FILE, new_names)
+        return lines_run(EVERY_FILE, new_names).total()
 
     open_by_calls(breakers, 0, 200)
     few = cost(0)

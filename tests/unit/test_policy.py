@@ -167,9 +167,9 @@ class Never:
 
 
 @pytest.mark.parametrize("classify", [later, Later(), never, Never()])
-def test_classifier_must_answer_at_once(classify: Any) -> None:
+def test_classifier_must_return_its_outcome(classify: Any) -> None:
     """A coroutine or generator function is no classifier: it would make a failure of every call."""
-    with pytest.raises(TypeError, match=r"BreakerPolicy\.classify must be a callable that \w+ at once, or None"):
+    with pytest.raises(TypeError, match=r"BreakerPolicy\.classify must be a callable that is no coroutine"):
         BreakerPolicy(classify=classify)
 
 
@@ -210,7 +210,7 @@ SECONDS_ALLOWED = "a number of seconds from 0.000001 to 1e9"
         ("group", " prices", "a name without a slash or spaces around it, or None"),
         ("group", "pkg.S/M", "a name without a slash or spaces around it, or None"),
         ("verdicts", 5, "a mapping of status code to Outcome, or None"),
-        ("classify", 5, "a callable that returns at once, or None"),
+        ("classify", 5, "a callable that is no coroutine or generator function, or None"),
         ("window_calls", 0, "an integer from 1 to 1000000, or None"),
         ("window_calls", 1_000_001, "an integer from 1 to 1000000, or None"),
         ("refusal_code", "OK", "a status other than OK"),

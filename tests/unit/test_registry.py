@@ -125,6 +125,17 @@ def test_clock_and_random_reach_the_breakers() -> None:
     assert breakers["pkg.S/M"].retry_after == 10
 
 
+def test_random_that_fails_later_costs_no_breaker() -> None:
+    """A `random` that goes wrong after the registry was made costs the jitter, never the breaker of a new method."""
+    drawn = [0.5]
+    breakers = BreakerRegistry(
+        default=BreakerPolicy(consecutive_failures=1), clock=FakeClock(), random=lambda: drawn[0]
+    )
+    drawn.clear()
+    breakers["pkg.S/M"].admit().failure()
+    assert breakers["pkg.S/M"].retry_after == 60
+
+
 def test_threads_find_one_breaker() -> None:
     """However many threads call a method for the first time at once, it has one breaker."""
     breakers = BreakerRegistry()

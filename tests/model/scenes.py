@@ -1,0 +1,451 @@
+"""Scenes for `test_interleavings.py`: a breaker, the threads that use it at once, and what must hold afterwards.
+
+What holds in any interleaving is asserted always: settled once, never more probes than the limit, only legal changes, each
+event once and in order, and a breaker that recovers. Counts are kept by additions, which are whole lines but several
+instructions; so exact counts are asked for (`Scene.exact`) only where threads switch between lines, as CPython does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, Outcome, Permit, State, StateChange
+from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.support.transitions import check_events
+
+
+class Scene:
+    """A breaker, the threads that use it, and what must hold afterwards."""
+
+    def __init__(self, **policy: Any) -> None:
+        rules = {"consecutive_failures": 1, "half_open_max_calls": 1, "reset_timeout": 5.0, "reset_timeout_jitter": 0.0}
+        self.policy = BreakerPolicy(**{**rules, **policy})
+        self.clock = FakeClock()
+        self.breaker = CircuitBreaker("scene", self.policy, clock=self.clock)
+        self.events = EventRecorder(self.breaker)
+        self.actors: list[Callable[[], object]] = []
+        self.outstanding: list[Permit] = []
+        """Permits that the scene itself has admitted and leaves out."""
+        self.exact = True
+        """Whether threads switch between lines only, so that additions are not torn."""
+        self.judge: Callable[[list[Any]], object] = lambda results: None
+
+    def open_and_wait(self) -> None:
+        """Open the breaker, and let its open period pass."""
+        self.breaker.admit().failure()
+        self.clock.advance(5)
+
+    def totals(self) -> dict[str, int]:
+        """How many calls ended how."""
+        counted: dict[str, int] = self.breaker.snapshot()["totals"]
+        return counted
+
+    def check(self, results: list[Any]) -> None:
+        """What holds after every schedule."""
+        breaker, changes = self.breaker, self.events.changes
+        check_events(changes)
+        assert [change.state for change in changes[-1:]] in ([], [breaker.state])
+        out = [*self.outstanding, *(result for result in results if isinstance(result, Permit))]
+        assert sum(permit.is_probe for permit in out) <= breaker.policy.half_open_max_calls
+        assert breaker.in_flight == len(out)
+        self.judge(results)
+        for permit in out:
+            assert permit.ignore()
+            assert not permit.ignore()
+        assert breaker.in_flight == 0
+        self.recover()
+
+    def recover(self) -> None:
+        """With a healthy server and calls that come, the breaker closes; then it opens and closes again."""
+        if self.breaker.state in {State.FORCED_OPEN, State.DISABLED}:
+            self.breaker.reset()
+        for _ in range(20):
+            if self.breaker.state is State.CLOSED:
+                break
+            self.clock.advance(self.policy.reset_timeout)
+            self.breaker.admit().success()
+        assert self.breaker.state is State.CLOSED
+        self.breaker.reconfigure(self.policy)
+        for _ in range(20):
+            if self.breaker.state is not State.CLOSED:
+                break
+            self.breaker.admit().failure()
+        assert self.breaker.state is State.OPEN
+        check_events(self.events.changes)
+
+
+def race_for_slots(threads: int, limit: int = 1) -> Scene:
+    """Threads ask an open breaker whose period is over: as many probes as the limit pass, in any order."""
+    scene = Scene(half_open_max_calls=limit)
+    scene.open_and_wait()
+    scene.actors = [scene.breaker.try_admit] * threads
+
+    def judge(results: list[Any]) -> None:
+        assert sum(isinstance(result, Permit) for result in results) == limit
+        assert scene.events.states == [State.OPEN, State.HALF_OPEN]
+        assert len(scene.events.rejections) == threads - limit
+        assert not scene.exact or scene.totals()["rejected"] == threads - limit
+
+    scene.judge = judge
+    return scene
+
+
+def probe_ends_as_others_ask(outcome: Outcome) -> Scene:
+    """A probe ends while two calls ask for its slot: there is never more than one probe."""
+    scene = Scene()
+    scene.open_and_wait()
+    probe = scene.breaker.admit()
+    scene.actors = [scene.breaker.try_admit, lambda: probe.settle(outcome), scene.breaker.try_admit]
+
+    def judge(results: list[Any]) -> None:
+        passed = [result for result in results if isinstance(result, Permit)]
+        if outcome is Outcome.SUCCESS:
+            assert scene.breaker.state is State.CLOSED
+        elif outcome is Outcome.FAILURE:
+            assert (scene.breaker.state, passed) == (State.OPEN, [])
+        else:
+            assert (scene.breaker.state, len(passed) <= 1) == (State.HALF_OPEN, True)
+
+    scene.judge = judge
+    return scene
+
+
+def settled_twice(first: Outcome, second: Outcome, *, used: bool) -> Scene:
+    """Two threads settle one permit, a callback and a finalizer: one of them does."""
+    scene = Scene(consecutive_failures=2)
+    if used:
+        scene.breaker.admit().success()
+    permit = scene.breaker.admit()
+    scene.actors = [lambda: permit.settle(first), lambda: permit.settle(second)]
+
+    def judge(results: list[Any]) -> None:
+        assert sorted(results) == [False, True]
+        totals = scene.totals()
+        won = first if results[0] else second
+        assert sum(totals.values()) == 1 + used
+        assert totals[str(won)] == 1 + (used and won is Outcome.SUCCESS)
+
+    scene.judge = judge
+    return scene
+
+
+def success_and_failure(*, used: bool, **conditions: Any) -> Scene:
+    """A success and a failure that reaches the threshold, at once: it opens, and the success counts or is stale."""
+    scene = Scene(**conditions)
+    if used:
+        scene.breaker.admit().success()
+    good, bad = scene.breaker.admit(), scene.breaker.admit()
+    scene.actors = [good.success, bad.failure]
+
+    def judge(results: list[Any]) -> None:
+        assert results == [True, True]
+        if "failure_threshold" in conditions:  # a success that comes at once may end a row of failures
+            assert scene.breaker.state is State.OPEN
+        if scene.exact:
+            totals = scene.totals()
+            assert totals["success"] + totals["stale"] == 1 + used
+            assert totals["failure"] == 1
+
+    scene.judge = judge
+    return scene
+
+
+def two_successes_at_the_end_of_a_bucket() -> Scene:
+    """Two successes as the window turns to its next bucket: both are in it."""
+    scene = Scene()
+    scene.breaker.admit().success()
+    permits = scene.breaker.admit(), scene.breaker.admit()
+    scene.clock.advance(4)
+    scene.actors = [permits[0].success, permits[1].success]
+
+    def judge(results: list[Any]) -> None:
+        assert results == [True, True]
+        if scene.exact:
+            snapshot = scene.breaker.snapshot()
+            assert snapshot["totals"]["success"] == 3
+            assert snapshot["window"]["calls"] == 3
+
+    scene.judge = judge
+    return scene
+
+
+def success_and_failure_beside_an_old_failure() -> Scene:
+    """A success and a failure at once, with a failure in the window: both count, and the failures are not in a row."""
+    scene = Scene(consecutive_failures=2, minimum_calls=10)
+    scene.breaker.admit().failure()
+    scene.breaker.admit().success()
+    permits = [scene.breaker.admit() for _ in range(2)]
+    scene.actors = [permits[0].success, permits[1].failure]
+
+    def judge(results: list[Any]) -> None:
+        assert scene.breaker.state is State.CLOSED
+        if scene.exact:
+            window = scene.breaker.snapshot()["window"]
+            assert (window["calls"], window["failures"]) == (4, 2)
+            assert window["consecutive_failures"] <= 1
+
+    scene.judge = judge
+    return scene
+
+
+def success_that_fills_the_window() -> Scene:
+    """Of the successes that come at once, the one that fills the window to `minimum_calls` opens it."""
+    scene = Scene(consecutive_failures=None, minimum_calls=4)
+    for _ in range(2):
+        scene.breaker.admit().failure()
+    permits = [scene.breaker.admit() for _ in range(2)]
+    scene.actors = [permits[0].success, permits[1].success]
+
+    def judge(results: list[Any]) -> None:
+        assert results == [True, True]
+        assert not scene.exact or scene.breaker.state is State.OPEN
+
+    scene.judge = judge
+    return scene
+
+
+def failures_of_many_threads(threads: int) -> Scene:
+    """Failures that come at once open it once: one is counted, or more; the others are stale."""
+    scene = Scene(consecutive_failures=None, failure_threshold=1)
+    permits = [scene.breaker.admit() for _ in range(threads)]
+    scene.actors = [permit.failure for permit in permits]
+
+    def judge(results: list[Any]) -> None:
+        assert results == [True] * threads
+        assert scene.events.states == [State.OPEN]
+        if scene.exact:
+            totals = scene.totals()
+            assert totals["failure"] + totals["stale"] == threads
+
+    scene.judge = judge
+    return scene
+
+
+def late_result_against_the_next_probe(outcome: Outcome) -> Scene:
+    """An expired probe's result comes while its slot is given to the next: that one has it, and the result is stale."""
+    scene = Scene(probe_timeout=3.0)
+    scene.open_and_wait()
+    lost = scene.breaker.admit()
+    scene.clock.advance(3)
+    scene.actors = [scene.breaker.try_admit, lambda: lost.settle(outcome)]
+
+    def judge(results: list[Any]) -> None:
+        assert isinstance(results[0], Permit)
+        assert results[0].is_probe
+        assert (scene.breaker.state, lost.is_probe) == (State.HALF_OPEN, False)
+        totals = scene.totals()
+        assert totals["stale"] == results[1]
+        assert totals["failure"] + totals["success"] + totals["ignored"] == 1
+
+    scene.judge = judge
+    return scene
+
+
+def lease_ends_as_the_result_comes(outcome: Outcome) -> Scene:
+    """A probe's result comes while the clock passes the end of its lease: it counts as itself or as stale, once."""
+    scene = Scene(probe_timeout=3.0)
+    scene.open_and_wait()
+    probe = scene.breaker.admit()
+
+    def look() -> int:
+        scene.clock.advance(3)
+        return scene.breaker.in_flight
+
+    scene.actors = [look, lambda: probe.settle(outcome)]
+
+    def judge(results: list[Any]) -> None:
+        assert results[0] == 0
+        totals = scene.totals()
+        failed = outcome is Outcome.FAILURE
+        assert totals["stale"] + totals[str(outcome)] == results[1] + failed
+
+    scene.judge = judge
+    return scene
+
+
+def two_probes(first: Outcome, second: Outcome) -> Scene:
+    """The results of two probes come at once: two successes close, a failure opens, whichever comes first."""
+    scene = Scene(half_open_max_calls=2)
+    scene.open_and_wait()
+    probes = scene.breaker.admit(), scene.breaker.admit()
+    scene.actors = [lambda: probes[0].settle(first), lambda: probes[1].settle(second)]
+
+    def judge(results: list[Any]) -> None:
+        assert results == [True, True]
+        if Outcome.FAILURE in {first, second}:
+            assert scene.breaker.state is State.OPEN
+        elif scene.exact:
+            assert scene.breaker.state is State.CLOSED
+        assert len(scene.events.changes) <= 3
+
+    scene.judge = judge
+    return scene
+
+
+def answer_and_result(outcome: Outcome) -> Scene:
+    """A stream's first answer and its final status at once: one success at most, and a failure is not lost."""
+    scene = Scene(half_open_max_calls=2)
+    scene.open_and_wait()
+    probe = scene.breaker.admit()
+    scene.actors = [probe.answered, lambda: probe.settle(outcome)]
+
+    def judge(results: list[Any]) -> None:
+        expected = State.OPEN if outcome is Outcome.FAILURE else State.HALF_OPEN
+        assert (scene.breaker.state, results[1]) == (expected, True)
+        if expected is State.HALF_OPEN:
+            assert scene.breaker.snapshot()["window"]["calls"] <= 1
+
+    scene.judge = judge
+    return scene
+
+
+def operator_against_traffic() -> Scene:
+    """An operator forces it open while a probe ends and a call comes: it is forced open in the end."""
+    scene = Scene()
+    scene.open_and_wait()
+    probe = scene.breaker.admit()
+    scene.actors = [scene.breaker.force_open, probe.success, scene.breaker.try_admit]
+
+    def judge(results: list[Any]) -> None:
+        assert scene.breaker.state is State.FORCED_OPEN
+        assert results[1]
+
+    scene.judge = judge
+    return scene
+
+
+def two_operators(first: str, second: str) -> Scene:
+    """Two commands at once: both are carried out, one after the other."""
+    scene = Scene()
+    scene.actors = [getattr(scene.breaker, first), getattr(scene.breaker, second)]
+    states = {"force_open": State.FORCED_OPEN, "disable": State.DISABLED, "reset": State.CLOSED}
+
+    def judge(results: list[Any]) -> None:
+        assert scene.breaker.state in {states[first], states[second]}
+        assert {states[it] for it in (first, second) if it != "reset"} <= set(scene.events.states)
+
+    scene.judge = judge
+    return scene
+
+
+def policy_against_traffic() -> Scene:
+    """Another policy comes into force while a failure is judged and a call comes: nothing is lost."""
+    scene = Scene(consecutive_failures=2)
+    permit = scene.breaker.admit()
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=5, reset_timeout_jitter=0, window_calls=10)
+    scene.actors = [lambda: scene.breaker.reconfigure(policy), permit.failure, scene.breaker.try_admit]
+
+    def judge(results: list[Any]) -> None:
+        assert scene.breaker.policy is policy
+        assert results[1]
+        assert scene.breaker.state in {State.CLOSED, State.OPEN}
+
+    scene.judge = judge
+    return scene
+
+
+def snapshot_of_a_change() -> Scene:
+    """A snapshot taken while another thread opens and forces the breaker is of one of its states, whole."""
+    scene = Scene()
+    permit = scene.breaker.admit()
+    scene.actors = [scene.breaker.snapshot, lambda: (permit.failure(), scene.breaker.force_open())]
+
+    def judge(results: list[Any]) -> None:
+        picture = results[0]
+        seen = tuple(picture[it] for it in ("state", "generation", "sequence", "reason", "retry_after"))
+        assert seen in {
+            ("closed", 0, 0, None, 0.0),
+            ("open", 1, 1, "consecutive_failures", 5.0),
+            ("forced_open", 2, 2, "forced_open", None),
+        }
+
+    scene.judge = judge
+    return scene
+
+
+def listener_that_causes_changes() -> Scene:
+    """A listener resets what one thread forces open while another disables it: every event comes once and in order."""
+    scene = Scene()
+    nested: list[int] = []
+
+    def listener(change: StateChange) -> None:
+        nested.append(change.sequence)
+        if change.state is State.FORCED_OPEN:
+            scene.breaker.reset()
+        assert nested.pop() == change.sequence
+
+    scene.breaker.on_state_change(listener)
+    scene.actors = [scene.breaker.force_open, scene.breaker.disable]
+
+    def judge(results: list[Any]) -> None:
+        assert {State.FORCED_OPEN, State.DISABLED} <= set(scene.events.states)
+        assert nested == []
+
+    scene.judge = judge
+    return scene
+
+
+def call_of_a_breaker_that_is_evicted() -> Scene:
+    """A call finds its breaker while another name evicts it: the call is counted, and each name has one breaker."""
+    scene = Scene()
+    breakers = BreakerRegistry(default=scene.policy, max_breakers=1, clock=scene.clock)
+    breakers["pkg.S/A"].admit().success()
+
+    def call(name: str) -> CircuitBreaker:
+        breaker = breakers.breaker_for(f"/{name}")
+        assert breaker is not None
+        breaker.admit().success()
+        return breaker
+
+    scene.actors = [lambda: call("pkg.S/A"), lambda: call("pkg.S/B"), lambda: call("pkg.S/A")]
+
+    def judge(results: list[Any]) -> None:
+        assert results[0] is results[2]
+        assert all(breakers.breaker_for(f"/{it.name}") is it for it in results)
+        assert [it.name for it in results] == ["pkg.S/A", "pkg.S/B", "pkg.S/A"]
+        assert not scene.exact or sum(calls for *_, calls in breakers.counts.tallies()) == 4
+
+    scene.judge = judge
+    return scene
+
+
+OUTCOMES = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED)
+THRESHOLD = {"consecutive_failures": None, "failure_threshold": 1}
+SCENES: dict[str, Callable[[], Scene]] = {
+    "two threads race for the slot": lambda: race_for_slots(2),
+    "three threads race for the slot": lambda: race_for_slots(3),
+    "three threads race for two slots": lambda: race_for_slots(3, 2),
+    "success and failure": lambda: success_and_failure(used=False, **THRESHOLD),
+    "success and failure after a success": lambda: success_and_failure(used=True, **THRESHOLD),
+    "success and a failure in a row": lambda: success_and_failure(used=True),
+    "two successes as the window turns": two_successes_at_the_end_of_a_bucket,
+    "success and failure beside an old failure": success_and_failure_beside_an_old_failure,
+    "success that fills the window": success_that_fills_the_window,
+    "failures of three threads": lambda: failures_of_many_threads(3),
+    "operator against traffic": operator_against_traffic,
+    "policy against traffic": policy_against_traffic,
+    "snapshot of a change": snapshot_of_a_change,
+    "listener that causes changes": listener_that_causes_changes,
+    "call of a breaker that is evicted": call_of_a_breaker_that_is_evicted,
+    **{
+        f"{a} and {b}": lambda a=a, b=b: two_operators(a, b)
+        for a, b in (
+            ("force_open", "disable"),
+            ("force_open", "reset"),
+            ("force_open", "force_open"),
+            ("reset", "reset"),
+        )
+    },
+    **{f"probe {o} as others ask": lambda o=o: probe_ends_as_others_ask(o) for o in OUTCOMES},
+    **{f"late {o} against the next probe": lambda o=o: late_result_against_the_next_probe(o) for o in OUTCOMES},
+    **{f"lease ends as {o} comes": lambda o=o: lease_ends_as_the_result_comes(o) for o in OUTCOMES},
+    **{f"first answer and {o}": lambda o=o: answer_and_result(o) for o in OUTCOMES},
+    **{f"probes {a} and {b}": lambda a=a, b=b: two_probes(a, b) for a, b in product(OUTCOMES[:2], repeat=2)},
+    **{
+        f"settled twice {a} {b} {'used' if used else 'new'}": lambda a=a, b=b, used=used: settled_twice(a, b, used=used)
+        for a, b, used in product(OUTCOMES, OUTCOMES, (False, True))
+    },
+}
+"""Every scene by name."""
