@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable
 from random import random as uniform
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from grpc_breaker._core.counts import CallCounts
 from grpc_breaker._core.errors import CircuitOpenError
@@ -70,7 +70,36 @@ class CircuitBreaker(Machine):
             _check_policy(policy)
         check_clock(clock)
         check_random(random)
-        super().__init__(name, policy or BreakerPolicy(), clock, random, CallCounts())
+        self._begin(name, policy or BreakerPolicy(), clock, random, CallCounts())
+
+    @classmethod
+    def _of_registry(
+        cls,
+        name: str,
+        policy: BreakerPolicy,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        counts: CallCounts,
+        changes: Listeners[StateChange],
+        rejections: Listeners[Rejection],
+    ) -> Self:
+        """A breaker that adds to its registry's counts and calls the registry's listeners, too. Nothing is checked."""
+        breaker = cls.__new__(cls)
+        breaker._begin(name, policy, clock, random, counts)
+        breaker._in_registry = True
+        breaker._registry_change_listeners = changes
+        breaker._registry_rejection_listeners = rejections
+        return breaker
+
+    def _begin(
+        self,
+        name: str,
+        policy: BreakerPolicy,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        counts: CallCounts,
+    ) -> None:
+        super().__init__(name, policy, clock, random, counts)
         self._in_registry = self._reconfigured = False
         _breakers.add(self)
 
@@ -287,13 +316,6 @@ class CircuitBreaker(Machine):
             TypeError: `listener` is not callable, or a coroutine or generator function.
         """
         return self._rejection_listeners.add(listener)
-
-    def _join(self, counts: CallCounts, changes: Listeners[StateChange], rejections: Listeners[Rejection]) -> None:
-        """Become one of a registry's breakers: add to its counts and call its listeners, too. Before the first call."""
-        self._in_registry = True
-        self._counts = counts
-        self._registry_change_listeners = changes
-        self._registry_rejection_listeners = rejections
 
     # ── Copies and processes ──────────────────────────────────────────────────────────────────────────────────────
 

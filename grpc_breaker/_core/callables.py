@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 
+from grpc_breaker._core.interrupts import passes_through
+
 
 def name_of(function: object) -> str:
-    """A name under which a person finds `function` in their own code. Never raises, whatever `function` is."""
+    """A name under which a person finds `function` in their own code. Raises nothing of its own."""
     try:
         return _name_of(function)
-    except Exception:  # noqa: BLE001 - a proxy, say, of what is not there
+    except Exception as error:  # a proxy, say, of what is not there
+        if passes_through(error):
+            raise
         return type(function).__qualname__
 
 

@@ -241,7 +241,13 @@ class HalfOpen(Generation):
         return Reason.PROBES_SUCCEEDED if self.successes >= policy.probes_to_close else None
 
     def fail(
-        self, now: float, failed: bool, slow: bool, status: str, details: str, policy: BreakerPolicy
+        self,
+        now: float,  # noqa: ARG002 - the same for each state
+        failed: bool,
+        slow: bool,
+        status: str,
+        details: str,
+        policy: BreakerPolicy,  # noqa: ARG002
     ) -> Reason | None:
         """One is enough to open again."""
         self.failures, self.slow = int(failed), int(slow)

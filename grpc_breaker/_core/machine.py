@@ -192,21 +192,22 @@ class Machine:
         generation = self._current
         if generation.successor:
             generation = self._latest()
-        freed_slot = generation.probes and generation.free(permit)
         if outcome is _IGNORED:  # giving back must not fail with the clock
+            generation.free(permit)
             stale = permit.generation != generation.number or self._expired(permit)
             self._counts.add(STALE if stale else IGNORED, status)
             return
         now = self._clock()
         if permit.generation != generation.number or now >= permit.lease_end:
+            generation.free(permit)
             self._counts.add(STALE, status)
         else:
             failed = outcome is _FAILURE
             self._count(failed, status)
             slow = permit.timed and now - permit.started > self._slow_after
-            if failed or slow:
+            if failed or slow:  # its slot is freed last: no call must pass between a probe's failure and the change
                 reason = generation.fail(now, failed, slow, status, details, self._policy)
-            elif freed_slot or generation.passes:
+            elif generation.passes or generation.free(permit):
                 reason = generation.succeed(now, self._policy)
             else:  # a stream whose first answer was its success
                 generation.window.in_a_row = 0
@@ -245,7 +246,7 @@ class Machine:
     def _answer(self, permit: Permit) -> None:
         """Take in the first answer of a stream; see `Permit.answered`."""
         generation = self._latest()
-        if generation.probes and generation.free(permit):
+        if generation.free(permit):
             now = self._clock()
             if now < permit.lease_end:
                 permit.lease_end = permit.deadline_lease_end

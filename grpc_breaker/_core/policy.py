@@ -161,7 +161,7 @@ class BreakerPolicy:
         self._check_verdicts()
         if self.classify is not None and not runs_when_called(self.classify):
             raise TypeError(
-                self._complaint("classify", "a callable that returns at once, or None")
+                self._complaint("classify", "a callable that is no coroutine or generator function, or None")
             )
         object.__setattr__(self, "refusal_code", self._status_name("refusal_code", self.refusal_code))
         if self.refusal_code == "OK":

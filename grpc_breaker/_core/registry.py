@@ -216,8 +216,10 @@ class BreakerRegistry:
                 name, policy = OTHER, self._default or policy
         breaker = self._held.get(name)
         if breaker is None:
-            breaker = CircuitBreaker(name, policy, clock=self._clock, random=self._random)
-            breaker._join(self.counts.of(name), self._changes, self._rejections)
+            counts = self.counts.of(name)
+            breaker = CircuitBreaker._of_registry(
+                name, policy, self._clock, self._random, counts, self._changes, self._rejections
+            )
         breaker = self._breakers.setdefault(name, breaker)
         self._held[name] = breaker
         return breaker
@@ -238,7 +240,8 @@ class BreakerRegistry:
             self._search_after = now + _SEARCH_EVERY
             return
         for breaker in evicted:
-            self._breakers.pop(breaker.name, None)
+            if self._breakers.get(breaker.name) is breaker:
+                self._breakers.pop(breaker.name, None)
         names = {breaker.name for breaker in evicted}
         for method, (breaker, _) in self._routes.copy().items():
             if breaker.name in names:
