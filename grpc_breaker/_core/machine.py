@@ -183,7 +183,8 @@ class Machine:
                 if self._change(generation, State.HALF_OPEN, Reason.RESET_TIMEOUT, now, probe):
                     return probe
             except BaseException:  # Ctrl-C in a listener, for one: the caller never gets its permit
-                probe.ignore()
+                self._in_flight.pop(probe, None)
+                self._latest().free(probe)
                 raise
             self._in_flight.pop(probe)
 
