@@ -10,16 +10,18 @@ import pytest
 from tests.model.scenes import SCENES
 from tests.model.scheduler import Scheduler
 
-LONG = bool(os.environ.get("PROVE"))
+RUNS = 12_000 if os.environ.get("PROVE") else 400
+"""Schedules of one scene, about. With `PROVE=1` nearly all with two preemptions of two threads, a sample for three."""
 
 
-def schedules(points: int, first: int, second: int) -> Iterator[tuple[int, ...]]:
-    """No preemption, one at every `first`th point, and a second at every `second`th after it."""
+def schedules(points: int, runs: int) -> Iterator[tuple[int, ...]]:
+    """No preemption, one at every point, and a second at points that are spread over the rest."""
+    step = max(1, points * points // runs)
     yield ()
-    for at in range(0, points, first):
-        yield (at,)
-        for again in range(0, points, second):
-            yield (at, again)
+    for first in range(points):
+        yield (first,)
+        for second in range(first % step, points, step):
+            yield (first, second)
 
 
 def play(name: str, schedule: tuple[int, ...], rotated: int, *, instructions: bool = False) -> int:
@@ -36,17 +38,17 @@ def play(name: str, schedule: tuple[int, ...], rotated: int, *, instructions: bo
 @pytest.mark.parametrize("name", SCENES)
 def test_every_interleaving(name: str) -> None:
     """Whatever the interleaving, the invariants hold and the scene ends as it must."""
-    points = play(name, (), 0)
+    points, actors = play(name, (), 0), len(SCENES[name]().actors)
     assert points > 5
-    for schedule in schedules(points, 1, 1 if LONG else 29):
-        for rotated in range(len(SCENES[name]().actors)):
+    for schedule in schedules(points, RUNS // actors):
+        for rotated in range(actors):
             play(name, schedule, rotated)
 
 
 @pytest.mark.parametrize("name", SCENES)
 def test_interleavings_of_instructions(name: str) -> None:
     """The same where threads switch in the middle of a line, as CPython does not and free-threaded builds do."""
-    points = play(name, (), 0, instructions=True)
-    for schedule in schedules(points, 1 if LONG else 5, 11 if LONG else points):
-        for rotated in range(len(SCENES[name]().actors)):
-            play(name, schedule, rotated, instructions=True)
+    points, actors = play(name, (), 0, instructions=True), len(SCENES[name]().actors)
+    for number, schedule in enumerate(schedules(points, RUNS // actors)):
+        if number % (1 + points * actors // RUNS) == 0:
+            play(name, schedule, number % actors, instructions=True)

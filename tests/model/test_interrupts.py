@@ -13,6 +13,7 @@ that nothing may rely on its traceback being gone.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -63,7 +64,7 @@ class Stage:
         }
         self.hook = Hook()
         self.breakers = BreakerRegistry(
-            default=BreakerPolicy(**{**rules, **policy}), max_breakers=2, clock=self.clock, random=self.hook
+            default=BreakerPolicy(**{**rules, **policy}), max_breakers=1, clock=self.clock, random=self.hook
         )
         self.breaker = self.breakers["pkg.S/M"]
         self.received: list[StateChange] = []
@@ -99,7 +100,7 @@ class Stage:
         assert [change.state for change in self.received[-2:]] == [State.FORCED_OPEN, State.CLOSED]
         totals = self.breaker.snapshot()["totals"]
         counted = sum(totals.values()) - totals["rejected"]
-        assert self.ended - 1 <= counted <= self.ended
+        assert abs(counted - self.ended) <= 1  # one more: a call whose permit never came to it may count as ignored
         self.recover()
         self.clock.advance(10)
         assert self.breaker.in_flight <= self.without_deadline
@@ -222,11 +223,11 @@ def broken_hooks(stage: Stage) -> None:
 
 def eviction(stage: Stage) -> None:
     """Names come, are evicted, and come back; too many that are not idle share a breaker."""
-    for n in range(4):
+    for n in range(3):
         breaker = stage.breakers.breaker_for(f"/pkg.S/M{n}")
         assert breaker is not None
         breaker.admit(timeout=1).success()
-    for n in range(30):
+    for n in range(12):
         permit = stage.breakers[f"pkg.S/Open{n}"].try_admit(timeout=1)
         if isinstance(permit, Permit):
             permit.failure()
@@ -283,7 +284,7 @@ def test_interrupted_at_every_line(
             caught, went_on = error, True
         if not went_on:
             break
-        assert caught is thrown, f"swallowed at line number {at}"
+        assert caught is thrown, "".join(traceback.format_exception(thrown))
         stage.check()
     assert at > 50
 
