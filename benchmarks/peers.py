@@ -1,12 +1,14 @@
 """The peers: every circuit breaker for Python that can be put around a call, and the guide's recipe, made alike.
 
 Each peer opens after five failures in a row or, where it counts otherwise, at the nearest thing it has, and asks again
-after `reset` seconds. A peer is attached as its users attach it: a decorator around the function that makes the call.
+after `reset` seconds. A peer is attached as its users attach it: a decorator around the function that makes the call,
+or, where the peer is made for gRPC, interceptors of a channel.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import time
 from collections import deque
@@ -16,9 +18,13 @@ from typing import Any
 
 import aiobreaker
 import circuitbreaker
+import grpc
 import interlock
 import purgatory
 import pybreaker
+
+if sys.version_info >= (3, 12):  # what grpc-client-kit needs
+    from grpc_client_kit.interceptors import AsyncCircuitBreakerInterceptor
 
 Guard = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -138,3 +144,34 @@ def aio_peers(reset: float = 60.0) -> dict[str, Guard]:
         "interlock-cb": _interlock(reset),
         "the recipe": Recipe(FAILURES, 30.0, reset, 3).coroutines,
     }
+
+
+def aio_interceptor_peers(reset: float = 60.0) -> dict[str, list[grpc.aio.ClientInterceptor]]:
+    """What guards the calls of an asyncio channel, by name; each a new breaker. There is no such peer for threads."""
+    if sys.version_info >= (3, 12):
+        return {"grpc-client-kit": list(AsyncCircuitBreakerInterceptor(FAILURES, reset).adapters)}
+    return {}
+
+
+class _Details:
+    """Of a call that an interceptor guards without a channel."""
+
+    method = "/pkg.Service/Method"
+
+
+def as_decorator(interceptors: list[grpc.aio.ClientInterceptor]) -> Guard:
+    """Guard a coroutine function with what guards a channel, so that one experiment does for every peer."""
+    (interceptor,) = (it for it in interceptors if isinstance(it, grpc.aio.UnaryUnaryClientInterceptor))
+    details: Any = _Details()
+
+    def guard(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        async def guarded(*args: Any, **kwargs: Any) -> Any:
+            async def continuation(call_details: Any, request: Any) -> Any:
+                return await function(*args, **kwargs)
+
+            return await interceptor.intercept_unary_unary(continuation, details, None)
+
+        return guarded
+
+    return guard
