@@ -27,7 +27,7 @@ from typing import Any, Self
 
 import grpc
 
-from benchmarks.peers import aio_peers, sync_peers
+from benchmarks.peers import aio_interceptor_peers, aio_peers, sync_peers
 from benchmarks.plots import pyplot, save
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, aio
 from tests.support.server import ServerProcess
@@ -212,6 +212,8 @@ async def in_tasks(name: str) -> Run:  # noqa: C901 - the same, step by step
         interceptors = [*aio.interceptors(BreakerRegistry(default=BreakerPolicy(reset_timeout=RESET))), passing]
     elif name == NAIVE:
         interceptors = [AioNaive(), passing]
+    elif name in aio_interceptor_peers():
+        interceptors = [*aio_interceptor_peers(RESET)[name], passing]
     prices = grpc.aio.insecure_channel(story.targets[0], OPTIONS, interceptors=interceptors)
     others = grpc.aio.insecure_channel(story.targets[1], OPTIONS)
 
@@ -310,7 +312,7 @@ def table(title: str, runs: list[Run]) -> str:
 
 def plot(title: str, runs: list[Run], path: Path) -> None:
     """Latency and busy workers over time."""
-    colours = ("#000000", "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#0072B2")
+    colours = ("#000000", "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#882255", "#0072B2")
     figure, (above, below) = pyplot().subplots(2, 1, figsize=(8, 5.5), sharex=True, layout="constrained")
     end = 0.0
     for shade, (phase, seconds) in zip((1.0, 0.85, 0.92, 1.0), PHASES.items(), strict=True):
@@ -342,7 +344,7 @@ def main() -> None:
         "asyncio": (
             "A checkout in asyncio, 16 at once",
             lambda name: asyncio.run(in_tasks(name)),
-            [UNGUARDED, NAIVE, *aio_peers(), OURS],
+            [UNGUARDED, NAIVE, *aio_peers(), *aio_interceptor_peers(), OURS],
         ),
     }
     for world, (title, play, names) in worlds.items():
