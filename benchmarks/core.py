@@ -1,4 +1,4 @@
-"""The breaker alone, and its peers: the closed path, the refused path, eight threads, memory, ten thousand methods.
+"""The breaker alone, and its peers: calls that pass, fail or are refused, eight threads, memory, ten thousand methods.
 
     python -m benchmarks.core [--plot docs/images/cost.svg]
 
@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import statistics
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
+from itertools import count as steps
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import FAILURES, Guard, aio_peers, sync_peers
 from benchmarks.plots import pyplot, save
 from benchmarks.timing import Loop, interleaved, table
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitOpenError, Outcome
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitOpenError, Outcome, Permit
 
 SUCCESS = Outcome.SUCCESS
+FAILURE = Outcome.FAILURE
+NEVER_OPENS = BreakerPolicy(failure_rate=0.9)
+"""Every condition is on, and none holds while every other call fails."""
+IN_A_ROW = ("circuitbreaker", "pybreaker", "purgatory")
+"""The peers that do not open while every other call fails."""
 
 
 def nothing() -> None:
@@ -93,6 +98,37 @@ def closed_in_asyncio() -> dict[str, Loop]:
     }
 
 
+def failing() -> dict[str, Loop]:
+    """A call that fails and one that passes, beside a call that passes."""
+
+    def in_two_steps(breaker: CircuitBreaker) -> Loop:
+        def loop(count: int) -> None:
+            admit = breaker.try_admit
+            for _ in range(count):
+                admit().settle(FAILURE, "UNAVAILABLE", "ill")  # type: ignore[union-attr]
+                admit().settle(SUCCESS, "OK")  # type: ignore[union-attr]
+
+        return loop
+
+    def decorated(guard: Guard) -> Loop:
+        passing, failed = guard(nothing), caught(guard(fail))
+
+        def both() -> None:
+            failed()
+            passing()
+
+        return repeat(both)
+
+    by_calls = BreakerPolicy(failure_rate=0.9, window_calls=100)
+    return {
+        "one success alone, admit and settle": two_steps(CircuitBreaker("closed")),
+        "grpc_breaker, admit and settle": in_two_steps(CircuitBreaker("failing", NEVER_OPENS)),
+        "grpc_breaker, admit and settle, a window of 100 calls": in_two_steps(CircuitBreaker("failing", by_calls)),
+        "grpc_breaker, decorated functions": decorated(CircuitBreaker("failing", NEVER_OPENS)),
+        **{name: decorated(guard) for name, guard in sync_peers().items() if name in IN_A_ROW},
+    }
+
+
 def refused() -> dict[str, Loop]:
     """Calls that do not."""
     ours = CircuitBreaker("refused")
@@ -105,23 +141,21 @@ def refused() -> dict[str, Loop]:
             pass
 
     def refusal_of(guard: Guard) -> Loop:
-        @guard
-        def fail() -> None:
-            raise LookupError
-
-        def refusal() -> None:
-            with contextlib.suppress(Exception):
-                fail()
-
+        refusal = caught(guard(fail))
         for _ in range(2 * FAILURES):
             refusal()
-        return repeat(caught(fail))
+        return repeat(refusal)
 
     return {
         "grpc_breaker, returned (as the interceptors do)": repeat(ours.try_admit),
         "grpc_breaker, raised": repeat(raised),
         **{name: refusal_of(guard) for name, guard in sync_peers().items()},
     }
+
+
+def fail() -> None:
+    """What is protected in an outage."""
+    raise LookupError
 
 
 def caught(function: Callable[[], object]) -> Callable[[], None]:
@@ -148,6 +182,34 @@ def threads(loop: Loop, count: int = 8) -> Loop:
             worker.join()
 
     return spread
+
+
+def outage() -> Loop:
+    """Calls to an open breaker, one in a hundred of which is a probe that fails.
+
+    Its clock counts how often it is read, so that the share of probes is the same at every pace.
+    """
+    ticks = steps()
+    policy = BreakerPolicy(reset_timeout=100, reset_timeout_jitter=0, probe_timeout=1e9)
+    breaker = CircuitBreaker("outage", policy, clock=ticks.__next__)
+
+    def loop(count: int) -> None:
+        admit = breaker.try_admit
+        for _ in range(count):
+            permit = admit()
+            if isinstance(permit, Permit):
+                permit.settle(FAILURE, "UNAVAILABLE", "ill")
+
+    loop(100)
+    return loop
+
+
+def outages() -> dict[str, Loop]:
+    """Functions that fail, each guarded by a breaker that asks again after a millisecond; in eight threads."""
+    reset = 0.001
+    ours = CircuitBreaker("outage", BreakerPolicy(reset_timeout=reset, reset_timeout_jitter=0))
+    guards: dict[str, Guard] = {"grpc_breaker, decorated function": ours, **sync_peers(reset)}
+    return {name: threads(repeat(caught(guard(fail)))) for name, guard in guards.items()}
 
 
 def together(count: int) -> Loop:
@@ -246,6 +308,8 @@ def main() -> None:
     }
     for title, samples in calls.items():
         print(table(title, samples, "circuitbreaker"))
+    failures = interleaved(failing())
+    print(table("A failure and a success together, on a closed breaker", failures, next(iter(failures))))
     if path is not None:
         plot(calls, path)
     one = two_steps(CircuitBreaker("threads"))
@@ -254,6 +318,11 @@ def main() -> None:
     eight = {name: threads(repeat(guard(nothing))) for name, guard in sync_peers().items()}
     eight = {"grpc_breaker, decorated function": threads(repeat(CircuitBreaker("threads")(nothing))), **eight}
     print(table("The peers in eight threads, each call", interleaved(eight, seconds=0.1, rounds=7), "circuitbreaker"))
+    one = outage()
+    spread = {"one thread": one, "eight threads": threads(one)}
+    print(table("Eight threads in an outage, each call", interleaved(spread, seconds=0.2), "one thread"))
+    in_outage = interleaved(outages(), seconds=0.1, rounds=7)
+    print(table("The peers in eight threads in an outage, each call", in_outage, "circuitbreaker"))
     coroutines = {"one coroutine": together(1), "five thousand coroutines": together(5000)}
     print(table("Coroutines on one breaker, each call", interleaved(coroutines, seconds=0.2), "one coroutine"))
     print(table("Registry lookup", interleaved(lookups()), "10 methods"))
