@@ -23,6 +23,7 @@ from benchmarks.peers import FAILURES, Guard, aio_peers, sync_peers
 from benchmarks.plots import pyplot, save
 from benchmarks.timing import Loop, interleaved, table
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitOpenError, Outcome, Permit
+from grpc_breaker.testing import FakeClock
 
 SUCCESS = Outcome.SUCCESS
 FAILURE = Outcome.FAILURE
@@ -230,33 +231,41 @@ def together(count: int) -> Loop:
 
 
 def memory() -> str:
-    """Bytes for a breaker that has seen traffic of every kind."""
-    policy = BreakerPolicy()
-    keep = []
+    """Bytes for a breaker, by the traffic it has seen."""
+    clock = FakeClock()
+    keep: list[CircuitBreaker] = []
+    lines = ["### Memory", "", "| | bytes a breaker |", "|---|---|"]
+
+    def whole_window() -> None:
+        """Forty calls in each fortieth of the window, every fourth of which fails."""
+        for _ in range(40):
+            clock.advance(NEVER_OPENS.window_seconds / 40)
+            for breaker in keep:
+                for n in range(40):
+                    breaker.admit().settle(SUCCESS if n % 4 else FAILURE, "OK" if n % 4 else "UNAVAILABLE", "")
+
+    def measure(title: str) -> None:
+        gc.collect()
+        lines.append(f"| {title} | {(tracemalloc.get_traced_memory()[0] - before) / len(keep):.0f} |")
+
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for n in range(1000):
-        breaker = CircuitBreaker(f"pkg.Service/Method{n}", policy)
+    keep.extend(CircuitBreaker(f"pkg.Service/Method{n}", NEVER_OPENS, clock=clock) for n in range(300))
+    measure("new")
+    for breaker in keep:
         for _ in range(20):
             breaker.admit().success()
-        keep.append(breaker)
-    gc.collect()
-    well = (tracemalloc.get_traced_memory()[0] - before) / len(keep)
+    measure("after 20 good calls")
     for breaker in keep:
         breaker.admit().failure("UNAVAILABLE", "gone")
-    gc.collect()
-    fresh = (tracemalloc.get_traced_memory()[0] - before) / len(keep)
-    for breaker in keep[:10]:
-        for _ in range(20_000):
-            breaker.admit().success()
-    gc.collect()
-    later = (tracemalloc.get_traced_memory()[0] - before) / len(keep)
+    measure("after a failure")
+    whole_window()
+    measure("after a whole window of 1,600 calls, every fourth a failure")
+    whole_window()
+    measure("after another")
     tracemalloc.stop()
-    return (
-        f"### Memory\n\n{well:.0f} bytes a breaker after 20 good calls, {fresh:.0f} after a failure, {later:.0f} after "
-        "20,000 more calls on some of them.\n"
-    )
+    return "\n".join([*lines, ""])
 
 
 def lookups() -> dict[str, Loop]:
