@@ -59,9 +59,10 @@ $(VENV)/.bench: $(READY)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check -e '.[bench]'
 	@touch "$@"
 
-bench: $(VENV)/.bench  ## Measure the cost beside its peers, and plot it (about five minutes)
+bench: $(VENV)/.bench  ## Measure the cost beside its peers, and plot it (about six minutes)
 	@"$(RUN)" -m benchmarks.core --plot docs/images/cost.svg
 	@"$(RUN)" -m benchmarks.interceptors
+	@"$(RUN)" -m benchmarks.whole_calls
 	@"$(RUN)" -m benchmarks.pitfalls
 
 outage: $(VENV)/.bench  ## Play an outage with each peer, and plot it (about ten minutes)
