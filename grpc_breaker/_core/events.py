@@ -53,7 +53,9 @@ class StateChange(_Caused):
     method: str
     """The method of the call that caused the change; empty when an operator did, and outside gRPC."""
     previous: State
+    """The state it left."""
     state: State
+    """The state it entered."""
     reason: Reason
     """Which condition fired."""
     calls: int

@@ -82,6 +82,7 @@ class Machine:
         counts: CallCounts,
     ) -> None:
         self.name = name
+        """What the breaker is called in errors, logs and telemetry."""
         self._policy = policy
         self._clock = clock
         self._random = random

@@ -45,16 +45,27 @@ class Reason(StrEnum):
     """Why a breaker changed its state."""
 
     FAILURE_THRESHOLD = "failure_threshold"
+    """`BreakerPolicy.failure_threshold` failures were in the window."""
     CONSECUTIVE_FAILURES = "consecutive_failures"
+    """`BreakerPolicy.consecutive_failures` calls failed in a row."""
     FAILURE_RATE = "failure_rate"
+    """The share of failures in the window reached `BreakerPolicy.failure_rate`."""
     SLOW_CALL_RATE = "slow_call_rate"
+    """The share of slow calls in the window reached `BreakerPolicy.slow_call_rate`."""
     RESET_TIMEOUT = "reset_timeout"
+    """The open period was over and a call came: the first probe."""
     PROBE_FAILED = "probe_failed"
+    """A probe failed."""
     PROBE_SLOW = "probe_slow"
+    """A probe took longer than `BreakerPolicy.slow_call_duration`."""
     PROBES_SUCCEEDED = "probes_succeeded"
+    """`BreakerPolicy.half_open_successes` probes succeeded."""
     FORCED_OPEN = "forced_open"
+    """An operator called `CircuitBreaker.force_open`."""
     DISABLED = "disabled"
+    """An operator called `CircuitBreaker.disable`."""
     RESET = "reset"
+    """An operator called `CircuitBreaker.reset`."""
 
 
 _TRIPS: Final = frozenset(
