@@ -76,6 +76,8 @@ def interceptors(
 ) -> list[aio.ClientInterceptor]:
     """The interceptors that guard every call of an asyncio channel.
 
+    Give them to the channel when it is made::
+
         channel = grpc.aio.insecure_channel(target, interceptors=aio.interceptors(breakers))
 
     Covers all four RPC kinds: `await`, `async for`, `read`, `write`, `done_writing`. A refused call shows
