@@ -17,10 +17,10 @@ MINUTES ?= 4
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help test demo lint format types proto proto-check bench outage prove conditions versions soak mutants clean
+.PHONY: help test demo lint format types proto proto-check bench outage test-model test-conditions test-versions soak mutants clean
 
 help:  ## Show this
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -34,7 +34,7 @@ test: $(READY)  ## Run every test, with branch coverage
 	@COVERAGE_FILE=$(VENV)/.coverage $(if $(filter 1,$(COVERAGE)),"$(RUN)" -m coverage run -m pytest,"$(RUN)" -m pytest) $(TEST_ARGS)
 	@$(if $(filter 1,$(COVERAGE)),COVERAGE_FILE=$(VENV)/.coverage "$(RUN)" -m coverage report)
 
-demo: $(READY)  ## See an outage with and without a breaker (OTLP_ENDPOINT=http://host:4317 to trace it)
+demo: $(READY)  ## Show an outage with and without a breaker (OTLP_ENDPOINT=http://host:4317 to trace it)
 	@"$(RUN)" -m examples.pricing.demo $(if $(OTLP_ENDPOINT),--otlp-endpoint $(OTLP_ENDPOINT)) $(DEMO_ARGS)
 
 lint: $(READY)  ## Check style
@@ -52,45 +52,45 @@ types: $(READY)  ## Check types with mypy and pyright, both strict
 proto: $(READY)  ## Generate the protobuf code again
 	@"$(RUN)" protos/generate.py
 
-proto-check: $(READY)  ## Check that the generated protobuf code is what the protos say
+proto-check: $(READY)  ## Check that the generated protobuf code is up to date
 	@"$(RUN)" protos/generate.py --check
 
 $(VENV)/.bench: $(READY)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check -e '.[bench]'
 	@touch "$@"
 
-bench: $(VENV)/.bench  ## Measure the cost beside its peers, and plot it (about six minutes)
+bench: $(VENV)/.bench  ## Measure the cost of a call beside other breakers, and plot it (about six minutes)
 	@"$(RUN)" -m benchmarks.core --plot docs/images/cost.svg
 	@"$(RUN)" -m benchmarks.interceptors
 	@"$(RUN)" -m benchmarks.whole_calls
 	@"$(RUN)" -m benchmarks.pitfalls
 
-outage: $(VENV)/.bench  ## Play an outage with each peer, and plot it (about ten minutes)
+outage: $(VENV)/.bench  ## Measure an outage with each of these breakers, and plot it (about ten minutes)
 	@"$(RUN)" -m benchmarks.outage --plots docs/images
 
-prove: $(READY)  ## The long checks of the machine: Hypothesis, every small history, every interleaving (half an hour)
+test-model: $(READY)  ## Test the breaker against a reference model: long histories, all short ones, threads (half an hour)
 	@PROVE=1 "$(RUN)" -m pytest tests/model --timeout 1200
 	@"$(RUN)" -m tests.model.explore --depth 9
 
 CALLS := tests/integration tests/telemetry tests/test_pitfalls.py
 
-conditions: $(READY)  ## The calls on uvloop, with python -X dev, and with threads switched each microsecond (three minutes)
+test-conditions: $(READY)  ## Test calls on uvloop, with python -X dev, and with threads switched each microsecond (three minutes)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check uvloop
 	@"$(RUN)" -m pytest --uvloop $(CALLS)
 	@"$(RUN)" -X dev -m pytest $(CALLS) tests/unit
 	@"$(RUN)" -m pytest --switch-interval 0.000001 $(CALLS) tests/unit
 
-versions:  ## The calls on grpcio 1.66.2 and 1.74.0, between the lowest and the newest (three minutes)
+test-versions:  ## Test calls on grpcio 1.66.2 and 1.74.0, between the lowest and the newest (three minutes)
 	@for version in 1.66.2 1.74.0; do $(MAKE) --no-print-directory test GRPCIO=$$version VENV=.ci/venvs/grpcio-$$version \
 		COVERAGE=0 TEST_ARGS="-p no:unraisableexception $(CALLS)" || exit 1; done
 
-soak: $(READY)  ## Calls of every kind in random trouble, beside bare ones (SEED=1 MINUTES=4)
+soak: $(READY)  ## Make calls of every kind against failing servers, beside calls without a breaker (SEED=1 MINUTES=4)
 	@"$(RUN)" -m tests.soak --seed $(SEED) --minutes $(MINUTES)
 
-mutants: $(READY)  ## Mutate the core, and see which mutants no test finds (ten minutes; hours on a slow machine)
+mutants: $(READY)  ## Mutate the core, and list the mutants that no test finds (ten minutes; hours on a slow machine)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check mutmut
 	@"$(RUN)" -m mutmut run
 	@"$(RUN)" -m mutmut results
 
-clean:  ## Remove what was made
+clean:  ## Remove what these commands made
 	@rm -rf .venv .ci/venvs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist mutants
