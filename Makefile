@@ -17,7 +17,7 @@ MINUTES ?= 4
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help test demo lint format types proto proto-check bench outage test-model test-conditions test-versions soak mutants clean
+.PHONY: help test demo lint format types proto proto-check bench outage test-model test-conditions test-versions soak mutants docs clean
 
 help:  ## Show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -91,6 +91,14 @@ mutants: $(READY)  ## Mutate the core, and list the mutants that no test finds (
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check mutmut
 	@"$(RUN)" -m mutmut run
 	@"$(RUN)" -m mutmut results
+
+$(VENV)/.docs: $(READY)
+	@"$(RUN)" -m pip install -qq --disable-pip-version-check -e '.[docs]'
+	@touch "$@"
+
+docs: $(VENV)/.docs  ## Build the documentation into build/docs; broken links and undocumented public names are errors
+	@"$(RUN)" -m sphinx --quiet --fresh-env --fail-on-warning --keep-going --conf-dir docs . build/docs
+	@echo "build/docs/index.html"
 
 clean:  ## Remove what these commands made
 	@rm -rf .venv .ci/venvs .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist mutants
