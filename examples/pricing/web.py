@@ -11,7 +11,7 @@ import grpc
 from examples.pricing import money
 from examples.pricing.shop import LastKnownPrices, explain
 from examples.pricing.v1.pricing_pb2 import Price
-from grpc_breaker import CircuitOpenError
+from grpc_breaker import BreakerRegistry, CircuitOpenError
 
 RETRY_WHEN_UNTOLD: Final = 30
 """Seconds to ask a client to wait when the breaker was opened by an operator, and nobody knows for how long."""
@@ -54,6 +54,14 @@ def failed(product_id: str, error: grpc.RpcError, known: LastKnownPrices) -> Ans
         return Answer(503, {"detail": explain(error)}, {"Retry-After": str(retry_after(error))})
     status = 504 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else 502
     return Answer(status, {"detail": DETAILS[status]})  # the error's own words name hosts and ports
+
+
+def states(breakers: BreakerRegistry) -> dict[str, dict[str, Any]]:
+    """Every breaker's snapshot, by name. Of the last failures only the statuses: their details name hosts and ports."""
+    return {
+        name: {**snapshot, "last_failures": [failure["status"] for failure in snapshot["last_failures"]]}
+        for name, snapshot in breakers.snapshot().items()
+    }
 
 
 def retry_after(refusal: CircuitOpenError) -> int:

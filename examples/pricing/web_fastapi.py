@@ -48,7 +48,7 @@ def create_app(target: str, breakers: BreakerRegistry) -> FastAPI:
     @app.get("/breakers")
     async def states() -> dict[str, dict[str, Any]]:
         """The state of every breaker."""
-        return breakers.snapshot()
+        return web.states(breakers)
 
     return app
 

@@ -37,7 +37,7 @@ def create_app(channel: grpc.Channel, breakers: BreakerRegistry) -> Flask:
     @app.get("/breakers")
     def states() -> Response:
         """The state of every breaker."""
-        return jsonify(breakers.snapshot())
+        return jsonify(web.states(breakers))
 
     return app
 

@@ -161,6 +161,16 @@ def test_the_breakers_page(server: PricingServer, get: Get) -> None:
     assert {name: breaker["state"] for name, breaker in page.body.items()} == {GET_PRICE: "open"}
 
 
+def test_the_breakers_page_names_no_host(server: PricingServer, get: Get, breakers: BreakerRegistry) -> None:
+    """/breakers shows no address of the pricing server, although the failures that the breaker remembers name it."""
+    server.die()
+    for _ in range(TRIPS):
+        get("/price/grinder")
+    port = f":{server.port}"
+    assert port in str(breakers.snapshot())
+    assert port not in str(get("/breakers").body)
+
+
 @pytest.mark.parametrize("framework", ["fastapi", "flask"])
 def test_an_app_from_the_environment(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either app is made with nothing but an address in the environment."""
