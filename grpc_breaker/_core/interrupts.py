@@ -2,7 +2,8 @@
 
 The package catches what its own bookkeeping or a user's hook raises, so that neither can break a call. But a signal
 handler may raise between any two lines, Celery's soft time limit for one, and so may `PyThreadState_SetAsyncExc`. Such
-an exception belongs to the caller and must reach it. The traceback tells the two apart:
+an exception belongs to the caller and must reach it. What is no `Exception` always does: Ctrl-C, an exit, asyncio's
+cancellation. For the others the traceback tells the two apart:
 
 1.  A signal handler is called with the frame that it interrupted. So a function that holds, among its variables, a
     frame that comes before its own in the traceback is one: nothing else is given such a frame, but trace functions.
@@ -22,7 +23,12 @@ _PACKAGE: Final = __name__.partition(".")[0]
 
 
 def passes_through(error: BaseException) -> bool:
-    """Whether `error` was raised by neither a hook nor this package, but by a signal handler or from another thread."""
+    """Whether `error` was raised by neither a hook nor this package, but by a signal handler or from another thread.
+
+    True of everything that is no `Exception`.
+    """
+    if not isinstance(error, Exception):
+        return True
     frames: list[FrameType] = []
     seen: set[int] = set()
     trace = error.__traceback__
