@@ -194,6 +194,9 @@ def settle(
     """Settle the permit of an ended call by its status. Never raises."""
     try:
         policy = permit.policy
+        if code is OK and policy.plain:
+            permit.settle(Outcome.SUCCESS, "OK")
+            return
         if not isinstance(code, grpc.StatusCode):
             give_back(permit)
             return

@@ -1,15 +1,24 @@
 """The interceptors for `grpc.aio`: four, one for each RPC kind.
 
 Theory of operation
-    `continuation()` returns a call that is still running. It is handed to the application as it is, and never awaited
-    here: cancelling the caller would no longer reach the server (opentelemetry-python-contrib #3271), and awaiting its
-    code can deadlock (grpc #34530). Its done callback settles the permit.
+    A call of one request and one answer is awaited inside the interceptor, which settles its permit and then returns
+    the call. What differs from a bare call, because it is over when grpcio gets it:
+
+    - An interceptor around ours is handed a call that has ended.
+    - While the call runs, `cancel()` returns True each time, and a task that is cancelled while it waits for the call's
+      metadata or status cancels the call. Once cancelled, a call has `None` for its metadata.
+    - A done callback that raises does not break the call: the loop's exception handler reports what it raised.
+
+    The `continuation()` of a stream returns a call that is still running. That is handed to the application as it is,
+    and never awaited here: the application may have requests still to write, and awaiting its code can deadlock
+    (grpc #34530). Its done callback settles the permit.
 
     what happens                                   how the permit is settled
-    the call ends                                  done callback, by its status
+    the call ends                                  unary: when its `await` ends, by what that returns or raises;
+                                                   a stream: done callback, by its status
     cancelled while an inner interceptor waits     `BaseException` out of `continuation()`: ignored
     an inner interceptor answered by itself        at once, by the status it shows; a bare stream shows none: ignored
-    a stream cannot begin: odd metadata            ignored
+    a call cannot begin: odd metadata              ignored
     a request cannot be written                    by the status that follows, looked for a few times; else ignored
     a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
                                                    (grpc #43462), and then a probe's lease ends it
@@ -46,6 +55,7 @@ from grpc import aio
 
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
+from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.registry import BreakerRegistry
@@ -106,9 +116,28 @@ class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
     ) -> Any:
         """Guard one call; called by grpcio."""
         permit = self._guard.admit(client_call_details, timed=True)
+        if permit is None:
+            return await continuation(client_call_details, request)
         if isinstance(permit, Rejection):
             return _RefusedUnaryUnary(_error(permit))
-        return await _call(permit, continuation, client_call_details, request, streams=False)
+        call = None
+        try:
+            if permit.took_slot:
+                with probing(permit):
+                    call = await continuation(client_call_details, request)
+            else:
+                call = await continuation(client_call_details, request)
+            await call
+        except BaseException as error:
+            settle_raised(permit, error, timeout_of(client_call_details))
+            if call is None or (not isinstance(error, grpc.RpcError) and passes_through(error)):
+                raise
+        else:
+            if permit.policy.plain:
+                settle(permit, OK)
+            else:
+                _settle_ended(permit, call, client_call_details)
+        return call  # an error of its own it raises again where the application awaits it
 
 
 class _UnaryStream(aio.UnaryStreamClientInterceptor):
@@ -122,7 +151,7 @@ class _UnaryStream(aio.UnaryStreamClientInterceptor):
         permit = self._guard.admit(client_call_details, timed=False)
         if isinstance(permit, Rejection):
             return _RefusedUnaryStream(_error(permit))
-        return await _call(permit, continuation, client_call_details, request, streams=True)
+        return await _stream(permit, continuation, client_call_details, request)
 
 
 class _StreamUnary(aio.StreamUnaryClientInterceptor):
@@ -136,7 +165,7 @@ class _StreamUnary(aio.StreamUnaryClientInterceptor):
         permit = self._guard.admit(client_call_details, timed=False)
         if isinstance(permit, Rejection):
             return _RefusedStreamUnary(_error(permit))
-        return await _call(permit, continuation, client_call_details, request_iterator, streams=True)
+        return await _stream(permit, continuation, client_call_details, request_iterator)
 
 
 class _StreamStream(aio.StreamStreamClientInterceptor):
@@ -150,13 +179,13 @@ class _StreamStream(aio.StreamStreamClientInterceptor):
         permit = self._guard.admit(client_call_details, timed=False)
         if isinstance(permit, Rejection):
             return _RefusedStreamStream(_error(permit))
-        return await _call(permit, continuation, client_call_details, request_iterator, streams=True)
+        return await _stream(permit, continuation, client_call_details, request_iterator)
 
 
-async def _call(
-    permit: Permit | None, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any, *, streams: bool
+async def _stream(
+    permit: Permit | None, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any
 ) -> Any:
-    """Make the call and see to it that its permit is settled."""
+    """Make a call that streams, and see to it that its permit is settled."""
     if permit is None:
         return await continuation(call_details, request)
     try:
@@ -169,7 +198,7 @@ async def _call(
         settle_raised(permit, error, timeout_of(call_details))
         raise
     try:
-        _follow(permit, call, call_details, streams=streams)
+        _follow(permit, call, call_details)
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("following a call failed; it is ignored")
         give_back(permit)
@@ -179,9 +208,9 @@ async def _call(
     return call
 
 
-def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> None:
+def _follow(permit: Permit, call: Any, call_details: Any) -> None:
     """See to it that the permit is settled when the call ends."""
-    if streams and _shown_by_grpcio(call) and getattr(call, "_call", call) is None:  # a bare stream, and no call
+    if _shown_by_grpcio(call) and getattr(call, "_call", call) is None:  # a bare stream, and no call
         give_back(permit)
         return
     if call.done():
@@ -197,7 +226,7 @@ def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> N
     beginning = getattr(call, "_call_response", None) or getattr(call, "_preparation", None)
     if beginning is not None:
         beginning.add_done_callback(partial(_settle_stillborn, permit))
-    if streams and permit.is_probe:
+    if permit.is_probe:
         task = asyncio.get_running_loop().create_task(_await_headers(permit, call))
         _header_tasks.add(task)
         task.add_done_callback(_header_tasks.discard)

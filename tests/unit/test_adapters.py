@@ -7,7 +7,7 @@ import copy
 import gc
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import Any
 
@@ -529,8 +529,14 @@ class Ended:
     async def initial_metadata(self) -> None:
         return None
 
+    def __await__(self) -> Generator[Any, None, bytes]:
+        code = yield from self.code().__await__()
+        if code is grpc.StatusCode.OK:
+            return b""
+        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "gone")
 
-def intercept_aio(breakers: BreakerRegistry, call: Any, kind: str = "unary_unary") -> Any:
+
+def intercept_aio(breakers: BreakerRegistry, call: Any, kind: str = "unary_stream") -> Any:
     """Make one guarded asyncio call: the continuation returns `call`."""
 
     async def continuation(details: Any, request: Any) -> Any:
