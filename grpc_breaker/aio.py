@@ -122,7 +122,7 @@ class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
             return _RefusedUnaryUnary(_error(permit))
         call = None
         try:
-            if permit.took_slot:
+            if permit.is_probe:
                 with probing(permit):
                     call = await continuation(client_call_details, request)
             else:

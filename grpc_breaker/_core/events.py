@@ -139,14 +139,15 @@ class Rejection:
         context: What the call came with.
     """
 
-    method: str = ""
-    probes: int = 0
-    context: object = None
+    # Without a constructor: the breaker sets each field, because a call with so many arguments would double the cost.
+    __slots__ = ("_refusing", "at", "breaker", "context", "method", "probes")
 
-    def __init__(self, breaker: str, refusing: Refusing, at: float) -> None:
-        self.breaker = breaker
-        self._refusing = refusing
-        self.at = at
+    _refusing: Refusing
+    at: float
+    breaker: str
+    context: object
+    method: str
+    probes: int
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies without its context, which belongs to this process."""
@@ -191,8 +192,9 @@ class Rejection:
 
 def _rejection(breaker: str, facts: tuple[State, Reason, float, str], at: float, method: str, probes: int) -> Rejection:
     """Make a rejection from its pickled parts."""
-    rejection = Rejection(breaker, Refusing(*facts), at)
-    rejection.method, rejection.probes = method, probes
+    rejection = Rejection()
+    rejection.breaker, rejection.at, rejection.method, rejection.probes = breaker, at, method, probes
+    rejection.context, rejection._refusing = None, Refusing(*facts)
     return rejection
 
 

@@ -35,7 +35,7 @@ from grpc_breaker._core.events import DETAILS_LENGTH, Listeners, Rejection, Stat
 from grpc_breaker._core.generation import Generation, HalfOpen, after, first
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, printable
-from grpc_breaker._core.permit import LEASE_GRACE, Permit
+from grpc_breaker._core.permit import LEASE_GRACE, Permit, Probe
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
 
@@ -113,22 +113,21 @@ class Machine:
 
     # ── Two steps ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def try_admit(  # noqa: C901 - what begins every call, in one function
+    def try_admit(
         self, method: str = "", context: object = None, timed: bool = True, timeout: float | None = None
     ) -> Permit | Rejection:
         """Ask to make a call; like `admit`, but a refusal is returned, not raised."""
         generation = self._current
         now = self._clock()
         if generation.passes:
-            permit = Permit(self, generation.number, now)
-            if method:
-                permit.method = method
-            if context is not None:
-                permit.context = context
-            if not timed:
-                permit.timed = False
-            if timeout is not None:
-                permit.lease_end = now + timeout + LEASE_GRACE
+            permit = Permit()
+            permit._breaker = self
+            permit.generation = generation.number
+            permit.started = now
+            permit.method = method
+            permit.context = context
+            permit.timed = timed
+            permit.lease_end = _NEVER if timeout is None else now + timeout + LEASE_GRACE
             self._in_flight[permit] = None
             if now >= self._tidy_at:
                 self._tidy(now)
@@ -141,13 +140,13 @@ class Machine:
             generation = self._latest()
             probes = len(generation.probes)
         self._counts.rejected += 1
-        rejection = Rejection(self.name, generation.refusing, now)
-        if method:
-            rejection.method = method
-        if context is not None:
-            rejection.context = context
-        if probes:
-            rejection.probes = probes
+        rejection = Rejection()
+        rejection.breaker = self.name
+        rejection.method = method
+        rejection.context = context
+        rejection.at = now
+        rejection.probes = probes
+        rejection._refusing = generation.refusing
         if self._rejection_listeners or self._registry_rejection_listeners:
             deliver((self._rejection_listeners, self._registry_rejection_listeners), rejection)
         return rejection
@@ -163,31 +162,32 @@ class Machine:
             generation = self._latest()
             if not generation.passes and now < generation.refuses_until:
                 return None
-            probe = Permit(self, generation.number, now)
-            probe.method, probe.context, probe.timed = method, context, timed
-            probe.lease_end = probe.deadline_lease_end = deadline_lease_end
-            self._used = now
-            if generation.passes:  # closed in the meantime
-                self._in_flight[probe] = None
-                return probe
-            probe.lease_end = min(deadline_lease_end, now + policy.probe_timeout)
-            self._in_flight[probe] = None  # before it is a probe: one that is lost has a lease, and it ends
+            permit = Permit() if generation.passes else Probe()  # or it has closed in the meantime
+            permit._breaker = self
+            permit.generation = generation.number
+            permit.started = self._used = now
+            permit.method, permit.context, permit.timed = method, context, timed
+            permit.lease_end = deadline_lease_end
+            if isinstance(permit, Probe):
+                permit.deadline_lease_end = deadline_lease_end
+                permit.lease_end = min(deadline_lease_end, now + policy.probe_timeout)
+            self._in_flight[permit] = None  # before it is a probe: one that is lost has a lease, and it ends
+            if generation.passes:
+                return permit
             try:
                 if isinstance(generation, HalfOpen):
-                    probe.took_slot = generation.has_room(limit, now) and generation.reserve(probe, limit)
-                    if probe.took_slot:
-                        return probe
-                    self._in_flight.pop(probe)
+                    if generation.has_room(limit, now) and generation.reserve(permit, limit):
+                        return permit
+                    self._in_flight.pop(permit)
                     return None
-                probe.generation += 1
-                probe.took_slot = True
-                if self._change(generation, State.HALF_OPEN, Reason.RESET_TIMEOUT, now, probe):
-                    return probe
+                permit.generation += 1
+                if self._change(generation, State.HALF_OPEN, Reason.RESET_TIMEOUT, now, permit):
+                    return permit
             except BaseException:  # Ctrl-C in a listener, for one: the caller never gets its permit
-                self._in_flight.pop(probe, None)
-                self._latest().free(probe)
+                self._in_flight.pop(permit, None)
+                self._latest().free(permit)
                 raise
-            self._in_flight.pop(probe)
+            self._in_flight.pop(permit)
 
     def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None:
         """Take in the result of a permit that has just been settled."""
@@ -245,7 +245,7 @@ class Machine:
         self._counts.add(STALE, status)
         return True
 
-    def _answer(self, permit: Permit) -> None:
+    def _answer(self, permit: Probe) -> None:
         """Take in the first answer of a stream; see `Permit.answered`."""
         generation = self._latest()
         if generation.free(permit):

@@ -15,7 +15,6 @@ ignored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -57,7 +56,7 @@ class Issuer(Protocol):
 
     def _look(self, permit: Permit, generation: Generation, now: float) -> None: ...
 
-    def _answer(self, permit: Permit) -> None: ...
+    def _answer(self, permit: Probe) -> None: ...
 
     def _is_in_flight(self, permit: Permit) -> bool: ...
 
@@ -71,28 +70,25 @@ class Permit:
     nothing.
     """
 
-    method: str = ""
+    # Without a constructor: the breaker sets each field, because a call with so many arguments would cost every call of
+    # the application a tenth more.
+    __slots__ = ("_breaker", "context", "generation", "lease_end", "method", "started", "swept", "timed")
+
+    _breaker: Issuer
+    generation: int
+    """Number of the breaker's generation that the call was admitted in."""
+    started: float
+    """When the call was admitted, by the breaker's clock."""
+    method: str
     """The RPC method, for events; empty outside gRPC."""
-    context: object = None
+    context: object
     """What the call was admitted with; handed back with the event if it changes the state."""
-    timed: bool = True
+    timed: bool
     """Whether the time it takes says how slow the server is."""
-    took_slot: bool = False
-    """Whether the call was admitted as a probe."""
-    lease_end: float = math.inf
-    """When the call is given up, by the breaker's clock; infinite without a deadline. For a probe that was not
-    answered, at most `probe_timeout` from now."""
-    deadline_lease_end: float = math.inf
-    """When a probe is given up once it was answered."""
+    lease_end: float
+    """When the call is given up, by the breaker's clock; infinite without a deadline."""
     swept: bool
     """There from when the permit was given up until its late result comes."""
-
-    def __init__(self, breaker: Issuer, generation: int, started: float) -> None:
-        self._breaker = breaker
-        self.generation = generation
-        """Number of the breaker's generation that the call was admitted in."""
-        self.started = started
-        """When the call was admitted, by the breaker's clock."""
 
     @property
     def settled(self) -> bool:
@@ -117,7 +113,7 @@ class Permit:
     @property
     def is_probe(self) -> bool:
         """Whether this call holds one of the slots of a half-open breaker."""
-        return self.took_slot and self._breaker._is_probing(self)
+        return False
 
     def settle(self, outcome: Outcome, status: str = "", details: str = "") -> bool:
         """End the call.
@@ -181,7 +177,6 @@ class Permit:
         breaker half-open. A failing end that comes while the breaker is still half-open counts after all. Outside
         half-open this does nothing.
         """
-        self._breaker._answer(self)
 
     def __enter__(self) -> Self:
         return self
@@ -235,6 +230,24 @@ class Permit:
             )
             outcome = classified(classify, ended, outcome)
         return outcome, status, details
+
+
+class Probe(Permit):
+    """The permit of a call that a half-open breaker lets through to find out how the server is."""
+
+    __slots__ = ("deadline_lease_end",)
+
+    deadline_lease_end: float
+    """When the call is given up once it was answered; until then its lease ends after `probe_timeout` at the latest."""
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether this call holds one of the slots of a half-open breaker."""
+        return self._breaker._is_probing(self)
+
+    def answered(self) -> None:
+        """Say that the first answer of a stream has come: the probe's success."""
+        self._breaker._answer(self)
 
 
 def _words(error: BaseException) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
 from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.machine import Machine
-from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.state import Outcome
 
 P = ParamSpec("P")
@@ -44,7 +44,7 @@ def _guarded_function(machine: Machine, function: Callable[P, R]) -> Callable[P,
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         permit = admit()
-        if permit.__class__ is not Permit:
+        if permit.__class__ is Rejection:
             raise CircuitOpenError(permit)
         try:
             result = function(*args, **kwargs)
@@ -66,7 +66,7 @@ def _guarded_coroutine(machine: Machine, function: Callable[P, Awaitable[R]]) ->
     @wraps(function)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         permit = admit()
-        if permit.__class__ is not Permit:
+        if permit.__class__ is Rejection:
             raise CircuitOpenError(permit)
         try:
             result = await function(*args, **kwargs)
