@@ -207,7 +207,7 @@ class Machine:
             failed = outcome is _FAILURE
             self._count(failed, status)
             slow = permit.timed and now - permit.started > self._slow_after
-            if failed or slow:  # its slot is freed last: no call must pass between a probe's failure and the change
+            if failed or slow:  # a probe keeps its slot, so that no call passes before the change that follows
                 reason = generation.fail(now, failed, slow, status, details, self._policy)
             elif generation.passes or generation.free(permit):
                 reason = generation.succeed(now, self._policy)
