@@ -255,7 +255,7 @@ class CircuitBreaker(Machine):
                 if self._change(old, State.CLOSED, Reason.RESET, now):
                     return
                 continue
-            new = after(old, State.CLOSED, Reason.RESET, now, self._policy, self._chance, None)
+            new = after(old, State.CLOSED, Reason.RESET, now, self._policy, self._random, None)
             new.sequence, new.delivered = old.sequence, True
             if self._succeed(old, new):
                 return

@@ -1,15 +1,15 @@
 """Delivering the events of a breaker: each once, in order, by one thread at a time.
 
-The events are those of its generations, so their order is the order of the chain. Whoever changed the state walks along
-the chain and delivers what was not delivered yet. A caller that meets a generation whose event another one is
-delivering leaves, because that one looks for a successor when it is done; so does a listener that causes the next
+The events are those of its generations, so their order is the order of the chain. The caller that changed the state
+walks along the chain and delivers what was not delivered yet. A caller that meets a generation whose event another one
+is delivering leaves, because that one looks for a successor when it is done; so does a listener that causes the next
 event, which therefore comes after the one it is handling, not inside it.
 
 To deliver is to have *claimed* the generation. A claim is a weak reference to an object that lives only while its
 claimer is inside the loop below: it ends however that ends, returning, raising, or interrupted at any line. The next
 caller finds a reference to nothing and claims the generation itself. So no exception leaves an event, or those after
-it, undelivered for longer than until the next change, and an exception in the middle of the listeners costs at most the
-rest of that one event. A listener that never returns keeps its own caller, and later events wait for it.
+it, undelivered for longer than until the next change. What it can cost is one event that a listener does not receive,
+or receives twice. A listener that never returns keeps its own caller, and later events wait for it.
 """
 
 from __future__ import annotations

@@ -24,8 +24,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
+from grpc_breaker._core.callables import name_of
 from grpc_breaker._core.events import FailureReason, Refusing, StateChange
-from grpc_breaker._core.log import printable
+from grpc_breaker._core.interrupts import passes_through
+from grpc_breaker._core.log import log_once, printable
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import Reason, State
 from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
@@ -275,7 +277,7 @@ def after(
     reason: Reason,
     now: float,
     policy: BreakerPolicy,
-    chance: Callable[[], float],
+    random: Callable[[], float],
     probe: Any,
 ) -> Generation:
     """The generation that follows `old` in `state`, not yet in force.
@@ -286,7 +288,7 @@ def after(
         reason: Why.
         now: When, by the breaker's clock.
         policy: The policy in force.
-        chance: A number in [0, 1) for the jitter of the open period.
+        random: The user's source of chance, for the jitter of the open period.
         probe: The permit of the call that makes the breaker half-open.
     """
     number = old.number + 1
@@ -299,7 +301,7 @@ def after(
             return ForcedOpen(number, old.window, Refusing(state, reason, math.inf, policy.refusal_code))
         case State.OPEN:
             reopenings = old.reopenings + 1
-            until = now + _open_period(policy, reopenings, chance)
+            until = now + _open_period(policy, reopenings, random)
             return Open(number, old.window, Refusing(state, reason, until, policy.refusal_code), reopenings)
         case State.HALF_OPEN:
             refusing = Refusing(state, old.refusing.reason, _LONG_AGO, policy.refusal_code)
@@ -316,7 +318,7 @@ def window_for(policy: BreakerPolicy, now: float) -> Window:
     return TimeWindow(policy.window_seconds, now)
 
 
-def _open_period(policy: BreakerPolicy, reopenings: int, chance: Callable[[], float]) -> float:
+def _open_period(policy: BreakerPolicy, reopenings: int, random: Callable[[], float]) -> float:
     """How long the breaker stays open this time, in seconds."""
     period = policy.reset_timeout
     if reopenings > 1 and policy.reset_timeout_multiplier > 1.0:
@@ -324,4 +326,18 @@ def _open_period(policy: BreakerPolicy, reopenings: int, chance: Callable[[], fl
         growth = (reopenings - 1) * math.log(policy.reset_timeout_multiplier)
         room = math.log(policy.max_reset_timeout / period)
         period = policy.max_reset_timeout if growth >= room else period * math.exp(growth)
-    return period * (1.0 + policy.reset_timeout_jitter * chance())
+    return period * (1.0 + policy.reset_timeout_jitter * _chance(random))
+
+
+def _chance(random: Callable[[], float]) -> float:
+    """A number in [0, 1), whatever the user's source of chance does: the breaker must open all the same."""
+    try:
+        chance = float(random())
+    except Exception as error:  # a user's function
+        if passes_through(error):
+            raise
+        chance = math.nan
+    if 0.0 <= chance < 1.0:
+        return chance
+    log_once(f"random must return a number in [0, 1), and {name_of(random)} did not; there is no jitter", exc_info=False)
+    return 0.0

@@ -34,7 +34,7 @@ from grpc_breaker._core.delivery import deliver_from
 from grpc_breaker._core.events import DETAILS_LENGTH, Listeners, Rejection, StateChange, deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, after, first
 from grpc_breaker._core.interrupts import passes_through
-from grpc_breaker._core.log import log_once, printable
+from grpc_breaker._core.log import printable
 from grpc_breaker._core.permit import LEASE_GRACE, Permit, Probe
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
@@ -317,7 +317,7 @@ class Machine:
         if reason not in TRANSITIONS.get((old.state, state), ()):
             message = f"{self.name}: no transition from {old.state} to {state} by {reason}; please report this"
             raise RuntimeError(message)
-        new = after(old, state, reason, now, self._policy, self._chance, permit)
+        new = after(old, state, reason, now, self._policy, self._random, permit)
         calls, failures, slow = old.held(now)
         new.sequence = old.sequence + 1
         new.event = StateChange(
@@ -347,16 +347,3 @@ class Machine:
         listeners = (self._change_listeners, self._registry_change_listeners)
         self._undelivered = deliver_from(self._undelivered, listeners)
         return True
-
-    def _chance(self) -> float:
-        """A number in [0, 1), whatever the user's source of chance does: the breaker must open all the same."""
-        try:
-            chance = float(self._random())
-        except Exception as error:  # a user's function
-            if passes_through(error):
-                raise
-            chance = math.nan
-        if 0.0 <= chance < 1.0:
-            return chance
-        log_once(f"{self.name}: random must return a number in [0, 1); there is no jitter", exc_info=False)
-        return 0.0
