@@ -28,6 +28,8 @@ class Scene:
         self.actors: list[Callable[[], object]] = []
         self.outstanding: list[Permit] = []
         """Permits that the scene itself has admitted and leaves out."""
+        self.leases_end = False
+        """Whether leases end in the middle, so that permits that were handed out may be out no more."""
         self.exact = True
         """Whether threads switch between lines only, so that additions are not torn."""
         self.judge: Callable[[list[Any]], object] = lambda results: None
@@ -53,10 +55,11 @@ class Scene:
         assert [change.state for change in changes[-1:]] in ([], [breaker.state])
         out = [*self.outstanding, *(result for result in results if isinstance(result, Permit))]
         assert sum(permit.is_probe for permit in out) <= breaker.policy.half_open_max_calls
-        assert breaker.in_flight == len(out)
+        assert breaker.in_flight == sum(not permit.settled for permit in out)
+        assert self.leases_end or not any(permit.settled for permit in out)
         self.judge(results[:-1])
         for permit in out:
-            assert permit.ignore()
+            assert permit.ignore() or self.leases_end
             assert not permit.ignore()
         assert breaker.in_flight == 0
         self.recover()
@@ -269,6 +272,26 @@ def lease_ends_as_the_result_comes(outcome: Outcome) -> Scene:
     return scene
 
 
+def lease_ends_as_others_ask() -> Scene:
+    """The clock passes the end of every lease while two calls ask for a slot: each passes or is refused, whole."""
+    scene = Scene(probe_timeout=3.0)
+    scene.open_and_wait()
+
+    def look() -> int:
+        scene.clock.advance(3)
+        return scene.breaker.in_flight
+
+    scene.actors = [scene.breaker.try_admit, look, scene.breaker.try_admit]
+
+    def judge(results: list[Any]) -> None:
+        assert isinstance(results[1], int)
+        assert scene.breaker.state is State.HALF_OPEN
+
+    scene.judge = judge
+    scene.leases_end = True
+    return scene
+
+
 def two_probes(first: Outcome, second: Outcome) -> Scene:
     """The results of two probes come at once: two successes close, a failure opens, whichever comes first."""
     scene = Scene(half_open_max_calls=2)
@@ -427,6 +450,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "success and failure beside an old failure": success_and_failure_beside_an_old_failure,
     "success that fills the window": success_that_fills_the_window,
     "failures of three threads": lambda: failures_of_many_threads(3),
+    "lease ends as others ask": lease_ends_as_others_ask,
     "operator against traffic": operator_against_traffic,
     "policy against traffic": policy_against_traffic,
     "snapshot of a change": snapshot_of_a_change,
