@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -131,6 +132,28 @@ def test_permits_that_nobody_settles_are_forgotten(breaker: CircuitBreaker, cloc
         breaker.admit(timeout=1)
         clock.advance(1)
     assert unsettled() - before < 100
+
+
+def test_permit_that_outlives_many_changes(breaker: CircuitBreaker) -> None:
+    """A call of days, a watch, costs no memory for each change of state that it lives through; its result is stale."""
+
+    def changes(number: int) -> int:
+        for _ in range(number):
+            breaker.force_open()
+            breaker.reset()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    watch = breaker.admit()
+    tracemalloc.start()
+    try:
+        before = changes(200)
+        grown = changes(1000) - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 5_000
+    assert watch.success()
+    assert breaker.snapshot()["totals"]["stale"] == 1
 
 
 # ── What is settled with ──────────────────────────────────────────────────────────────────────────────────────────
