@@ -178,7 +178,7 @@ class Machine:
                 if isinstance(generation, HalfOpen):
                     if generation.has_room(limit, now) and generation.reserve(permit, limit):
                         return permit
-                    self._in_flight.pop(permit)
+                    self._in_flight.pop(permit, None)
                     return None
                 permit.generation += 1
                 if self._change(generation, State.HALF_OPEN, Reason.RESET_TIMEOUT, now, permit):
@@ -187,7 +187,7 @@ class Machine:
                 self._in_flight.pop(permit, None)
                 self._latest().free(permit)
                 raise
-            self._in_flight.pop(permit)
+            self._in_flight.pop(permit, None)
 
     def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None:
         """Take in the result of a permit that has just been settled."""
