@@ -24,7 +24,7 @@ def setup(app: Any) -> dict[str, bool]:
     return {"parallel_read_safe": True}
 
 
-def public_names(package: griffe.Module) -> Iterator[tuple[str, griffe.Object | griffe.Alias]]:
+def public_names(package: griffe.Object | griffe.Alias) -> Iterator[tuple[str, griffe.Object | griffe.Alias]]:
     """Every public name of the package as users write it, and what it is."""
     exported = dict(_exported(package))
     classes = {found.canonical_path for found in exported.values() if found.is_class}
@@ -37,7 +37,7 @@ def public_names(package: griffe.Module) -> Iterator[tuple[str, griffe.Object | 
                     yield f"{name}.{member_name}", member
 
 
-def _exported(package: griffe.Module) -> Iterator[tuple[str, griffe.Object | griffe.Alias]]:
+def _exported(package: griffe.Object | griffe.Alias) -> Iterator[tuple[str, griffe.Object | griffe.Alias]]:
     for module in MODULES:
         _, _, below = module.partition(".")
         for name, found in (package[below] if below else package).members.items():
