@@ -1,4 +1,4 @@
-"""The README says what is true: its examples run, and its tables are the code's own."""
+"""The README is true: its examples run, and its tables agree with the code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_example_runs_in_order() -> None:
 
 
 def test_knobs_table_shows_every_field_and_its_default() -> None:
-    """Each field of `BreakerPolicy` stands in the README with its default."""
+    """Each field of `BreakerPolicy` is in the README with its default."""
     rows = [line for line in README.splitlines() if line.startswith("| `")]
     for field in fields(BreakerPolicy):
         row = next((row for row in rows if f"`{field.name}`" in row.split("|")[1]), None)
@@ -68,7 +68,7 @@ def test_knobs_table_shows_every_field_and_its_default() -> None:
 
 
 def test_status_table_is_what_the_code_does() -> None:
-    """Each status stands in the README's row of the outcome it has."""
+    """Each status is in the README's row of its outcome."""
     for code in grpc.StatusCode:
         outcome = verdict(BreakerPolicy(), code, "", 1.0, 2.0)
         row = next(
@@ -93,7 +93,7 @@ def test_every_recipe_runs_in_order() -> None:
 
 
 def test_the_alerts_read_metrics_that_are_there() -> None:
-    """What the alerts of the recipes ask for is what the Prometheus exporter makes of ours, and the states are states."""
+    """The metrics, labels and states in the alerts of the recipes are those that the Prometheus exporter exports."""
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from opentelemetry.sdk.metrics import MeterProvider
     from prometheus_client import REGISTRY, generate_latest

@@ -1,6 +1,6 @@
-"""A checkout that outlives its pricing service, in blocking code: `python -m examples.pricing.checkout --help`.
+"""A checkout that works without its pricing service, in blocking code: `python -m examples.pricing.checkout --help`.
 
-The breaker is attached in one line, in `connect`. Calls then look as they always did; what is new is that a call may be
+The breaker is attached in one line, in `connect`. The calls are made as before; the only difference is that one may be
 refused at once with `CircuitOpenError`, which is a `grpc.RpcError` like any other failure. `checkout_aio.py` is the
 same program for asyncio.
 """
@@ -23,12 +23,12 @@ from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor
 
 
 def connect(target: str, breakers: BreakerRegistry) -> grpc.Channel:
-    """A channel to the pricing service, with a breaker before each of its methods."""
+    """A channel to the pricing service, with a breaker for each of its methods."""
     return grpc.intercept_channel(grpc.insecure_channel(target), CircuitBreakerInterceptor(breakers))
 
 
 class Checkout:
-    """Prices baskets, and always has an answer. Safe to use from several threads."""
+    """Prices baskets, during an outage with the last known prices. Safe to use from several threads."""
 
     def __init__(self, channel: grpc.Channel, *, patience: float = shop.PATIENCE) -> None:
         """A checkout that waits `patience` seconds for one price."""
@@ -43,19 +43,19 @@ class Checkout:
     def _line(self, item: Item) -> Line:
         """One unary call: the price now, or else the last known."""
         try:
-            answer = self._stub.GetPrice(pb.GetPriceRequest(product_id=item.product_id), timeout=self._patience)
+            response = self._stub.GetPrice(pb.GetPriceRequest(product_id=item.product_id), timeout=self._patience)
         except grpc.RpcError as error:  # CircuitOpenError is one
             return self._known.failed(item, error)
-        return self._known.told(item, answer.price)
+        return self._known.fresh(item, response.price)
 
     def quote(self, basket: Iterable[Item]) -> Iterator[pb.QuoteResponse]:
-        """Talk about a basket (both sides stream): the price of each line, and the total so far."""
-        # The basket is there already, so the deadline is the server's. A talk at a customer's pace should have none.
+        """Quote a basket (both sides stream): the price of each line, and the total so far."""
+        # The basket is complete, so only the server can be late. A stream at a customer's pace should have no deadline.
         lines = (pb.QuoteRequest(product_id=item.product_id, quantity=item.quantity) for item in basket)
         yield from self._stub.Quote(lines, timeout=10 * self._patience)
 
     def watch(self, product_ids: Sequence[str]) -> Iterator[pb.Price]:
-        """Hear of prices now and as they change (the server streams), without end; each becomes the last known."""
+        """Prices now and whenever they change (the server streams), without end; each becomes the last known price."""
         changes = self._stub.WatchPrices(pb.WatchPricesRequest(product_ids=product_ids))
         try:
             for change in changes:
@@ -79,8 +79,8 @@ def run(checkout: Checkout, options: argparse.Namespace) -> None:
                     time.sleep(options.every)
                 print(checkout.price(options.items), flush=True)
         case "quote":
-            for answer in checkout.quote(options.items):
-                print(commands.describe_quote(answer), flush=True)
+            for response in checkout.quote(options.items):
+                print(commands.describe_quote(response), flush=True)
         case "watch":
             for price in itertools.islice(checkout.watch(options.product_ids), options.changes):
                 print(commands.describe_price(price), flush=True)
@@ -89,13 +89,13 @@ def run(checkout: Checkout, options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; answer the exit code."""
+    """Run one sub-command; returns the exit code."""
     options = commands.parser(__doc__).parse_args(arguments)
     with connect(options.target, shop.breakers()) as channel:
         try:
             run(Checkout(channel), options)
         except grpc.RpcError as error:
-            print(f"no answer: {explain(error)}", file=sys.stderr)
+            print(f"failed: {explain(error)}", file=sys.stderr)
             return 1
     return 0
 

@@ -1,6 +1,6 @@
-"""A checkout that outlives its pricing service, for asyncio: `python -m examples.pricing.checkout_aio --help`.
+"""A checkout that works without its pricing service, for asyncio: `python -m examples.pricing.checkout_aio --help`.
 
-The breaker is attached in one line, in `connect`. Calls then look as they always did; what is new is that a call may be
+The breaker is attached in one line, in `connect`. The calls are made as before; the only difference is that one may be
 refused at once with `CircuitOpenError`, which is a `grpc.aio.AioRpcError` like any other failure. `checkout.py` is the
 same program in blocking code, and may share this one's registry.
 """
@@ -24,12 +24,12 @@ from grpc_breaker import BreakerRegistry, aio
 
 
 def connect(target: str, breakers: BreakerRegistry) -> grpc.aio.Channel:
-    """A channel to the pricing service, with a breaker before each of its methods."""
+    """A channel to the pricing service, with a breaker for each of its methods."""
     return grpc.aio.insecure_channel(target, interceptors=aio.interceptors(breakers))
 
 
 class Checkout:
-    """Prices baskets, and always has an answer. For one event loop, the channel's."""
+    """Prices baskets, during an outage with the last known prices. For one event loop, the channel's."""
 
     def __init__(self, channel: grpc.aio.Channel, *, patience: float = shop.PATIENCE) -> None:
         """A checkout that waits `patience` seconds for one price."""
@@ -44,20 +44,20 @@ class Checkout:
     async def _line(self, item: Item) -> Line:
         """One unary call: the price now, or else the last known."""
         try:
-            answer = await self._stub.GetPrice(pb.GetPriceRequest(product_id=item.product_id), timeout=self._patience)
+            response = await self._stub.GetPrice(pb.GetPriceRequest(product_id=item.product_id), timeout=self._patience)
         except grpc.RpcError as error:  # CircuitOpenError is one
             return self._known.failed(item, error)
-        return self._known.told(item, answer.price)
+        return self._known.fresh(item, response.price)
 
     async def quote(self, basket: Iterable[Item]) -> AsyncIterator[pb.QuoteResponse]:
-        """Talk about a basket (both sides stream): the price of each line, and the total so far."""
-        # The basket is there already, so the deadline is the server's. A talk at a customer's pace should have none.
+        """Quote a basket (both sides stream): the price of each line, and the total so far."""
+        # The basket is complete, so only the server can be late. A stream at a customer's pace should have no deadline.
         lines = (pb.QuoteRequest(product_id=item.product_id, quantity=item.quantity) for item in basket)
-        async for answer in self._stub.Quote(lines, timeout=10 * self._patience):
-            yield answer
+        async for response in self._stub.Quote(lines, timeout=10 * self._patience):
+            yield response
 
     async def watch(self, product_ids: Sequence[str]) -> AsyncGenerator[pb.Price, None]:
-        """Hear of prices now and as they change (the server streams), without end; each becomes the last known."""
+        """Prices now and whenever they change (the server streams), without end; each becomes the last known price."""
         changes = self._stub.WatchPrices(pb.WatchPricesRequest(product_ids=product_ids))
         try:
             async for change in changes:
@@ -81,8 +81,8 @@ async def run(checkout: Checkout, options: argparse.Namespace) -> None:
                     await asyncio.sleep(options.every)
                 print(await checkout.price(options.items), flush=True)
         case "quote":
-            async for answer in checkout.quote(options.items):
-                print(commands.describe_quote(answer), flush=True)
+            async for response in checkout.quote(options.items):
+                print(commands.describe_quote(response), flush=True)
         case "watch":
             async with contextlib.aclosing(checkout.watch(options.product_ids)) as prices:
                 seen = 0
@@ -96,18 +96,18 @@ async def run(checkout: Checkout, options: argparse.Namespace) -> None:
 
 
 async def checkout(options: argparse.Namespace) -> int:
-    """Run one sub-command; answer the exit code."""
+    """Run one sub-command; returns the exit code."""
     async with connect(options.target, shop.breakers()) as channel:
         try:
             await run(Checkout(channel), options)
         except grpc.RpcError as error:
-            print(f"no answer: {explain(error)}", file=sys.stderr)
+            print(f"failed: {explain(error)}", file=sys.stderr)
             return 1
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; answer the exit code."""
+    """Run one sub-command; returns the exit code."""
     return asyncio.run(checkout(commands.parser(__doc__).parse_args(arguments)))
 
 

@@ -1,4 +1,4 @@
-"""The command line that both checkouts share: its sub-commands, and how their answers read."""
+"""The command line of both checkouts: its sub-commands, and what they print."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     whole.add_argument("--target", default="127.0.0.1:50051", help="the pricing server, host:port")
     commands = whole.add_subparsers(dest="command", required=True)
 
-    basket = commands.add_parser("basket", help="price a basket, with last known prices while the server is ill")
+    basket = commands.add_parser("basket", help="price a basket, with the last known prices during an outage")
     basket.add_argument("items", nargs="+", type=item, metavar="PRODUCT[=QUANTITY]")
-    basket.add_argument("--times", type=int, default=1, help="price it so many times")
-    basket.add_argument("--every", type=float, default=1.0, help="seconds between two times")
+    basket.add_argument("--times", type=int, default=1, help="how many times to price it")
+    basket.add_argument("--every", type=float, default=1.0, help="seconds from one time to the next")
 
-    quote = commands.add_parser("quote", help="talk about a basket line by line (bidirectional stream)")
+    quote = commands.add_parser("quote", help="quote a basket line by line (bidirectional stream)")
     quote.add_argument("items", nargs="+", type=item, metavar="PRODUCT[=QUANTITY]")
 
-    watch = commands.add_parser("watch", help="hear of prices now and as they change (server stream)")
-    watch.add_argument("product_ids", nargs="*", metavar="PRODUCT", help="all when none is named")
-    watch.add_argument("--changes", type=int, help="stop after so many; without it, never")
+    watch = commands.add_parser("watch", help="print prices now and whenever they change (server stream)")
+    watch.add_argument("product_ids", nargs="*", metavar="PRODUCT", help="default: all")
+    watch.add_argument("--changes", type=int, help="stop after this many; default: never")
 
     upload = commands.add_parser("upload", help="send a price list (client stream)")
     upload.add_argument("amounts", nargs="+", type=amount, metavar="PRODUCT=AMOUNT")
@@ -50,16 +50,16 @@ def amount(text: str) -> tuple[str, Money]:
 
 
 def describe_price(price: Price) -> str:
-    """A price for a person."""
+    """A price as text."""
     return f"{price.product_id:<16} {money.text(price.amount):>12}  (revision {price.revision})"
 
 
-def describe_quote(answer: QuoteResponse) -> str:
-    """One answer of the conversation for a person."""
-    line, total = money.text(answer.line_total), money.text(answer.total)
-    return f"{answer.price.product_id:<16} {line:>12}  total so far {total}"
+def describe_quote(response: QuoteResponse) -> str:
+    """The quote of one line as text."""
+    line, total = money.text(response.line_total), money.text(response.total)
+    return f"{response.price.product_id:<16} {line:>12}  total so far {total}"
 
 
-def describe_upload(answer: UploadPricesResponse) -> str:
-    """The answer to a price list for a person."""
-    return f"{answer.received} lines received, {answer.changed} prices changed"
+def describe_upload(response: UploadPricesResponse) -> str:
+    """The response to a price list as text."""
+    return f"{response.received} lines received, {response.changed} prices changed"

@@ -1,10 +1,10 @@
-"""An outage and its end, with a circuit breaker and without: `python -m examples.pricing.demo`.
+"""An outage and the recovery, with a circuit breaker and without: `python -m examples.pricing.demo`.
 
-In a quarter of a minute it starts the pricing server as a process, lets two checkouts serve the same customers, makes
-the server ill and well again, and prints what happens: the breaker's span events as they are emitted, and a table of
-waiting times at the end.
+It takes a quarter of a minute. It starts the pricing server as a process, lets two checkouts serve the same customers,
+makes the server fail and recover, and prints what happens: the breaker's span events as they are emitted, and a table
+of waiting times at the end.
 
-The exit code is 0 when the breaker went the whole way, closed, open, half-open, open again, half-open, closed; else 1.
+The exit code is 0 if the breaker was closed, open, half-open, open again, half-open and closed, in that order; else 1.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from grpc_breaker.telemetry import BreakerTelemetry
 
 WITH: Final = "with-a-breaker"
 WITHOUT: Final = "without-a-breaker"
-"""The two checkouts, as the server counts them."""
+"""The two checkouts, by the names under which the server counts their calls."""
 BASKET: Final = (Item("espresso-beans", 2), Item("filter-papers"))
 PATIENCE: Final = 0.25
-"""Seconds a checkout waits for one price."""
+"""Seconds that a checkout waits for one price."""
 BASKETS_PER_SECOND: Final = 20
 THREADS: Final = 4
 INTRODUCTION: Final = f"""\
-The same customers come to two checkouts: {BASKETS_PER_SECOND} baskets a second at each, with {THREADS} threads each.
-A checkout asks the pricing service for each price, waits {PATIENCE} s at most, and without an answer
-takes the last known price. One checkout has a circuit breaker before its calls, the other has none.
+Two checkouts get the same customers: {BASKETS_PER_SECOND} baskets a second each, served by {THREADS} threads each.
+A checkout calls the pricing service for each price, waits {PATIENCE} s at most, and without a response
+uses the last known price. One checkout has a circuit breaker, the other has none.
 """
 PHASES: Final = ("before", "during", "after")
-"""When a customer came, as the outage goes."""
-THE_WHOLE_WAY: Final = re.compile(r"closed( open half_open){2,} closed")
+"""When a customer came: before, during or after the outage."""
+EXPECTED: Final = re.compile(r"closed( open half_open){2,} closed")
 EVENT_PATIENCE: Final = 10.0
-"""Seconds to wait for a state change that must come."""
+"""Seconds to wait for an expected change of state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long the story dwells, in seconds."""
+    """How long each part of the demo takes, in seconds."""
 
     health: float
-    """Before the outage, and after it."""
+    """The part before the outage, and the part after it."""
     outage: float
-    """On the server hanging, at least: until the first probe has failed."""
+    """How long the server hangs; longer if the first probe has not failed by then."""
     reset_timeout: float
     """The breaker's open period."""
 
@@ -68,12 +68,12 @@ FAST: Final = Pace(health=0.6, outage=0.7, reset_timeout=0.5)
 
 
 class StoryError(Exception):
-    """The story did not happen; the message says what is missing."""
+    """The demo did not go as expected; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """The outage and its end, once the stage is set."""
+    """The outage and the recovery, with everything that takes part in them."""
 
     terminal: Terminal
     server: PricingServer
@@ -82,18 +82,18 @@ class Story:
     changes: StateChanges
     pace: Pace
 
-    def tell(self) -> dict[str, int]:
-        """Let it happen; answer how many calls of each checkout reached the server while it was ill."""
+    def run(self) -> dict[str, int]:
+        """Run it; returns how many calls of each checkout reached the server during the outage."""
         self.crowd.phase = "before"
-        self.terminal.say("The pricing service is well.")
+        self.terminal.say("The pricing service works.")
         time.sleep(self.pace.health)
 
         self.crowd.phase = "during"
         before = self.server.switchboard.calls()
-        self.terminal.say("The pricing service gets ill: each call takes 0.1 s, and 4 of 5 fail.")
+        self.terminal.say("The pricing service begins to fail: each call takes 0.1 s, and 4 of 5 fail.")
         self.server.switchboard.suffer(latency_ms=100, error_rate=0.8)
         self.wait_for(State.CLOSED, State.OPEN)
-        self.terminal.say("It gets worse: it takes calls and never answers.")
+        self.terminal.say("It gets worse: it accepts calls and never responds.")
         self.server.switchboard.suffer(hang=True)
         for name in (WITH, WITHOUT):
             self.serve_one_more(name)
@@ -102,33 +102,33 @@ class Story:
 
         self.crowd.phase = "after"
         after = self.server.switchboard.calls()
-        self.terminal.say("The pricing service is well again. The next probes will find out.")
+        self.terminal.say("The pricing service works again. The next probes will find out.")
         self.server.switchboard.recover()
         self.wait_for(State.HALF_OPEN, State.CLOSED)
         time.sleep(self.pace.health)
         return {name: after.get(name, 0) - before.get(name, 0) for name in (WITH, WITHOUT)}
 
     def wait_for(self, previous: State, state: State) -> None:
-        """Wait until the breaker has changed so.
+        """Wait until the breaker has made this change of state.
 
         Raises:
-            StoryError: It has not, for a long time.
+            StoryError: It has not within `EVENT_PATIENCE`.
         """
         if not self.changes.wait_for(previous, state, EVENT_PATIENCE):
             message = f"the breaker did not go from {previous} to {state} within {EVENT_PATIENCE:.0f} s"
             raise StoryError(message)
 
     def serve_one_more(self, name: str) -> None:
-        """Show the receipt of one more customer, who need not queue."""
+        """Print the receipt of one more customer, who does not queue."""
         began = time.monotonic()
         receipt = self.checkouts[name].price(BASKET)
         took = milliseconds(time.monotonic() - began)
-        self.terminal.say(f"At the checkout {name.replace('-', ' ')} the next basket is priced in {took}:")
+        self.terminal.say(f"The checkout {name.replace('-', ' ')} prices the next basket in {took}:")
         self.terminal.print(textwrap.indent(str(receipt), INDENT))
 
 
 def milliseconds(seconds: float) -> str:
-    """A duration for a person."""
+    """A duration as text."""
     return f"{1000 * seconds:.1f} ms"
 
 
@@ -151,7 +151,7 @@ def traced(provider: TracerProvider, name: str, checkout: Checkout) -> Callable[
 def perform(
     terminal: Terminal, provider: TracerProvider, changes: StateChanges, pace: Pace
 ) -> tuple[Crowd, dict[str, int]]:
-    """Set the stage, tell the story, clear the stage."""
+    """Run the story with a server and both checkouts; returns the customers and the result of `Story.run`."""
     policy = BreakerPolicy(
         failure_threshold=5,
         failure_rate=None,
@@ -172,15 +172,15 @@ def perform(
         }
         serve = {name: traced(provider, name, checkout) for name, checkout in checkouts.items()}
         with Crowd(serve, per_second=BASKETS_PER_SECOND, threads=THREADS) as crowd:
-            reached = Story(terminal, server, crowd, checkouts, changes, pace).tell()
+            reached = Story(terminal, server, crowd, checkouts, changes, pace).run()
     return crowd, reached
 
 
 def summarise(terminal: Terminal, crowd: Crowd, reached: Mapping[str, int]) -> None:
-    """Print how long customers waited, and what the ill server had to bear."""
+    """Print how long customers waited, and how many calls the failing server got."""
     title = "How long customers waited for their receipt, by when they came: before the outage, during it, after it"
     terminal.print(f"\n{terminal.styled('bold', title)}\n")
-    rows = [["", *(f"{phase} {share}" for phase in PHASES for share in ("p50", "p99")), "calls to the ill service"]]
+    rows = [["", *(f"{phase} {share}" for phase in PHASES for share in ("p50", "p99")), "calls in the outage"]]
     for name in (WITH, WITHOUT):
         waits = {phase: [v.waited for v in crowd.visits if (v.checkout, v.phase) == (name, phase)] for phase in PHASES}
         cells = [milliseconds(percentile(waits[phase], share)) for phase in PHASES for share in (0.5, 0.99)]
@@ -189,27 +189,27 @@ def summarise(terminal: Terminal, crowd: Crowd, reached: Mapping[str, int]) -> N
 
 
 def judge(states: Sequence[str], reached: Mapping[str, int]) -> None:
-    """Hold what happened against the story.
+    """Check what happened.
 
     Raises:
-        StoryError: It is another story.
+        StoryError: It is not what the demo is to show.
     """
     went = " ".join(states)
-    if not THE_WHOLE_WAY.fullmatch(went):
-        message = f"the span events tell of another way: {went or 'no state change at all'}"
+    if not EXPECTED.fullmatch(went):
+        message = f"the span events show other changes of state: {went or 'none at all'}"
         raise StoryError(message)
     if reached[WITH] >= reached[WITHOUT]:
-        message = f"the breaker kept no call from the ill service: {reached}"
+        message = f"the breaker kept no call from the failing service: {reached}"
         raise StoryError(message)
 
 
 def tracing(changes: StateChanges, otlp_endpoint: str | None) -> TracerProvider:
-    """Tracing that prints state changes, and exports all spans to a backend where one is named."""
+    """Tracing that prints changes of state, and exports all spans if there is an endpoint."""
     provider = TracerProvider(resource=Resource.create({"service.name": "checkout"}))
     provider.add_span_processor(changes)
     if otlp_endpoint is not None:
         if "://" not in otlp_endpoint:
-            otlp_endpoint = f"http://{otlp_endpoint}"  # else the exporter takes it for TLS
+            otlp_endpoint = f"http://{otlp_endpoint}"  # without a scheme the exporter uses TLS
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint, timeout=5)))
@@ -217,12 +217,12 @@ def tracing(changes: StateChanges, otlp_endpoint: str | None) -> TracerProvider:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; answer the exit code."""
+    """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="a few seconds instead of a quarter of a minute")
     parser.add_argument("--otlp-endpoint", metavar="URL", help="also export the spans there, as http://localhost:4317")
     options = parser.parse_args(arguments)
-    # The breaker logs each change too, and the log would print the warnings among them a second time.
+    # The breaker also logs each change; without a handler, logging would print the warnings among them a second time.
     logging.getLogger("grpc_breaker").addHandler(logging.NullHandler())
     terminal = Terminal()
     changes = StateChanges(terminal)
@@ -233,16 +233,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summarise(terminal, crowd, reached)
         judge(changes.states, reached)
     except (StoryError, ServerError) as error:
-        print(f"\nThe story did not happen: {error}.", file=sys.stderr)
+        print(f"\nThe demo failed: {error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nThe story was left.", file=sys.stderr)
-        return 130  # as a shell calls it
+        print("\nInterrupted.", file=sys.stderr)
+        return 130  # what shells use after Ctrl-C
     finally:
         provider.shutdown()
     terminal.print(
-        f"\nThe breaker kept {reached[WITHOUT] - reached[WITH]} of {reached[WITHOUT]} calls from the ill service.\n"
-        f"It went the whole way: {' -> '.join(changes.states)}."
+        f"\nThe breaker kept {reached[WITHOUT] - reached[WITH]} of {reached[WITHOUT]} calls from the failing service.\n"
+        f"Its states: {' -> '.join(changes.states)}."
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""What the demo plays with: its customers, and what the audience sees of them and of the breaker."""
+"""The demo's customers, and what it prints of them and of the breaker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHOWN: Final = (
 INDENT: Final = " " * 13
 WIDTH: Final = 110
 STYLES: Final = {"bold": "1", "dim": "2", "closed": "32", "open": "31", "half_open": "33"}
-"""The ANSI codes of what is set off; a state is set off by its name."""
+"""ANSI codes by style; the name of a state is a style, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,44 +40,44 @@ class Visit:
 
     checkout: str
     phase: str
-    """What the story was at when the customer came."""
+    """The phase of the demo in which the customer came."""
     waited: float
-    """Seconds from coming to having the receipt, those in the queue included."""
+    """Seconds from arrival to receipt, including the time in the queue."""
 
 
 class Crowd:
-    """Customers who come at a steady rate, whether or not those before them have been served.
+    """Customers who come at a constant rate, whether or not those before them have been served.
 
-    Each checkout serves them with a few threads of its own, as a web server would. Where serving takes longer than
-    coming, a queue grows. A context manager: at its end the customers stop coming, and those in the queues are served.
+    Each checkout serves them with a few threads of its own, as a web server would. A queue grows if they come faster
+    than they are served. A context manager: at its end no more customers come, and those in the queues are served.
     """
 
     def __init__(self, checkouts: Mapping[str, Callable[[], object]], *, per_second: float, threads: int) -> None:
-        """Customers for these checkouts, by name: so many a second, and so many threads, at each."""
+        """Customers for these checkouts, by name: at each, `per_second` customers and `threads` threads."""
         self.phase = ""
-        """What customers who come now will say the story was at."""
+        """The phase that is noted for customers who come now."""
         self.visits: list[Visit] = []
         self._checkouts = checkouts
         self._interval = 1 / per_second
         self._pools = {name: ThreadPoolExecutor(threads, thread_name_prefix=name) for name in checkouts}
-        self._closing_time = threading.Event()
-        self._door = threading.Thread(target=self._let_in, name="door")
+        self._stop = threading.Event()
+        self._arrivals = threading.Thread(target=self._arrive, name="arrivals")
 
     def __enter__(self) -> Self:
-        self._door.start()
+        self._arrivals.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._closing_time.set()
-        self._door.join()
+        self._stop.set()
+        self._arrivals.join()
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=error is not None)
 
-    def _let_in(self) -> None:
+    def _arrive(self) -> None:
         due = time.monotonic()
-        while not self._closing_time.wait(max(0.0, due - time.monotonic())):
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
             for name, pool in self._pools.items():
                 pool.submit(self._serve, name, self.phase, due)
             due += self._interval
@@ -88,7 +88,7 @@ class Crowd:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed; not a number when there are none."""
+    """The smallest value that at least this share of the values does not exceed; NaN if there are none."""
     ordered = sorted(values)
     if not ordered:
         return math.nan
@@ -96,7 +96,7 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 class Terminal:
-    """Prints lines that begin with the time since the start; colours only where a person is looking."""
+    """Prints lines that begin with the time since the start; in colours only on a terminal."""
 
     def __init__(self) -> None:
         """A terminal on standard output."""
@@ -104,7 +104,7 @@ class Terminal:
         self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def say(self, text: str) -> None:
-        """Print one line of the story."""
+        """Print one line with the time."""
         self.print(f"{self._clock(time.time())}  {self.styled('bold', text)}")
 
     def show_change(self, span: str, when: float, attributes: Mapping[str, Any]) -> None:
@@ -123,12 +123,12 @@ class Terminal:
             self.print("   ".join([first.strip().ljust(widths[0]), *rest]))
 
     def print(self, text: str = "") -> None:
-        """Print text in one piece: several threads may."""
+        """Print text in one piece. Safe to call from several threads."""
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
     def styled(self, style: str, text: str) -> str:
-        """The text set off, where there are colours."""
+        """The text in this style, if there are colours."""
         code = STYLES.get(style)
         return f"\x1b[{code}m{text}\x1b[0m" if self._coloured and code else text
 
@@ -137,28 +137,28 @@ class Terminal:
 
 
 def brief(value: object) -> str:
-    """An attribute's value, without decimals that nobody reads."""
+    """An attribute's value as text, with two decimals."""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 class StateChanges(SpanProcessor):
-    """Prints the breaker's span events, and lets the story wait for one.
+    """Prints the breaker's span events, in order, and can wait for one.
 
-    OpenTelemetry hands an event out when the span that carries it ends, here as to any tracing backend. Spans end in
-    their own order: that of a probe which opened a breaker again may end before that of the probe which had made it
-    half-open. Events are numbered without a gap, so one that is early can be kept until its turn.
+    OpenTelemetry exports an event when its span ends, here as to any tracing backend. Spans do not end in the order of
+    their events: the span of the probe that opened a breaker again may end before that of the probe that had made it
+    half-open. Events are numbered without a gap, so one that is early is kept until its turn.
     """
 
     def __init__(self, terminal: Terminal) -> None:
         """A processor that prints to a terminal."""
         self.states: list[str] = []
-        """The states the breaker went through, the first included."""
+        """The states of the breaker so far, with the first one."""
         self._terminal = terminal
         self._early: dict[int, tuple[str, Event]] = {}
         self._news = threading.Condition()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Print what a span has to tell."""
+        """Print the events of a span."""
         for event in span.events:
             if event.name == STATE_CHANGE and event.attributes:
                 with self._news:
@@ -168,7 +168,7 @@ class StateChanges(SpanProcessor):
                     self._news.notify_all()
 
     def wait_for(self, previous: State, state: State, patience: float) -> bool:
-        """Wait until the breaker has gone from one state to the other; false when it has not, `patience` seconds on."""
+        """Wait until the breaker has gone from one state to the other; false if not within `patience` seconds."""
         step = (previous, state)
         with self._news:
             return self._news.wait_for(lambda: step in zip(self.states, self.states[1:], strict=False), patience)

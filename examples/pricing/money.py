@@ -12,7 +12,7 @@ BILLION: Final = 1_000_000_000
 CURRENCY: Final = "EUR"
 """The one currency this shop sells in."""
 LARGEST: Final = 1_000_000_000
-"""Units: nothing costs more, so an amount times any quantity of a request (an int32) fits into the proto's int64."""
+"""Units. No price is higher, so a price times any quantity of a request (an int32) fits into the proto's int64."""
 
 _TEXT: Final = re.compile(r"-?\d+(\.\d{1,9})?", re.ASCII)
 _LONGEST_TEXT: Final = 28
@@ -23,7 +23,7 @@ def of(text: str) -> Money:
     """An amount in the shop's currency, from decimal text: `of("12.50")`.
 
     Raises:
-        ValueError: The text is no decimal number, finer than a billionth, or of more than `LARGEST` units.
+        ValueError: The text is not a decimal number, has more than nine decimals, or is above `LARGEST` units.
     """
     total = int(Decimal(text).scaleb(9)) if _TEXT.fullmatch(text) and len(text) < _LONGEST_TEXT else None
     if total is None or abs(total) > LARGEST * BILLION:
@@ -33,7 +33,7 @@ def of(text: str) -> Money:
 
 
 def is_proper(amount: Money) -> bool:
-    """Whether an amount is one: in the shop's currency, from 0 to `LARGEST` units, its nanos below a unit."""
+    """Whether an amount is valid: in the shop's currency, from 0 to `LARGEST` units, its nanos below a unit."""
     return amount.currency_code == CURRENCY and 0 <= amount.units <= LARGEST and 0 <= amount.nanos < BILLION
 
 
@@ -43,19 +43,19 @@ def nanos(amount: Money) -> int:
 
 
 def from_nanos(total: int) -> Money:
-    """The amount that is so many billionths of a unit; units and nanos have the same sign."""
+    """The amount of this many billionths of a unit; units and nanos have the same sign."""
     units, rest = divmod(abs(total), BILLION)
     sign = -1 if total < 0 else 1
     return Money(currency_code=CURRENCY, units=sign * units, nanos=sign * rest)
 
 
 def times(amount: Money, quantity: int) -> Money:
-    """The amount, so many times."""
+    """The amount, multiplied by a quantity."""
     return from_nanos(nanos(amount) * quantity)
 
 
 def text(amount: Money) -> str:
-    """The amount for a person, with at least two decimals: "12.50 EUR"."""
+    """The amount as text with at least two decimals: "12.50 EUR"."""
     exact = Decimal(nanos(amount)) / BILLION
     rounded = exact.quantize(Decimal("0.01"))
     return f"{rounded if rounded == exact else exact.normalize()} {amount.currency_code}"

@@ -1,7 +1,7 @@
-"""The pricing server, a process of its own with switchable troubles: `python -m examples.pricing.server --port 0`.
+"""The pricing server, whose failures can be switched on and off: `python -m examples.pricing.server --port 0`.
 
-Once it answers it prints one line, "listening on 127.0.0.1:50051". It stops on SIGTERM and on Ctrl-C; with
-`--until-stdin-closes` also when its standard input ends, so that it never outlives the program that started it.
+It prints one line when it is ready, "listening on 127.0.0.1:50051". It stops on SIGTERM and on Ctrl-C; with
+`--until-stdin-closes` also when its standard input ends, so that it ends with the program that started it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ PRICE_LIST: Final = {
     "grinder": "89.00",
     "milk-jug": "17.40",
 }
-"""What the shop sells when it opens."""
-EXIT_OF_THE_DEAD: Final = 70
-"""The exit code of a server that was told to die."""
+"""The prices at the start."""
+EXIT_CODE_OF_DIE: Final = 70
+"""The exit code of a server that was asked to die."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -58,7 +58,7 @@ class Catalogue:
         return self._prices.get(product_id)
 
     def set(self, product_id: str, amount: pricing_pb2.Money) -> bool:
-        """Set a price; true when that changed anything."""
+        """Set a price; returns whether that changed anything."""
         present = self._prices.get(product_id)
         if present is not None and present.amount == amount:
             return False
@@ -69,7 +69,7 @@ class Catalogue:
         return True
 
     async def watch(self, product_ids: Sequence[str]) -> AsyncIterator[pricing_pb2.Price]:
-        """The prices of these products (all, when none is named) now, then each that changes, without end."""
+        """The prices of these products (if none is named, of all) now, then each that changes, without end."""
         seen = 0
         while True:
             changed = self._changed
@@ -82,20 +82,20 @@ class Catalogue:
 
 
 class Trouble(trouble_pb2_grpc.TroubleServicer):
-    """What the server suffers from, on one event loop. Waiting calls hold no thread, so recovery is immediate."""
+    """How the server fails, on one event loop. Waiting calls hold no thread, so recovery is immediate."""
 
     def __init__(self) -> None:
-        """A server in good health."""
+        """A server that works."""
         self._affliction = trouble_pb2.Affliction()
         self._changed = asyncio.Event()
         self._calls: Counter[str] = Counter()
         self._owed = 0.0
 
     async def befall(self, context: Context) -> None:
-        """Do to a call what the server suffers from; return when the call may be answered.
+        """Delay, hang or fail a call, as was asked for; returns if the call is to go on.
 
         Raises:
-            grpc.aio.AbortError: The call is to fail; it has been answered with its status.
+            grpc.aio.AbortError: The call is to fail; its status has been sent.
         """
         self._calls[caller(context)] += 1
         if self._affliction.latency_ms:
@@ -108,7 +108,7 @@ class Trouble(trouble_pb2_grpc.TroubleServicer):
             await context.abort(grpc.StatusCode[status], "the pricing service is in trouble")
 
     async def Set(self, request: trouble_pb2.SetRequest, context: Context) -> trouble_pb2.SetResponse:
-        """Replace the trouble, and let go of the calls that wait in the old one."""
+        """Replace the trouble, and let calls that wait because of the old one go on."""
         complaint = complain(request.affliction)
         if complaint:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, complaint)
@@ -120,16 +120,16 @@ class Trouble(trouble_pb2_grpc.TroubleServicer):
         return trouble_pb2.SetResponse()
 
     async def Get(self, request: trouble_pb2.GetRequest, context: Context) -> trouble_pb2.GetResponse:  # noqa: ARG002 - gRPC's signature
-        """Tell the trouble, and how many calls have come."""
+        """Return the trouble, and how many calls have come."""
         return trouble_pb2.GetResponse(affliction=self._affliction, calls=self._calls)
 
     async def Die(self, request: trouble_pb2.DieRequest, context: Context) -> trouble_pb2.DieResponse:  # noqa: ARG002 - gRPC's signature
-        """End the process as a crash would: no clean-up, no farewell."""
+        """End the process as a crash would, without any clean-up."""
         log.info("trouble: dying")
-        os._exit(EXIT_OF_THE_DEAD)
+        os._exit(EXIT_CODE_OF_DIE)
 
     def _next_fails(self) -> bool:
-        """Spread the failures evenly: with a rate of 0.25 each fourth call fails, and no run differs from another."""
+        """Spread the failures evenly: with a rate of 0.25 every fourth call fails, in each run."""
         self._owed += self._affliction.error_rate
         if self._owed < 1:
             return False
@@ -146,7 +146,7 @@ def caller(context: Context) -> str:
 
 
 def complain(affliction: trouble_pb2.Affliction) -> str:
-    """What is wrong with a trouble somebody asked for; empty when nothing is."""
+    """What is wrong with a trouble that was asked for; empty if nothing is."""
     if not 0 <= affliction.error_rate <= 1:
         return f"error_rate must be from 0 to 1, got {affliction.error_rate}"
     if affliction.latency_ms < 0:
@@ -158,26 +158,26 @@ def complain(affliction: trouble_pb2.Affliction) -> str:
 
 
 TOTAL_LIMIT: Final = money.LARGEST * (2**31 - 1) * money.BILLION
-"""What one line can cost at most, in billionths: a basket beyond it would not fit into the proto's `Money`."""
+"""The largest total of a basket, in billionths: a larger one would not fit into the proto's `Money`."""
 
 
 class Pricing(pricing_pb2_grpc.PricingServicer):
-    """The service of the proto, each call of which first suffers what the server suffers from."""
+    """The service of the proto. Each call first passes `Trouble.befall`, where it may wait or fail."""
 
     def __init__(self, catalogue: Catalogue, trouble: Trouble) -> None:
-        """A service over a catalogue, in some trouble."""
+        """A service with these prices and these failures."""
         self._catalogue = catalogue
         self._trouble = trouble
 
     async def GetPrice(self, request: pricing_pb2.GetPriceRequest, context: Context) -> pricing_pb2.GetPriceResponse:
-        """Answer one product's price."""
+        """Return the price of one product."""
         await self._trouble.befall(context)
         return pricing_pb2.GetPriceResponse(price=await self._price(request.product_id, context))
 
     async def WatchPrices(
         self, request: pricing_pb2.WatchPricesRequest, context: Context
     ) -> AsyncIterator[pricing_pb2.WatchPricesResponse]:
-        """Send the prices now, then each change."""
+        """Send the prices now, then each that changes."""
         await self._trouble.befall(context)
         for product_id in request.product_ids:
             await self._price(product_id, context)
@@ -187,7 +187,7 @@ class Pricing(pricing_pb2_grpc.PricingServicer):
     async def UploadPrices(
         self, request_iterator: AsyncIterator[pricing_pb2.UploadPricesRequest], context: Context
     ) -> pricing_pb2.UploadPricesResponse:
-        """Take a price list to its end, then put it into effect."""
+        """Receive a whole price list, then put it into effect."""
         await self._trouble.befall(context)
         lines = [line async for line in request_iterator]
         for number, line in enumerate(lines, start=1):
@@ -200,7 +200,7 @@ class Pricing(pricing_pb2_grpc.PricingServicer):
     async def Quote(
         self, request_iterator: AsyncIterator[pricing_pb2.QuoteRequest], context: Context
     ) -> AsyncIterator[pricing_pb2.QuoteResponse]:
-        """Answer each line of a basket with its price and the total so far."""
+        """Return, for each line of a basket, its price and the total so far."""
         await self._trouble.befall(context)
         total = 0
         async for line in request_iterator:
@@ -238,8 +238,8 @@ async def serve(port: int, stop: asyncio.Event) -> None:
     await server.stop(grace=None)
 
 
-async def until_told_to_stop(port: int, *, until_stdin_closes: bool) -> None:
-    """Serve until a signal, or the end of standard input where asked to, says stop."""
+async def serve_until_stopped(port: int, *, until_stdin_closes: bool) -> None:
+    """Serve until SIGTERM or Ctrl-C, or until standard input ends, if that is asked for."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -252,7 +252,7 @@ async def until_told_to_stop(port: int, *, until_stdin_closes: bool) -> None:
 
 
 async def stop_at_end_of_stdin(stop: asyncio.Event) -> None:
-    """Set `stop` when whoever holds the other end of standard input lets go of it, or dies."""
+    """Set `stop` when standard input ends: the process at its other end has closed it, or has died."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -264,13 +264,13 @@ async def stop_at_end_of_stdin(stop: asyncio.Event) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server."""
-    parser = argparse.ArgumentParser(description="A pricing server whose troubles can be switched.")
+    parser = argparse.ArgumentParser(description="A pricing server whose failures can be switched on and off.")
     parser.add_argument("--port", type=int, default=50051, help="port on 127.0.0.1; 0 picks a free one")
     parser.add_argument("--until-stdin-closes", action="store_true", help="stop when standard input ends")
     parser.add_argument("--verbose", action="store_true", help="log each change of the trouble")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING)
-    asyncio.run(until_told_to_stop(options.port, until_stdin_closes=options.until_stdin_closes))
+    asyncio.run(serve_until_stopped(options.port, until_stdin_closes=options.until_stdin_closes))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every client of the shop shares: what its breakers are told, and what it makes of an answer or of none."""
+"""What all clients of the shop share: the policies of their breakers, and what they do with a price or without one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from examples.pricing.v1.pricing_pb2 import Price
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitOpenError
 
 PATIENCE: Final = 0.5
-"""Seconds a customer waits for one price: the deadline of each unary call."""
+"""Seconds to wait for one price: the deadline of each unary call."""
 
 MOST_PIECES: Final = 1_000_000
-"""Of one product, in one basket."""
+"""The largest quantity of one product in a basket."""
 
 POLICIES: Final = {
     # Each method of the service has a breaker of its own with this policy.
     "pricing.v1.Pricing": BreakerPolicy(consecutive_failures=5, failure_rate=0.5, minimum_calls=20, reset_timeout=10.0),
-    # Price lists come once in a while. A few failures in a row must be enough, and one good upload proves recovery.
+    # Price lists are uploaded rarely. A few failures in a row must be enough, and one success proves recovery.
     "pricing.v1.Pricing/UploadPrices": BreakerPolicy(consecutive_failures=2, half_open_max_calls=1),
 }
 
@@ -34,7 +34,7 @@ def breakers() -> BreakerRegistry:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """So many pieces of a product."""
+    """A product and a quantity."""
 
     product_id: str
     quantity: int = 1
@@ -57,13 +57,13 @@ class Source(StrEnum):
     """Where a line's price comes from."""
 
     FRESH = "fresh"
-    """The pricing service told it just now."""
+    """The pricing service returned it just now."""
     LAST_KNOWN = "last known"
-    """The pricing service told it earlier, and cannot be asked now."""
+    """The pricing service returned it earlier; the call failed now."""
     UNAVAILABLE = "price unavailable"
-    """The pricing service cannot be asked, and never told it before."""
+    """The call failed, and no earlier one returned a price."""
     NOT_SOLD = "not sold here"
-    """The pricing service knows no such product."""
+    """The pricing service does not know the product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ class Line:
     source: Source
     price: Price | None = None
     why: str = ""
-    """What kept a fresh price away; empty when nothing did."""
+    """Why the price is not fresh; empty when it is."""
 
     def __str__(self) -> str:
-        """The line for a person."""
+        """The line as text."""
         cost = money.text(money.times(self.price.amount, self.item.quantity)) if self.price else "-"
         return f"{self.item.quantity:>3} x {self.item.product_id:<16} {cost:>12}  {self.source}"
 
@@ -94,7 +94,7 @@ class Receipt:
         return all(line.price is not None for line in self.lines)
 
     def __str__(self) -> str:
-        """The receipt for a person: its lines, the total, and what kept fresh prices away."""
+        """The receipt as text: its lines, the total, and why prices are not fresh."""
         nanos = sum(money.nanos(line.price.amount) * line.item.quantity for line in self.lines if line.price)
         label = "total" if self.complete else "total of the lines that have a price"
         reasons = dict.fromkeys(f"because: {line.why}" for line in self.lines if line.why)
@@ -103,25 +103,25 @@ class Receipt:
 
 @dataclass(slots=True)
 class LastKnownPrices:
-    """What the service told us last of each product. Single reads and writes: safe between threads."""
+    """The last price of each product that the service returned. Safe between threads: single reads and writes."""
 
     _prices: dict[str, Price] = field(default_factory=dict[str, Price])
 
     def remember(self, price: Price) -> None:
-        """Keep a price the service told."""
+        """Keep a price that the service returned."""
         self._prices[price.product_id] = price
 
     def recall(self, product_id: str) -> Price | None:
-        """The last price the service told; `None` when it never did."""
+        """The last price that the service returned; `None` if it never did."""
         return self._prices.get(product_id)
 
-    def told(self, item: Item, price: Price) -> Line:
-        """The line of an item whose price has just been told."""
+    def fresh(self, item: Item, price: Price) -> Line:
+        """The line of an item whose price the service has just returned."""
         self.remember(price)
         return Line(item, Source.FRESH, price)
 
     def failed(self, item: Item, error: grpc.RpcError) -> Line:
-        """The line of an item whose price could not be had."""
+        """The line of an item whose price the service did not return."""
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return Line(item, Source.NOT_SOLD)
         price = self.recall(item.product_id)
@@ -129,7 +129,7 @@ class LastKnownPrices:
 
 
 def explain(error: grpc.RpcError) -> str:
-    """Why there was no answer, in a few words: a refusal says when to come back, a failure says what it was."""
+    """Why there was no response, in a few words: a refusal says when the next probe is, a failure what went wrong."""
     if isinstance(error, CircuitOpenError):
         return str(error.details())
     return f"{error.code().name}: {error.details()}"

@@ -1,7 +1,7 @@
-"""Switches the troubles of a running pricing server: `python -m examples.pricing.switchboard --hang`.
+"""Makes a running pricing server fail, or work again: `python -m examples.pricing.switchboard --hang`.
 
-Without an option the server is well again. Its channel has no breaker: trouble must stay switchable while one is open.
-For the demo and for tests, `PricingServer` starts a server as a process and has its switchboard at hand.
+Without an option the server works again. This channel has no breaker: an open one must not keep the server from being
+switched. For the demo and for tests, `PricingServer` starts a server as a process, with its switchboard.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from examples.pricing.v1.trouble_pb2_grpc import TroubleStub
 ANNOUNCEMENT: Final = "listening on "
 """What the server prints before its address."""
 PATIENCE: Final = 10.0
-"""Seconds to wait for the switchboard to answer, and for a server to end before it is killed."""
+"""Seconds to wait for a response of the switchboard, and for a server to end before it is killed."""
 
 
 class Switchboard:
-    """A hand on the switchboard of a pricing server."""
+    """A client of the `Trouble` service of a pricing server."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        """The switchboard at the other end of a channel."""
+        """The switchboard of the server that the channel is connected to."""
         self._stub = TroubleStub(channel)
 
     def suffer(
@@ -50,7 +50,7 @@ class Switchboard:
         return dict(self._stub.Get(trouble_pb2.GetRequest(), timeout=PATIENCE).calls)
 
     def die(self) -> None:
-        """Make the server's process end on the spot."""
+        """Make the server's process end at once."""
         try:
             self._stub.Die(trouble_pb2.DieRequest(), timeout=PATIENCE)
         except grpc.RpcError as error:
@@ -72,14 +72,14 @@ class PricingServer:
             ServerError: It ended without listening.
         """
         command = [sys.executable, "-m", "examples.pricing.server", "--until-stdin-closes", "--port", str(port)]
-        # The process holds the reading end of a pipe whose writing end is ours: however we end, it ends too. Ctrl-C is
-        # not for it, so that it ends after those who call it.
+        # The process ends when its standard input closes, so it ends with this one, however this one ends. Its process
+        # group is its own, so Ctrl-C does not reach it, and it ends after its clients.
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
         )
         try:
             announcement = self._process.stdout.readline() if self._process.stdout else ""
-        except BaseException:  # Ctrl-C: nobody would hear it announce itself
+        except BaseException:  # Ctrl-C while waiting
             self._process.kill()
             self._end()
             raise
@@ -91,7 +91,7 @@ class PricingServer:
         """Where it listens, "127.0.0.1:50051"."""
         self._channel = grpc.insecure_channel(self.address)
         self.switchboard = Switchboard(self._channel)
-        """Where its troubles are switched."""
+        """Makes it fail, and work again."""
 
     @property
     def port(self) -> int:
@@ -99,7 +99,7 @@ class PricingServer:
         return int(self.address.rpartition(":")[2])
 
     def die(self) -> int:
-        """Make the process die on the spot; answer its exit code."""
+        """Make the process end at once; returns its exit code."""
         self.switchboard.die()
         return self._process.wait(PATIENCE)
 
@@ -117,7 +117,7 @@ class PricingServer:
         self.close()
 
     def _end(self) -> None:
-        """Close our ends of the pipes, at which the server stops by itself, and wait for that."""
+        """Close the pipes, at which the server stops by itself, and wait for that."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -129,13 +129,13 @@ class PricingServer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Switch the trouble as the command line says; answer the exit code."""
+    """Set the trouble that the command line asks for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="127.0.0.1:50051", help="the pricing server, host:port")
     parser.add_argument("--error-rate", type=float, default=0.0, help="the share of calls that fail, from 0 to 1")
     parser.add_argument("--error-status", default="UNAVAILABLE", help="the status they fail with")
-    parser.add_argument("--latency-ms", type=int, default=0, help="every call waits so long")
-    parser.add_argument("--hang", action="store_true", help="calls are taken and never answered")
+    parser.add_argument("--latency-ms", type=int, default=0, help="every call waits this long")
+    parser.add_argument("--hang", action="store_true", help="calls are accepted and get no response")
     parser.add_argument("--die", action="store_true", help="end the server's process")
     options = parser.parse_args(arguments)
     with grpc.insecure_channel(options.target) as channel:
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     hang=options.hang,
                 )
         except grpc.RpcError as error:
-            print(f"no answer: {explain(error)}", file=sys.stderr)
+            print(f"failed: {explain(error)}", file=sys.stderr)
             return 1
     return 0
 

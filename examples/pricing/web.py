@@ -1,4 +1,4 @@
-"""What a web app answers to a request for a price: status, headers and body, whichever framework sends them."""
+"""The HTTP responses of the web apps: status, headers and body, whichever framework sends them."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ from examples.pricing.shop import LastKnownPrices, explain
 from examples.pricing.v1.pricing_pb2 import Price
 from grpc_breaker import BreakerRegistry, CircuitOpenError
 
-RETRY_WHEN_UNTOLD: Final = 30
-"""Seconds to ask a client to wait when the breaker was opened by an operator, and nobody knows for how long."""
-
+RETRY_AFTER_OPERATOR: Final = 30
+"""Seconds to ask a client to wait when an operator opened the breaker, which may be for any time."""
 
 DETAILS: Final = {
-    502: "the pricing service cannot be asked",
+    502: "the pricing service cannot be reached",
     504: "the pricing service did not answer in time",
 }
-"""What a failed call says to the public."""
+"""What the public sees of a failed call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP response, before a framework makes it one of its own."""
+    """An HTTP response, for a framework to send."""
 
     status: int
     body: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def told(price: Price, known: LastKnownPrices) -> Answer:
-    """The pricing service told the price."""
+def fresh(price: Price, known: LastKnownPrices) -> Answer:
+    """The response when the pricing service returned the price."""
     known.remember(price)
     return Answer(200, describe(price, stale=False))
 
 
 def failed(product_id: str, error: grpc.RpcError, known: LastKnownPrices) -> Answer:
-    """The pricing service did not tell it.
+    """The response when the pricing service did not return the price.
 
-    An answer (NOT_FOUND) is passed on. An outage is hidden behind the last known price, where there is one; else a
-    refusal is a 503 that says when to come back, an expired deadline a 504, anything else a 502.
+    NOT_FOUND is passed on. During an outage the last known price is shown, if there is one; if not, a refusal is a 503
+    that says when to retry, an expired deadline a 504, anything else a 502.
     """
     if error.code() is grpc.StatusCode.NOT_FOUND:
         return Answer(404, {"detail": str(error.details())})
@@ -53,7 +52,7 @@ def failed(product_id: str, error: grpc.RpcError, known: LastKnownPrices) -> Ans
     if isinstance(error, CircuitOpenError):
         return Answer(503, {"detail": explain(error)}, {"Retry-After": str(retry_after(error))})
     status = 504 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else 502
-    return Answer(status, {"detail": DETAILS[status]})  # the error's own words name hosts and ports
+    return Answer(status, {"detail": DETAILS[status]})  # the error's details name hosts and ports
 
 
 def states(breakers: BreakerRegistry) -> dict[str, dict[str, Any]]:
@@ -65,9 +64,9 @@ def states(breakers: BreakerRegistry) -> dict[str, dict[str, Any]]:
 
 
 def retry_after(refusal: CircuitOpenError) -> int:
-    """The refusal's time as HTTP wants it: whole seconds, rounded up, from 1."""
+    """The value of Retry-After: whole seconds, rounded up, from 1."""
     if refusal.retry_after is None:
-        return RETRY_WHEN_UNTOLD
+        return RETRY_AFTER_OPERATOR
     return max(1, math.ceil(refusal.retry_after))
 
 

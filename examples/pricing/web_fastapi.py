@@ -23,7 +23,7 @@ from grpc_breaker import BreakerRegistry, aio
 
 
 def create_app(target: str, breakers: BreakerRegistry) -> FastAPI:
-    """An app in front of the pricing server at `target`, guarded by these breakers."""
+    """An app that gets prices from the server at `target`, with these breakers."""
     known = shop.LastKnownPrices()
 
     @contextlib.asynccontextmanager
@@ -38,11 +38,11 @@ def create_app(target: str, breakers: BreakerRegistry) -> FastAPI:
     async def price(product_id: str) -> JSONResponse:
         """The price of one product, with `stale: true` when it is the last known one."""
         try:
-            told = await app.state.pricing.GetPrice(GetPriceRequest(product_id=product_id), timeout=shop.PATIENCE)
+            response = await app.state.pricing.GetPrice(GetPriceRequest(product_id=product_id), timeout=shop.PATIENCE)
         except grpc.RpcError as error:  # CircuitOpenError is one
             answer = web.failed(product_id, error, known)
         else:
-            answer = web.told(told.price, known)
+            answer = web.fresh(response.price, known)
         return JSONResponse(answer.body, answer.status, answer.headers)
 
     @app.get("/breakers")

@@ -18,7 +18,7 @@ from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor
 
 
 def create_app(channel: grpc.Channel, breakers: BreakerRegistry) -> Flask:
-    """An app that asks for prices over `channel`, guarded by these breakers."""
+    """An app that gets prices over `channel`, with these breakers."""
     pricing = PricingStub(grpc.intercept_channel(channel, CircuitBreakerInterceptor(breakers)))
     known = shop.LastKnownPrices()
     app = Flask(__name__)
@@ -27,11 +27,11 @@ def create_app(channel: grpc.Channel, breakers: BreakerRegistry) -> Flask:
     def price(product_id: str) -> tuple[Response, int, dict[str, str]]:
         """The price of one product, with `stale: true` when it is the last known one."""
         try:
-            told = pricing.GetPrice(GetPriceRequest(product_id=product_id), timeout=shop.PATIENCE)
+            response = pricing.GetPrice(GetPriceRequest(product_id=product_id), timeout=shop.PATIENCE)
         except grpc.RpcError as error:  # CircuitOpenError is one
             answer = web.failed(product_id, error, known)
         else:
-            answer = web.told(told.price, known)
+            answer = web.fresh(response.price, known)
         return jsonify(answer.body), answer.status, answer.headers
 
     @app.get("/breakers")

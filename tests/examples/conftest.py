@@ -11,6 +11,6 @@ from examples.pricing.switchboard import PricingServer
 
 @pytest.fixture
 def server() -> Iterator[PricingServer]:
-    """A pricing server in good health, in a process of its own."""
+    """A pricing server that works, in a process of its own."""
     with PricingServer() as running:
         yield running

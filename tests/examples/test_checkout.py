@@ -1,4 +1,4 @@
-"""The two checkouts, blocking and asyncio, through the server's health, illness and death."""
+"""The two checkouts, blocking and asyncio, with a server that works, fails and dies."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def sources(receipt: Receipt) -> set[Source]:
 
 
 def test_a_well_service_gives_fresh_prices(price: Callable[[], Receipt]) -> None:
-    """While the service is well a receipt is complete, and all its prices are fresh."""
+    """While the service works a receipt is complete, and all its prices are fresh."""
     receipt = price()
     assert sources(receipt) == {Source.FRESH}
     assert str(receipt).splitlines()[-1] == "total: 27.95 EUR"
@@ -86,7 +86,7 @@ def test_an_ill_service_gives_last_known_prices(server: PricingServer, price: Ca
 def test_an_open_breaker_keeps_calls_from_the_server(
     server: PricingServer, price: Callable[[], Receipt], breakers: BreakerRegistry
 ) -> None:
-    """Once failures have opened the breaker, baskets are still priced and the server hears no more of them."""
+    """Once failures have opened the breaker, baskets are still priced, without a call to the server."""
     price()
     server.switchboard.suffer(error_rate=1.0)
     for _ in range(TRIPS):
@@ -111,7 +111,7 @@ def test_a_dead_server_leaves_prices_unavailable(server: PricingServer, price: C
 def test_a_reset_breaker_finds_a_well_service(
     server: PricingServer, price: Callable[[], Receipt], breakers: BreakerRegistry
 ) -> None:
-    """When an operator resets the breaker of a service that is well again, prices are fresh again."""
+    """When an operator resets the breaker of a service that works again, prices are fresh again."""
     server.switchboard.suffer(error_rate=1.0)
     for _ in range(TRIPS):
         price()
@@ -140,7 +140,7 @@ def test_quote_command(server: PricingServer, main: Main, capsys: pytest.Capture
 
 @BOTH_MAINS
 def test_upload_and_watch_commands(server: PricingServer, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    """`upload` changes a price, and `watch` then tells the new one."""
+    """`upload` changes a price, and `watch` then prints the new one."""
     assert main(["--target", server.address, "upload", "grinder=79.90", "milk-jug=17.40"]) == 0
     assert main(["--target", server.address, "watch", "grinder", "--changes", "1"]) == 0
     uploaded, watched = capsys.readouterr().out.splitlines()
@@ -150,15 +150,15 @@ def test_upload_and_watch_commands(server: PricingServer, main: Main, capsys: py
 
 @BOTH_MAINS
 def test_a_failed_command(server: PricingServer, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command that has nothing to fall back on exits with 1 and the status in words."""
+    """A command that has nothing to fall back on exits with 1 and prints the status."""
     assert main(["--target", server.address, "quote", "yacht"]) == 1
-    assert capsys.readouterr().err == "no answer: NOT_FOUND: the shop does not sell 'yacht'\n"
+    assert capsys.readouterr().err == "failed: NOT_FOUND: the shop does not sell 'yacht'\n"
 
 
 @BOTH_MAINS
 @pytest.mark.parametrize("argument", ["grinder=none", "grinder=0", "grinder=1000001", "grinder="])
 def test_a_bad_argument(main: Main, argument: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A quantity that is no whole number from 1 is a usage error that shows it."""
+    """A quantity that is not a whole number from 1 is a usage error that shows it."""
     with pytest.raises(SystemExit) as caught:
         main(["basket", argument])
     assert caught.value.code == 2
@@ -166,11 +166,11 @@ def test_a_bad_argument(main: Main, argument: str, capsys: pytest.CaptureFixture
 
 
 def test_the_switchboard_has_no_breaker(breakers: BreakerRegistry) -> None:
-    """The policies of the shop leave the server's switchboard alone, and guard each method of Pricing by itself."""
+    """With the policies of the shop each method of Pricing has a breaker of its own, and the switchboard has none."""
     assert breakers.breaker_for("pricing.v1.Trouble/Set") is None
     assert breakers.breaker_for(GET_PRICE) is not breakers.breaker_for("pricing.v1.Pricing/Quote")
 
 
 def test_nothing_is_known_at_first() -> None:
-    """Without an earlier answer there is no last known price."""
+    """Without an earlier response there is no last known price."""
     assert LastKnownPrices().recall("grinder") is None

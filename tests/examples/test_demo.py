@@ -1,4 +1,4 @@
-"""The demo: a real run of it, what it prints and exports, and how it judges itself."""
+"""The demo: a real run of it, what it prints and exports, and how it checks itself."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_story_happens(performance: Performance) -> None:
     """The demo exits with 0, and names the states the breaker went through."""
     assert performance.exit_code == 0, performance.errors
     last = performance.output.splitlines()[-1]
-    assert last.startswith("It went the whole way: closed -> open -> half_open -> open -> half_open")
+    assert last.startswith("Its states: closed -> open -> half_open -> open -> half_open")
     assert last.endswith("-> half_open -> closed.")
 
 
@@ -115,7 +115,7 @@ def test_an_outage_is_met_with_a_receipt(performance: Performance) -> None:
 
 
 def test_the_table_has_both_checkouts(performance: Performance) -> None:
-    """The table tells of both checkouts, and how many of their calls the ill service had to bear."""
+    """The table shows both checkouts, and how many of their calls reached the failing service."""
     table = performance.output.partition("\n\nHow long customers waited")[2]
     rows = {row[: row.index(" breaker")]: row.split() for row in table.splitlines() if " ms " in row}
     assert set(rows) == {"with a", "without a"}
@@ -139,13 +139,13 @@ def test_spans_reach_a_tracing_backend(performance: Performance) -> None:
     ids=len,
 )
 def test_another_story_is_not_this_one(states: list[str]) -> None:
-    """A breaker that did not open, open again and close has not gone the whole way."""
-    with pytest.raises(demo.StoryError, match="the span events tell of another way"):
+    """The demo fails if its breaker does not open, open again and close."""
+    with pytest.raises(demo.StoryError, match="the span events show other changes of state"):
         demo.judge(states, {demo.WITH: 1, demo.WITHOUT: 2})
 
 
 def test_a_breaker_that_keeps_nothing_away_is_no_breaker() -> None:
-    """A breaker that let as many calls through as no breaker fails the story."""
+    """The demo fails if as many calls reach the service with a breaker as without one."""
     states = ["closed", "open", "half_open", "open", "half_open", "closed"]
     demo.judge(states, {demo.WITH: 1, demo.WITHOUT: 2})
     with pytest.raises(demo.StoryError, match="kept no call"):
@@ -153,7 +153,7 @@ def test_a_breaker_that_keeps_nothing_away_is_no_breaker() -> None:
 
 
 def test_a_story_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the breaker the story does not happen: the demo exits with 1 and says which change was missing."""
+    """Without a breaker the demo exits with 1 and says which change of state was missing."""
 
     def no_breakers(*_: object, **__: object) -> BreakerRegistry:
         return BreakerRegistry(default=None)
@@ -162,7 +162,7 @@ def test_a_story_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(demo, "EVENT_PATIENCE", 0.0)
     assert demo.main(["--fast"]) == 1
     reason = "the breaker did not go from closed to open within 0 s"
-    assert capsys.readouterr().err == f"\nThe story did not happen: {reason}.\n"
+    assert capsys.readouterr().err == f"\nThe demo failed: {reason}.\n"
 
 
 def test_a_server_that_does_not_start_is_explained(
@@ -176,7 +176,7 @@ def test_a_server_that_does_not_start_is_explained(
 
     monkeypatch.setattr(demo, "PricingServer", no_server)
     assert demo.main(["--fast"]) == 1
-    assert "The story did not happen: the pricing server did not start" in capsys.readouterr().err
+    assert "The demo failed: the pricing server did not start" in capsys.readouterr().err
 
 
 def test_a_story_that_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +187,7 @@ def test_a_story_that_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
     monkeypatch.setattr(demo, "perform", leave)
     assert demo.main(["--fast"]) == 130
-    assert capsys.readouterr().err == "\nThe story was left.\n"
+    assert capsys.readouterr().err == "\nInterrupted.\n"
 
 
 def test_a_demo_that_is_left() -> None:
@@ -202,11 +202,11 @@ def test_a_demo_that_is_left() -> None:
         signal.signal(signal.SIGINT, inherited)
     with demo as process:
         assert process.stdout is not None
-        assert any("The pricing service is well." in line for line in process.stdout)
+        assert any("The pricing service works." in line for line in process.stdout)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=20)  # both have ended when nobody holds the pipes
     assert (process.returncode, "KeyboardInterrupt" in errors) == (130, False), errors
-    assert "\nThe story was left.\n" in errors
+    assert "\nInterrupted.\n" in errors
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_events_are_printed_in_the_order_of_their_numbers(capsys: pytest.Capture
 
 
 def test_a_terminal_has_colours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A person at a terminal sees colours, unless NO_COLOR says otherwise."""
+    """A terminal gets colours, unless NO_COLOR is set."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert Terminal().styled("open", "open") == "\x1b[31mopen\x1b[0m"
@@ -258,7 +258,7 @@ def test_a_terminal_has_colours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_every_customer_is_served() -> None:
-    """The crowd brings as many customers to each checkout, and those in a queue are served although nobody comes."""
+    """Each checkout gets equally many customers, and those in a queue are served after the last has come."""
     enough = threading.Event()
     waiting = itertools.count(1)
 

@@ -1,4 +1,4 @@
-"""The generated code imports quietly, and drift from the protos is noticed."""
+"""The generated code imports without a warning, and is found out if it differs from the protos."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_drift_is_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_writing_leaves_no_stale_file(tmp_path: Path) -> None:
-    """Writing the generated files removes those that are generated no more, and nothing else."""
+    """Writing the generated files removes those that are no longer generated, and nothing else."""
     for name in ("old_pb2.py", "__init__.py"):
         (tmp_path / name).write_text("", encoding="utf-8")
     generate.write(tmp_path, {"new_pb2.py": "x = 1\n"})

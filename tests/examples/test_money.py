@@ -30,13 +30,13 @@ TOO_FINE_OR_LARGE = ["1.0000000000000000000000000000001", "1" * 99, "1000000000.
 
 @pytest.mark.parametrize("text", [*NO_AMOUNTS, *TOO_FINE_OR_LARGE])
 def test_what_is_no_number_is_refused(text: str) -> None:
-    """Text that is no decimal number, or finer than a billionth, is a ValueError that shows it."""
+    """Text that is not a decimal number, or has more than nine decimals, is a ValueError that shows it."""
     with pytest.raises(ValueError, match="must be a decimal number") as caught:
         money.of(text)
     assert repr(text) in str(caught.value)
 
 
 def test_no_amount_is_too_large_for_a_request() -> None:
-    """The largest amount, as often as a request can ask for it, still is an amount of the proto."""
+    """The largest amount times the largest quantity of a request still fits into the proto."""
     assert money.times(money.of(str(money.LARGEST)), 2**31 - 1).units == money.LARGEST * (2**31 - 1)
     assert not money.is_proper(money.Money(currency_code=money.CURRENCY, units=money.LARGEST + 1))

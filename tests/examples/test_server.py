@@ -1,4 +1,4 @@
-"""The pricing server: what it answers, its troubles, and its end."""
+"""The pricing server: its methods, its failures on purpose, and its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from examples.pricing import money, switchboard
-from examples.pricing.server import EXIT_OF_THE_DEAD
+from examples.pricing.server import EXIT_CODE_OF_DIE
 from examples.pricing.switchboard import PricingServer, ServerError
 from examples.pricing.v1 import pricing_pb2 as pb
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
@@ -31,7 +31,7 @@ def stub(server: PricingServer) -> Iterator[PricingStub]:
 
 
 def test_a_price_is_told(stub: PricingStub) -> None:
-    """GetPrice tells the price of a product."""
+    """GetPrice returns the price of a product."""
     assert money.text(stub.GetPrice(GRINDER, timeout=PATIENCE).price.amount) == "89.00 EUR"
 
 
@@ -46,7 +46,7 @@ def test_an_unknown_product_is_an_answer(stub: PricingStub) -> None:
 
 
 def test_a_watcher_hears_of_an_upload(stub: PricingStub) -> None:
-    """WatchPrices tells the present price first and then the one that UploadPrices sets."""
+    """WatchPrices sends the present price first and then the one that UploadPrices sets."""
     watch = iter(stub.WatchPrices(pb.WatchPricesRequest(product_ids=["grinder"]), timeout=PATIENCE))
     before = next(watch).price
     upload = [pb.UploadPricesRequest(product_id="grinder", amount=money.of("79.90"))]
@@ -71,7 +71,7 @@ def test_an_upload_with_a_bad_line_changes_nothing(stub: PricingStub) -> None:
 
 
 def test_a_quote_adds_up(stub: PricingStub) -> None:
-    """Quote answers each line with its own total and the total so far."""
+    """Quote returns for each line its own total and the total so far."""
     basket = {"espresso-beans": 2, "grinder": 1}
     lines = [pb.QuoteRequest(product_id=product_id, quantity=quantity) for product_id, quantity in basket.items()]
     answers = [(money.text(a.line_total), money.text(a.total)) for a in stub.Quote(iter(lines), timeout=PATIENCE)]
@@ -79,7 +79,7 @@ def test_a_quote_adds_up(stub: PricingStub) -> None:
 
 
 def test_a_quote_beyond_all_money_is_an_answer(stub: PricingStub) -> None:
-    """A basket that is worth more than an amount can be is OUT_OF_RANGE: an answer, which no breaker counts as trouble."""
+    """A basket whose total is larger than an amount can be is OUT_OF_RANGE, which no breaker counts as a failure."""
     upload = pb.UploadPricesRequest(product_id="gold", amount=money.of(str(money.LARGEST)))
     stub.UploadPrices(iter([upload]), timeout=PATIENCE)
     line = pb.QuoteRequest(product_id="gold", quantity=2**31 - 1)
@@ -91,7 +91,7 @@ def test_a_quote_beyond_all_money_is_an_answer(stub: PricingStub) -> None:
 
 
 def test_the_share_of_failing_calls_is_exact(server: PricingServer, stub: PricingStub) -> None:
-    """With an error rate of a half, each second call fails with the status that was set."""
+    """With an error rate of a half, every second call fails with the status that was set."""
     server.switchboard.suffer(error_rate=0.5, error_status="INTERNAL")
     codes = [stub.GetPrice.future(GRINDER, timeout=PATIENCE).code() for _ in range(4)]
     assert codes == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL] * 2
@@ -99,7 +99,7 @@ def test_the_share_of_failing_calls_is_exact(server: PricingServer, stub: Pricin
 
 @pytest.mark.parametrize("trouble", [{"hang": True}, {"latency_ms": 3_600_000}], ids=["hang", "latency"])
 def test_recovery_is_immediate(server: PricingServer, stub: PricingStub, trouble: dict[str, int]) -> None:
-    """Many calls that wait in the server's trouble block neither its switchboard nor each other, and end with it."""
+    """Many calls that hang in the server block neither its switchboard nor each other, and go on when the trouble ends."""
     server.switchboard.suffer(hang=bool(trouble.get("hang")), latency_ms=trouble.get("latency_ms", 0))
     waiting = [stub.GetPrice.future(GRINDER, timeout=PATIENCE) for _ in range(100)]
     while server.switchboard.calls().get("tester", 0) < len(waiting):
@@ -121,7 +121,7 @@ def test_a_senseless_trouble_is_refused(server: PricingServer, rate: float, stat
 
 
 def test_the_switchboard_command(server: PricingServer, stub: PricingStub) -> None:
-    """The switchboard's command makes the server ill, and without an option well again."""
+    """The switchboard's command makes the server fail, and without an option work again."""
     target = ["--target", server.address]
     assert switchboard.main([*target, "--error-rate", "1", "--error-status", "DATA_LOSS"]) == 0
     assert stub.GetPrice.future(GRINDER, timeout=PATIENCE).code() is grpc.StatusCode.DATA_LOSS
@@ -130,16 +130,16 @@ def test_the_switchboard_command(server: PricingServer, stub: PricingStub) -> No
 
 
 def test_the_switchboard_command_fails_in_words(server: PricingServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A switchboard that cannot be reached, its server having died, is an exit code of 1 and words."""
+    """The command for a server that has died exits with 1 and says so."""
     target = ["--target", server.address]
     assert switchboard.main([*target, "--die"]) == 0
     assert switchboard.main(target) == 1
-    assert capsys.readouterr().err.startswith("no answer: UNAVAILABLE: ")
+    assert capsys.readouterr().err.startswith("failed: UNAVAILABLE: ")
 
 
 def test_a_server_can_die_and_another_take_its_place(server: PricingServer) -> None:
-    """A server that is told to die exits with its own code, and another can be started on its port."""
-    assert server.die() == EXIT_OF_THE_DEAD
+    """A server that is asked to die exits with a code for that, and another can be started on its port."""
+    assert server.die() == EXIT_CODE_OF_DIE
     with PricingServer(server.port) as heir, grpc.insecure_channel(heir.address) as channel:
         answer = PricingStub(channel).GetPrice(GRINDER, timeout=PATIENCE, wait_for_ready=True)
         assert answer.price.product_id == "grinder"
@@ -152,7 +152,7 @@ def test_a_port_that_is_taken_is_an_error(server: PricingServer) -> None:
 
 
 def test_ctrl_c_is_not_for_the_server(server: PricingServer) -> None:
-    """A terminal's Ctrl-C goes to the program that started the server, and not to the server: it ends the last."""
+    """Ctrl-C at a terminal reaches the program that started the server, but not the server, which ends last."""
     assert os.getpgid(server._process.pid) != os.getpgrp()
 
 
@@ -181,7 +181,7 @@ def test_a_start_that_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("end", ["SIGTERM", "stdin"])
 def test_a_server_ends_when_it_should(end: str) -> None:
-    """The server exits with 0 on SIGTERM, and when the standard input it was told to heed ends."""
+    """The server exits with 0 on SIGTERM, and with `--until-stdin-closes` when its standard input ends."""
     command = [sys.executable, "-W", "error", "-m", "examples.pricing.server", "--port", "0", "--until-stdin-closes"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""The two web apps, FastAPI and Flask: one contract, with the server well, ill and dead."""
+"""The two web apps, FastAPI and Flask: the same responses, with a server that works, fails and dies."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_failure(server: PricingServer, get: Get, status: str, expected: int) 
 
 
 def test_a_hanging_server(server: PricingServer, get: Get) -> None:
-    """A server that never answers is a 504."""
+    """A server that never responds is a 504."""
     server.switchboard.suffer(hang=True)
     assert get("/price/grinder").status == 504
 
@@ -134,7 +134,7 @@ def test_a_refusal_by_an_operator(get: Get, breakers: BreakerRegistry) -> None:
     """While an operator holds the breaker open a page is a 503 with a fixed Retry-After."""
     breakers[GET_PRICE].force_open()
     page = get("/price/grinder")
-    assert (page.status, page.headers["retry-after"]) == (503, str(web.RETRY_WHEN_UNTOLD))
+    assert (page.status, page.headers["retry-after"]) == (503, str(web.RETRY_AFTER_OPERATOR))
 
 
 def test_a_stale_price(server: PricingServer, get: Get) -> None:
@@ -154,7 +154,7 @@ def test_a_dead_server(server: PricingServer, get: Get) -> None:
 
 
 def test_the_breakers_page(server: PricingServer, get: Get) -> None:
-    """/breakers tells the state of every breaker that has been used."""
+    """/breakers shows the state of every breaker that has been used."""
     trip(server, get)
     page = get("/breakers")
     assert page.status == 200

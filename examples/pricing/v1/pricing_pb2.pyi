@@ -3,8 +3,8 @@
 isort:skip_file
 Prices of a shop, as a checkout asks for them.
 
-The service uses each of the four kinds of RPC for what that kind is good at, so that an example, a test or a demo can
-show a client of any kind against one server.
+The service uses each of the four kinds of RPC for a task that fits it, so that one server is enough for examples, tests
+and demos of any kind.
 """
 
 from collections import abc as _abc
@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Money(_message.Message):
-    """An exact amount of money. No floating point comes near it."""
+    """An exact amount of money, without floating point."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -129,7 +129,7 @@ Global___GetPriceResponse: _TypeAlias = GetPriceResponse  # noqa: Y015
 
 @_typing.final
 class WatchPricesRequest(_message.Message):
-    """Asks to be told of changes."""
+    """Which prices to watch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -202,7 +202,7 @@ Global___UploadPricesRequest: _TypeAlias = UploadPricesRequest  # noqa: Y015
 
 @_typing.final
 class UploadPricesResponse(_message.Message):
-    """What became of a price list."""
+    """The result of an upload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -253,7 +253,7 @@ Global___QuoteRequest: _TypeAlias = QuoteRequest  # noqa: Y015
 
 @_typing.final
 class QuoteResponse(_message.Message):
-    """The answer to one line."""
+    """The quote for one line."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -270,7 +270,7 @@ class QuoteResponse(_message.Message):
 
     @_builtins.property
     def total(self) -> Global___Money:
-        """All lines of this conversation so far."""
+        """The total of all lines so far."""
 
     def __init__(
         self,

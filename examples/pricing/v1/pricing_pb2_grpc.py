@@ -42,9 +42,9 @@ class PricingServicer(object):
     """
 
     def GetPrice(self, request, context):
-        """The price of one product: what a checkout asks for each line of a basket.
+        """The price of one product. A checkout calls it for each line of a basket.
 
-        NOT_FOUND: the shop does not sell the product. That is an answer, not an outage.
+        NOT_FOUND: the shop does not sell the product. The server works; this is not an outage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -69,8 +69,8 @@ class PricingServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Quote(self, request_iterator, context):
-        """A conversation about a basket: the client names a line at a time, as the customer fills the basket, and is told the
-        line's price and the total so far.
+        """A quote for a basket: the client sends a line at a time, as the customer fills the basket, and receives the line's price
+        and the total so far.
 
         NOT_FOUND: the shop does not sell the product of a line.
         OUT_OF_RANGE: the total is more than an amount can be.

@@ -3,8 +3,8 @@
 isort:skip_file
 Prices of a shop, as a checkout asks for them.
 
-The service uses each of the four kinds of RPC for what that kind is good at, so that an example, a test or a demo can
-show a client of any kind against one server.
+The service uses each of the four kinds of RPC for a task that fits it, so that one server is enough for examples, tests
+and demos of any kind.
 """
 
 from collections import abc as _abc
@@ -38,9 +38,9 @@ class PricingStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PricingAsyncStub: ...
     GetPrice: _grpc.UnaryUnaryMultiCallable[_pricing_pb2.GetPriceRequest, _pricing_pb2.GetPriceResponse]
-    """The price of one product: what a checkout asks for each line of a basket.
+    """The price of one product. A checkout calls it for each line of a basket.
 
-    NOT_FOUND: the shop does not sell the product. That is an answer, not an outage.
+    NOT_FOUND: the shop does not sell the product. The server works; this is not an outage.
     """
     WatchPrices: _grpc.UnaryStreamMultiCallable[_pricing_pb2.WatchPricesRequest, _pricing_pb2.WatchPricesResponse]
     """The prices of some products now, then each change as it happens, until the client hangs up.
@@ -53,8 +53,8 @@ class PricingStub:
     INVALID_ARGUMENT: a line has no product or a malformed price.
     """
     Quote: _grpc.StreamStreamMultiCallable[_pricing_pb2.QuoteRequest, _pricing_pb2.QuoteResponse]
-    """A conversation about a basket: the client names a line at a time, as the customer fills the basket, and is told the
-    line's price and the total so far.
+    """A quote for a basket: the client sends a line at a time, as the customer fills the basket, and receives the line's price
+    and the total so far.
 
     NOT_FOUND: the shop does not sell the product of a line.
     OUT_OF_RANGE: the total is more than an amount can be.
@@ -66,9 +66,9 @@ class PricingAsyncStub(PricingStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetPrice: _aio.UnaryUnaryMultiCallable[_pricing_pb2.GetPriceRequest, _pricing_pb2.GetPriceResponse]  # type: ignore[assignment]
-    """The price of one product: what a checkout asks for each line of a basket.
+    """The price of one product. A checkout calls it for each line of a basket.
 
-    NOT_FOUND: the shop does not sell the product. That is an answer, not an outage.
+    NOT_FOUND: the shop does not sell the product. The server works; this is not an outage.
     """
     WatchPrices: _aio.UnaryStreamMultiCallable[_pricing_pb2.WatchPricesRequest, _pricing_pb2.WatchPricesResponse]  # type: ignore[assignment]
     """The prices of some products now, then each change as it happens, until the client hangs up.
@@ -81,8 +81,8 @@ class PricingAsyncStub(PricingStub):
     INVALID_ARGUMENT: a line has no product or a malformed price.
     """
     Quote: _aio.StreamStreamMultiCallable[_pricing_pb2.QuoteRequest, _pricing_pb2.QuoteResponse]  # type: ignore[assignment]
-    """A conversation about a basket: the client names a line at a time, as the customer fills the basket, and is told the
-    line's price and the total so far.
+    """A quote for a basket: the client sends a line at a time, as the customer fills the basket, and receives the line's price
+    and the total so far.
 
     NOT_FOUND: the shop does not sell the product of a line.
     OUT_OF_RANGE: the total is more than an amount can be.
@@ -97,9 +97,9 @@ class PricingServicer(metaclass=_abc_1.ABCMeta):
         request: _pricing_pb2.GetPriceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pricing_pb2.GetPriceResponse, _abc.Awaitable[_pricing_pb2.GetPriceResponse]]:
-        """The price of one product: what a checkout asks for each line of a basket.
+        """The price of one product. A checkout calls it for each line of a basket.
 
-        NOT_FOUND: the shop does not sell the product. That is an answer, not an outage.
+        NOT_FOUND: the shop does not sell the product. The server works; this is not an outage.
         """
 
     @_abc_1.abstractmethod
@@ -130,8 +130,8 @@ class PricingServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_pricing_pb2.QuoteRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pricing_pb2.QuoteResponse], _abc.AsyncIterator[_pricing_pb2.QuoteResponse]]:
-        """A conversation about a basket: the client names a line at a time, as the customer fills the basket, and is told the
-        line's price and the total so far.
+        """A quote for a basket: the client sends a line at a time, as the customer fills the basket, and receives the line's price
+        and the total so far.
 
         NOT_FOUND: the shop does not sell the product of a line.
         OUT_OF_RANGE: the total is more than an amount can be.

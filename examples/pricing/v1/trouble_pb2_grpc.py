@@ -6,7 +6,7 @@ from examples.pricing.v1 import trouble_pb2 as examples_dot_pricing_dot_v1_dot_t
 
 
 class TroubleStub(object):
-    """The switchboard of the pricing server's troubles.
+    """How the pricing server fails.
     """
 
     def __init__(self, channel):
@@ -33,25 +33,25 @@ class TroubleStub(object):
 
 
 class TroubleServicer(object):
-    """The switchboard of the pricing server's troubles.
+    """How the pricing server fails.
     """
 
     def Set(self, request, context):
-        """Replaces the trouble the server is in. An empty trouble means that it is well, at once: what hangs is let go.
+        """Replaces the trouble. With an empty one the server works again at once: calls that hang go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """The trouble the server is in, and how many calls have reached it.
+        """The present trouble, and how many calls have reached the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Die(self, request, context):
-        """Ends the server's process on the spot, with neither an answer nor a farewell. This call fails with UNAVAILABLE.
+        """Ends the server's process at once, without a response. This call fails with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +83,7 @@ def add_TroubleServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Trouble(object):
-    """The switchboard of the pricing server's troubles.
+    """How the pricing server fails.
     """
 
     @staticmethod
