@@ -69,7 +69,7 @@ outage: $(VENV)/.bench  ## Measure an outage with each of these breakers, and pl
 	@"$(RUN)" -m benchmarks.outage --plots docs/images
 
 test-model: $(READY)  ## Test the breaker against a reference model: long histories, all short ones, threads (half an hour)
-	@PROVE=1 "$(RUN)" -m pytest tests/model --timeout 1200
+	@LONG=1 "$(RUN)" -m pytest tests/model --timeout 1200
 	@"$(RUN)" -m tests.model.explore --depth 9
 
 CALLS := tests/integration tests/telemetry tests/test_pitfalls.py

@@ -10,8 +10,8 @@ import pytest
 from tests.model.scenes import SCENES
 from tests.model.scheduler import Scheduler
 
-RUNS = 12_000 if os.environ.get("PROVE") else 400
-"""Schedules of one scene, about. With `PROVE=1` nearly all with two preemptions of two threads, a sample for three."""
+RUNS = 12_000 if os.environ.get("LONG") else 400
+"""Schedules of one scene, about. With `LONG=1` nearly all with two preemptions of two threads, a sample for three."""
 
 
 def schedules(points: int, runs: int) -> Iterator[tuple[int, ...]]:

@@ -17,7 +17,7 @@ from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.model.reference import Call, Reference, Rules
 from tests.support.transitions import check_events
 
-LONG = bool(os.environ.get("PROVE"))
+LONG = bool(os.environ.get("LONG"))
 
 # Quarters of a second are exact in binary, so both sides agree on which bucket a result falls into. Window lengths are
 # multiples of ten quarters, so that a bucket is a whole number of them.
