@@ -18,10 +18,11 @@ And what cannot be judged is ignored, so that its permit comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from threading import get_ident
+from types import TracebackType
 from typing import Any, Final
 
 import grpc
@@ -79,27 +80,56 @@ _NO_CREDENTIALS: Final = {
 """How the words begin when a call's credentials could not be had, or not be sent over such a channel."""
 
 
-class _Making:
-    """A probe while it is being made: where an interceptor has let it pass and the next ones are at it.
+class Probing:
+    """A block in which the next interceptors make a probe.
 
-    Threads and tasks that begin meanwhile inherit the context, grpcio's own among them, which serve a channel for as
-    long as it lives. So the context alone says nothing: the probe must still be being made, and on this thread.
+    Where one of them asks the same breaker again, it is handed the permit of the probe: were it refused for want of a
+    second slot, no probe would ever get through. Whichever of the two sees the end first settles it.
+
+    Only the probe itself is handed its permit, and once: a call that an interceptor repeats is another call. Threads
+    and tasks that begin meanwhile inherit the context, grpcio's own among them, which serve a channel for as long as it
+    lives. So the context alone says nothing; it must be the same thread and the same task, too.
     """
 
-    __slots__ = ("permit", "thread")
+    __slots__ = ("_outer", "_permit", "_task", "_thread")
 
     def __init__(self, permit: Permit) -> None:
-        self.permit: Permit | None = permit
-        self.thread = get_ident()
+        self._permit: Permit | None = permit
+        self._thread = get_ident()
+        self._task = _current_task()
+        self._outer: Probing | None = None
 
-    def by(self, breaker: CircuitBreaker) -> bool:
-        """Whether it is `breaker` that let it pass."""
-        permit = self.permit
-        return permit is not None and permit.breaker is breaker and permit.is_probe and self.thread == get_ident()
+    def __enter__(self) -> None:
+        self._outer = _probing.get()
+        _probing.set(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._permit = self._task = None
+        _probing.set(self._outer)  # a coroutine may be closed in another context, where a token is of no use
+
+    def hand_down(self, breaker: CircuitBreaker) -> Permit | None:
+        """The permit, if `breaker` gave it and it is the probe itself that asks, for the first time."""
+        permit = self._permit
+        if permit is None or permit.breaker is not breaker or not permit.is_probe:
+            return None
+        if self._thread != get_ident() or self._task is not _current_task():
+            return None
+        self._permit = None
+        return permit
 
 
-_probe: ContextVar[_Making | None] = ContextVar("grpc_breaker_probe", default=None)
+_probing: ContextVar[Probing | None] = ContextVar("grpc_breaker_probing", default=None)
 """The probe that is being made in this context."""
+
+
+def _current_task() -> object:
+    """The task that runs on this thread, if any."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        return None
 
 
 class Guard:
@@ -116,19 +146,15 @@ class Guard:
         self._capture = capture
 
     def admit(self, call_details: Any, *, timed: bool) -> Permit | Rejection | None:
-        """Ask for a permit; `None` when the method is left alone, or when asking went wrong.
-
-        Also `None` for the probe itself, where an interceptor further out has let it pass and asks the same breaker:
-        were it refused here for want of a second slot, no probe would ever get through.
-        """
+        """Ask for a permit; `None` when the method is left alone, or when asking went wrong."""
         try:
             route = self.breakers.route(call_details.method)
             if route is None:
                 return None
             breaker, method = route
-            probe = _probe.get()
-            if probe is not None and probe.by(breaker):
-                return None
+            probing = _probing.get()
+            if probing is not None and (permit := probing.hand_down(breaker)) is not None:
+                return permit
             return breaker.try_admit(
                 method, self._capture() if self._capture is not None else None, timed, _lease(call_details)
             )
@@ -141,18 +167,6 @@ def _lease(call_details: Any) -> float | None:
     """Seconds after which the call is over by its own deadline; `None` where that is not known."""
     timeout = timeout_of(call_details)
     return timeout if timeout is not None and 0 <= timeout < _LONGEST_TIMEOUT else None
-
-
-@contextmanager
-def probing(permit: Permit) -> Generator[None, None, None]:
-    """Say that this probe is being made, for as long as the next interceptors are at it."""
-    outer, making = _probe.get(), _Making(permit)
-    _probe.set(making)
-    try:
-        yield
-    finally:
-        making.permit = None
-        _probe.set(outer)  # a coroutine may be closed in another context than its own, where a token is of no use
 
 
 def check_registry(breakers: object) -> BreakerRegistry:

@@ -47,9 +47,9 @@ from grpc_breaker._rpc import (
     ANSWER_GRACE,
     OK,
     Guard,
+    Probing,
     answered,
     give_back,
-    probing,
     refusal_code,
     settle,
     settle_raised,
@@ -134,8 +134,8 @@ class CircuitBreakerInterceptor(
         if isinstance(permit, Rejection):
             return RefusedCall(permit, refusal_code(permit))
         try:
-            if permit.is_probe:
-                with probing(permit):
+            if permit.took_slot:
+                with Probing(permit):
                     call = continuation(call_details, request)
             else:
                 call = continuation(call_details, request)

@@ -64,8 +64,8 @@ from grpc_breaker._rpc import (
     ANSWER_GRACE,
     OK,
     Guard,
+    Probing,
     give_back,
-    probing,
     refusal_code,
     settle,
     settle_raised,
@@ -123,7 +123,7 @@ class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
         call = None
         try:
             if permit.is_probe:
-                with probing(permit):
+                with Probing(permit):
                     call = await continuation(client_call_details, request)
             else:
                 call = await continuation(client_call_details, request)
@@ -189,8 +189,8 @@ async def _stream(
     if permit is None:
         return await continuation(call_details, request)
     try:
-        if permit.is_probe:
-            with probing(permit):
+        if permit.took_slot:
+            with Probing(permit):
                 call = await continuation(call_details, request)
         else:
             call = await continuation(call_details, request)

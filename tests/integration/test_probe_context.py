@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import Context, copy_context
 from typing import Any
 
 import grpc
@@ -111,3 +112,120 @@ def test_requests_of_an_asyncio_probe_that_make_calls(
 
     asyncio.run(story())
     assert (seen, breaker.state) == (["refused"], State.CLOSED)
+
+
+class Inside(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """A sync interceptor inside ours that does with a call what `act` does."""
+
+    def __init__(self, act: Callable[[Callable[[], Any]], Any]) -> None:
+        self.act = act
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return self.act(lambda: continuation(client_call_details, request))
+
+
+class InsideAio(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """The same in asyncio."""
+
+    def __init__(self, act: Callable[[Callable[[], Any]], Any]) -> None:
+        self.act = act
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self.act(lambda: continuation(client_call_details, request))
+
+
+async def ended(call: Any) -> str:
+    """How an asyncio call ends."""
+    try:
+        return str(await call)
+    except Refused:
+        return "refused"
+    except grpc.RpcError as error:
+        return error.code().name
+
+
+def guard_aio(server: Server, *interceptors: Any) -> grpc.aio.Channel:
+    """An asyncio channel with interceptors."""
+    return grpc.aio.insecure_channel(server.target, interceptors=list(interceptors))
+
+
+def test_tasks_that_an_asyncio_probe_begins(server: Server, breakers: BreakerRegistry, clock: FakeClock) -> None:
+    """Twenty calls that an interceptor begins in tasks while it makes the one probe are refused, and the probe closes."""
+    breaker = ready_for_a_probe(breakers, clock, "uu")
+    seen: list[str] = []
+
+    async def story() -> None:
+        first = iter([True])
+
+        async def begin_twenty(make: Callable[[], Any]) -> Any:
+            if next(first, False):
+                others = [asyncio.ensure_future(ended(method(b"ok", timeout=PATIENCE))) for _ in range(20)]
+                seen.extend(await asyncio.gather(*others))
+            return await make()
+
+        channel = guard_aio(server, *aio.interceptors(breakers), InsideAio(begin_twenty))
+        method: Any = channel.unary_unary(METHODS["uu"])
+        assert await method(b"ok", timeout=PATIENCE) == b"answer"
+        await channel.close()
+
+    asyncio.run(story())
+    assert seen == ["refused"] * 20
+    totals = breaker.snapshot()["totals"]
+    assert (breaker.state, totals["rejected"], totals["success"]) == (State.CLOSED, 20, 1)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in tasks", "in turn"])
+def test_probe_that_is_made_twenty_times_in_asyncio(
+    at_once: bool, server: Server, breakers: BreakerRegistry, clock: FakeClock
+) -> None:
+    """Where an interceptor between two of ours repeats the one probe, one of its calls goes to the server."""
+    breaker = ready_for_a_probe(breakers, clock, "uu")
+    seen: list[str] = []
+
+    async def story() -> None:
+        async def one(make: Callable[[], Any]) -> str:
+            return await ended(await make())
+
+        async def repeat(make: Callable[[], Any]) -> Any:
+            call = await make() if not at_once else None
+            if at_once:
+                seen.extend(await asyncio.gather(*(one(make) for _ in range(20))))
+            else:
+                seen.extend([await one(make) for _ in range(19)])
+            return call or await make()
+
+        interceptors = [*aio.interceptors(breakers), InsideAio(repeat), *aio.interceptors(breakers)]
+        channel = guard_aio(server, *interceptors)
+        seen.append(await ended(channel.unary_unary(METHODS["uu"])(b"error UNAVAILABLE ill", timeout=PATIENCE)))
+        await channel.close()
+
+    asyncio.run(story())
+    assert sorted(seen) == ["UNAVAILABLE", *["refused"] * (20 if at_once else 19)]
+    assert (breaker.state, breaker.snapshot()["totals"]["failure"]) == (State.OPEN, 2)
+
+
+def test_probe_that_is_made_twenty_times(server: Server, breakers: BreakerRegistry, clock: FakeClock) -> None:
+    """The same of sync interceptors, in turn and on threads that inherit the context."""
+    breaker = ready_for_a_probe(breakers, clock, "uu")
+    seen: list[Any] = []
+
+    def repeat(make: Callable[[], Any]) -> Any:
+        def on_a_thread(context: Context) -> None:
+            seen.append(context.run(make))
+
+        threads = [threading.Thread(target=on_a_thread, args=(copy_context(),)) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        call = make()
+        seen.extend(make() for _ in range(10))
+        return call
+
+    with grpc.insecure_channel(server.target) as bare:
+        ours = CircuitBreakerInterceptor(breakers)
+        guarded = grpc.intercept_channel(bare, ours, Inside(repeat), ours)
+        with pytest.raises(grpc.RpcError, match="ill"):
+            guarded.unary_unary(METHODS["uu"])(b"error UNAVAILABLE ill", timeout=PATIENCE)
+    assert [type(call) is type(seen[0]) and isinstance(call, Refused) for call in seen] == [True] * 20
+    assert (breaker.state, breaker.snapshot()["totals"]["failure"]) == (State.OPEN, 2)

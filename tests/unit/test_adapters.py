@@ -25,7 +25,6 @@ from grpc_breaker import (
     Rejection,
     aio,
 )
-from grpc_breaker import _rpc as rpc
 from grpc_breaker import _sync as sync
 from grpc_breaker.testing import FakeClock
 
@@ -405,18 +404,6 @@ def test_bare_iterator_whose_breakers_clock_breaks(caplog: pytest.LogCaptureFixt
     clock.broken = True
     assert [next(stream), next(stream)] == [b"1", b"2"]
     assert caplog.text.count("saying that a stream was answered failed") == 1
-
-
-def test_lost_probe_is_not_being_made(breakers: BreakerRegistry, clock: FakeClock) -> None:
-    """A probe whose lease ended while it is being made passes no further breaker unasked."""
-    permit = probe(breakers, clock)
-    with rpc.probing(permit):
-        making = rpc._probe.get()
-        assert making is not None
-        assert making.by(breakers[METHOD])
-        clock.advance(permit.policy.probe_timeout)
-        assert breakers[METHOD].in_flight == 0
-        assert not making.by(breakers[METHOD])
 
 
 @pytest.mark.parametrize("streams", [False, True])
