@@ -134,7 +134,7 @@ class CircuitBreakerInterceptor(
         if isinstance(permit, Rejection):
             return RefusedCall(permit, refusal_code(permit))
         try:
-            if permit.took_slot:
+            if permit.is_probe:
                 with Probing(permit):
                     call = continuation(call_details, request)
             else:

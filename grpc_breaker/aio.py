@@ -189,7 +189,7 @@ async def _stream(
     if permit is None:
         return await continuation(call_details, request)
     try:
-        if permit.took_slot:
+        if permit.is_probe:
             with Probing(permit):
                 call = await continuation(call_details, request)
         else:
