@@ -267,6 +267,7 @@ def lease_ends_as_the_result_comes(outcome: Outcome) -> Scene:
         totals = scene.totals()
         failed = outcome is Outcome.FAILURE
         assert totals["stale"] + totals[str(outcome)] == results[1] + failed
+        assert not (results[1] and probe.settle(outcome)), "settled twice"
 
     scene.judge = judge
     return scene
