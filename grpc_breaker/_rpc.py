@@ -38,11 +38,6 @@ from grpc_breaker._core.state import Outcome
 
 OK: Final = grpc.StatusCode.OK
 
-ANSWER_GRACE: Final = 0.05
-"""Seconds that response headers must stay alone before they count as a probe's success.
-
-A server that fails at once sends its headers and its status together, but grpcio reports them one after the other."""
-
 _VERDICTS: Final = {
     grpc.StatusCode.OK: Outcome.SUCCESS,
     grpc.StatusCode.INVALID_ARGUMENT: Outcome.SUCCESS,

@@ -18,8 +18,7 @@ Theory of operation
     A bare iterator comes from interceptors that wrap streams (OpenTelemetry's, which runs inside ours when it
     instruments channels). It has no call's API to lose, so it is the one thing that is wrapped.
 
-    A stream that is a probe counts as answered when its headers come. A thread waits for them on the call's state, for
-    as long as the probe's lease at most. There is none for any other call.
+    A stream that is a probe counts as answered when its headers come, see `_headers.py`.
 
     Everything raised by our own bookkeeping is logged once, and the call goes on.
 """
@@ -29,7 +28,6 @@ Theory of operation
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -43,8 +41,8 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
+from grpc_breaker._headers import HeaderLook, header_thread
 from grpc_breaker._rpc import (
-    ANSWER_GRACE,
     OK,
     Guard,
     Probing,
@@ -58,8 +56,6 @@ from grpc_breaker._rpc import (
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
 _SUCCESS: Final = Outcome.SUCCESS
-_LOOK_AGAIN: Final = 1.0
-"""Seconds between looks at whether a probe still is one, while its headers are waited for."""
 
 
 class CircuitBreakerInterceptor(
@@ -168,9 +164,9 @@ def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> N
             return
         if not follower.call_is_a_wrapper:
             weakref.finalize(call, follower).atexit = False
-        if streams and permit.is_probe and follower.sees_headers:
+        if streams and permit.is_probe and (state := getattr(call, "_state", None)) is not None:
             with suppress(RuntimeError):  # no thread to be had: the final status settles the permit
-                threading.Thread(target=follower.await_headers, name="grpc_breaker probe", daemon=True).start()
+                header_thread.add(HeaderLook(permit, state, _headers_came))
 
 
 def _settle_finished(permit: Permit, call: Any, call_details: Any) -> None:
@@ -267,25 +263,12 @@ class _Follower:
         """Whether it hands on to grpcio's call: it may be thrown away while that runs on."""
         return self._state is not None and not type(self._call()).__module__.startswith("grpc.")
 
-    @property
-    def sees_headers(self) -> bool:
-        """Whether the call keeps its state where headers can be waited for without holding the call."""
-        return hasattr(self._state, "condition") and hasattr(self._state, "initial_metadata")
 
-    def await_headers(self) -> None:
-        """Wait for the response's headers, and tell the permit. Runs on a thread of its own."""
-        try:
-            state, permit = self._state, self._permit
-            with state.condition:
-                while state.initial_metadata is None:
-                    if state.code is not None or not permit.is_probe:
-                        return
-                    state.condition.wait(_LOOK_AGAIN)
-                failed_at_once = state.condition.wait_for(lambda: state.code is not None, ANSWER_GRACE)
-            if not failed_at_once:
-                permit.answered()
-        except Exception:  # noqa: BLE001 - the final status still settles the permit
-            log_once("waiting for the headers of a probe failed; its final status counts")
+def _headers_came(state: Any) -> bool | None:
+    """Whether the headers of a stream have come, by the state that grpcio keeps of it; `None` once it has ended."""
+    if getattr(state, "code", None) is not None:
+        return None
+    return getattr(state, "initial_metadata", None) is not None
 
 
 class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # noqa: N818 - it is the call, too

@@ -32,8 +32,7 @@ Theory of operation
     own, and call its callbacks, moments before the server's answer takes that one's place. So that status is not
     believed at once.
 
-    A stream that is a probe counts as answered when its headers come; a task waits for them, for as long as the probe's
-    lease at most. There is none for any other call.
+    A stream that is a probe counts as answered when its headers come, see `_headers.py`.
 
     There are four classes because one object that implements several kinds is silently used for the first of them alone
     (grpc #31442).
@@ -60,8 +59,8 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
+from grpc_breaker._headers import GRACE, HeaderLook
 from grpc_breaker._rpc import (
-    ANSWER_GRACE,
     OK,
     Guard,
     Probing,
@@ -227,13 +226,22 @@ def _follow(permit: Permit, call: Any, call_details: Any) -> None:
     if beginning is not None:
         beginning.add_done_callback(partial(_settle_stillborn, permit))
     if permit.is_probe:
-        task = asyncio.get_running_loop().create_task(_await_headers(permit, call))
-        _header_tasks.add(task)
-        task.add_done_callback(_header_tasks.discard)
+        look = HeaderLook(permit, call, _headers_came)
+        loop = asyncio.get_running_loop()
+        loop.call_later(GRACE, _look_for_headers, look, loop)
 
 
-_header_tasks: set[asyncio.Task[None]] = set()
-"""Tasks under way: a loop holds its tasks only weakly."""
+def _look_for_headers(look: HeaderLook, loop: asyncio.AbstractEventLoop) -> None:
+    if look.again():
+        loop.call_later(GRACE, _look_for_headers, look, loop)
+
+
+def _headers_came(call: Any) -> bool | None:
+    """Whether the headers of a stream have come; `None` once it has ended."""
+    if call.done():
+        return None
+    made = getattr(_made_by_interceptors(call), "_cython_call", None)  # the public way is to wait for them
+    return getattr(made, "_initial_metadata", None) is not None
 
 
 def _settle_stillborn(permit: Permit, beginning: asyncio.Task[Any]) -> None:
@@ -329,21 +337,6 @@ def _now(coroutine: Any) -> Any:
         return finished.value
     coroutine.close()
     return None
-
-
-async def _await_headers(permit: Permit, call: Any) -> None:
-    """Wait for the response's headers, and tell the permit."""
-    try:
-        await asyncio.wait_for(call.initial_metadata(), permit.policy.probe_timeout)
-        await asyncio.sleep(ANSWER_GRACE)
-        if not call.done():
-            permit.answered()
-    except asyncio.CancelledError:
-        if call.cancelled():
-            return  # not us but the call was cancelled; its final status settles the permit
-        raise
-    except Exception:  # noqa: BLE001 - no answer came; the final status settles the permit, or its lease ends
-        return
 
 
 def _error(rejection: Rejection) -> AioCircuitOpenError:

@@ -6,7 +6,6 @@ import asyncio
 import copy
 import gc
 import pickle
-import threading
 from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import Any
@@ -129,7 +128,7 @@ def test_wrapper_that_is_thrown_away(breakers: BreakerRegistry, shows_its_dictio
             return {"_state": self.call._state}
 
     call = Running()
-    call._state = state = State(None)  # type: ignore[attr-defined]
+    call._state = state = State()  # type: ignore[attr-defined]
     intercept(breakers, (Proxy if shows_its_dictionary else Wrapper)(call))
     gc.collect()
     assert totals(breakers) == {}
@@ -195,25 +194,6 @@ def test_callback_that_is_interrupted(
     assert "settling an ended call failed" in caplog.text
 
 
-def test_probe_without_a_thread_to_be_had(
-    breakers: BreakerRegistry, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A probe for whose headers no thread can wait counts by its final status."""
-
-    def no_thread(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    probe(breakers, clock).ignore()
-    monkeypatch.setattr(threading.Thread, "start", no_thread)
-    call = Running()
-    call._state = state = State(threading.Condition())  # type: ignore[attr-defined]
-    intercept(breakers, call)
-    assert breakers[METHOD].in_flight == 1
-    state.code = grpc.StatusCode.UNAVAILABLE
-    call.end(state.code)
-    assert breakers[METHOD].state == "open"
-
-
 def test_call_that_ends_while_we_look(breakers: BreakerRegistry) -> None:
     """A call that ends between two looks takes no callback any more, and is settled at once."""
 
@@ -275,8 +255,7 @@ def test_clock_that_begins_to_fail(caplog: pytest.LogCaptureFixture) -> None:
 class State:
     """A call's state as grpcio keeps it."""
 
-    def __init__(self, condition: Any) -> None:
-        self.condition = condition
+    def __init__(self) -> None:
         self.code: Any = None
         self.details = ""
         self.initial_metadata: Any = None
@@ -289,73 +268,6 @@ def probe(breakers: BreakerRegistry, clock: FakeClock) -> Permit:
         breaker.admit().failure()
     clock.advance(1000)
     return breaker.admit()
-
-
-class Condition:
-    """A condition that does, instead of waiting, what a test says."""
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        self.act = act
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def wait(self, timeout: float) -> None:
-        self.act()
-
-    def wait_for(self, predicate: Callable[[], bool], timeout: float) -> bool:
-        self.act()
-        return predicate()
-
-
-def await_headers(permit: Permit, act: Callable[[State], object]) -> object:
-    """Wait for headers while `act` happens to the call's state; returns what follows the call, to be kept while it is awaited."""
-    call = Running()
-    state = State(None)
-    state.condition = Condition(lambda: act(state))
-    call._state = state  # type: ignore[attr-defined]
-    follower = sync._Follower(permit, call, None)
-    follower.await_headers()
-    return follower
-
-
-@pytest.mark.parametrize(
-    ("happening", "probing"),
-    [
-        (lambda state: setattr(state, "initial_metadata", ()), False),
-        (lambda state: setattr(state, "code", grpc.StatusCode.OK), True),
-        (lambda state: 1 / 0, True),
-    ],
-)
-def test_waiting_for_headers(
-    breakers: BreakerRegistry, clock: FakeClock, happening: Callable[[Any], object], probing: bool
-) -> None:
-    """Headers free the slot; a status or trouble leaves it to the callback."""
-    permit = probe(breakers, clock)
-    _kept = await_headers(permit, happening)
-    assert permit.is_probe == probing
-
-
-def test_waiting_for_headers_ends_with_the_lease(breakers: BreakerRegistry, clock: FakeClock) -> None:
-    """Nobody waits for the headers of a probe that is none any more."""
-    permit = probe(breakers, clock)
-    await_headers(permit, lambda state: permit.ignore())
-    assert breakers[METHOD].in_flight == 0
-
-
-def test_headers_and_failure_together(breakers: BreakerRegistry, clock: FakeClock) -> None:
-    """Headers that come with a failing status are no answer."""
-    permit = probe(breakers, clock)
-
-    def both(state: State) -> None:
-        state.code = grpc.StatusCode.UNAVAILABLE if state.initial_metadata is not None else None
-        state.initial_metadata = ()
-
-    _kept = await_headers(permit, both)
-    assert permit.is_probe
 
 
 def test_bare_iterator_of_another_interceptor(breakers: BreakerRegistry, clock: FakeClock) -> None:
@@ -525,17 +437,19 @@ class Ended:
 
 def intercept_aio(breakers: BreakerRegistry, call: Any, kind: str = "unary_stream") -> Any:
     """Make one guarded asyncio call: the continuation returns `call`."""
+    return asyncio.run(intercept_in_asyncio(breakers, call, kind))
+
+
+async def intercept_in_asyncio(breakers: BreakerRegistry, call: Any, kind: str = "unary_stream") -> Any:
+    """The same, in a loop that runs."""
 
     async def continuation(details: Any, request: Any) -> Any:
         return call
 
-    async def story() -> Any:
-        for interceptor in aio.interceptors(breakers, telemetry=False):
-            if hasattr(interceptor, f"intercept_{kind}"):
-                return await getattr(interceptor, f"intercept_{kind}")(continuation, Details(), b"")
-        raise AssertionError
-
-    return asyncio.run(story())
+    for interceptor in aio.interceptors(breakers, telemetry=False):
+        if hasattr(interceptor, f"intercept_{kind}"):
+            return await getattr(interceptor, f"intercept_{kind}")(continuation, Details(), b"")
+    raise AssertionError
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
@@ -676,71 +590,6 @@ def test_aio_callback_that_is_interrupted(breakers: BreakerRegistry, error: type
     else:
         aio._settle_ended(permit, Ended(), None)
     assert totals(breakers) == {"ignored": 1}
-
-
-class Stream(Ended):
-    """A stream under way whose headers are awaited."""
-
-    def __init__(self, headers: Callable[[Stream], Any]) -> None:
-        super().__init__(done=False)
-        self.headers = headers
-
-    async def initial_metadata(self) -> None:
-        self.headers(self)
-
-
-def cancel_us(stream: Stream) -> None:
-    """Our own task is cancelled, as when a loop ends."""
-    raise asyncio.CancelledError
-
-
-def end_in_cancellation(stream: Stream) -> None:
-    """The call is cancelled while its headers are awaited."""
-    stream.status = grpc.StatusCode.CANCELLED
-    raise asyncio.CancelledError
-
-
-def break_off(stream: Stream) -> None:
-    """No headers come."""
-    raise LookupError
-
-
-def fail_at_once(stream: Stream) -> None:
-    """Headers and status come together."""
-    stream.is_done = True
-
-
-@pytest.mark.parametrize(
-    ("headers", "probing", "cancelled"),
-    [
-        (lambda stream: None, False, False),
-        (fail_at_once, True, False),
-        (break_off, True, False),
-        (end_in_cancellation, True, False),
-        (cancel_us, True, True),
-    ],
-)
-def test_aio_waiting_for_headers(
-    breakers: BreakerRegistry,
-    clock: FakeClock,
-    headers: Callable[[Stream], Any],
-    probing: bool,
-    cancelled: bool,
-    monkeypatch: Any,
-) -> None:
-    """Headers that stay alone free a probe's slot; everything else leaves it to the final status."""
-    monkeypatch.setattr(aio, "ANSWER_GRACE", 0)
-    permit = probe(breakers, clock)
-
-    async def story() -> None:
-        await aio._await_headers(permit, Stream(headers))
-
-    if cancelled:
-        with pytest.raises(asyncio.CancelledError):
-            asyncio.run(story())
-    else:
-        asyncio.run(story())
-    assert permit.is_probe == probing
 
 
 def aio_refused(breakers: BreakerRegistry, kind: str) -> Any:
