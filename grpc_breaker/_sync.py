@@ -7,7 +7,8 @@ Theory of operation
     what `continuation` returns           how it ends                               settled
     a finished call (blocking)            it has                                    at once, by its status
     a running call (future, stream)       its callback, on the channel's thread     there, by its final status
-    a running call that is thrown away    its finalizer                             there; ignored unless it had ended
+    a running call that is thrown away    the same, because grpcio cancels it; of   there; ignored unless it had ended
+                                          other kinds of call its finalizer
     a bare iterator                       it runs out, raises, or is closed         there
 
     A running call is handed to the application as it is: no wrapper, so its whole API is there and a stream costs
@@ -34,6 +35,7 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import grpc
+from grpc import _channel
 
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
@@ -56,6 +58,8 @@ from grpc_breaker._rpc import (
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
 _SUCCESS: Final = Outcome.SUCCESS
+_CALLS_BACK: Final = getattr(_channel, "_MultiThreadedRendezvous", None)
+"""grpcio's running calls, which it cancels when they are thrown away, and then calls back as at every other end."""
 
 
 class CircuitBreakerInterceptor(
@@ -162,7 +166,7 @@ def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> N
         if not call.add_callback(follower):
             follower()
             return
-        if not follower.call_is_a_wrapper:
+        if not (type(call) is _CALLS_BACK or follower.call_is_a_wrapper):
             weakref.finalize(call, follower).atexit = False
         if streams and permit.is_probe and (state := getattr(call, "_state", None)) is not None:
             with suppress(RuntimeError):  # no thread to be had: the final status settles the permit
