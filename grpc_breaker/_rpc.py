@@ -183,6 +183,11 @@ def refusal_code(rejection: Rejection) -> grpc.StatusCode:
     return grpc.StatusCode[rejection.code]
 
 
+def refusal_in_words(kind: str, code: grpc.StatusCode, details: str) -> str:
+    """What the `repr` of a refusal says, in the form of grpcio's calls."""
+    return f'<{kind} of RPC that was refused:\n\tstatus = {code}\n\tdetails = "{details}"\n>'
+
+
 def timeout_of(call_details: Any) -> float | None:
     """The seconds the caller gave the call. Other interceptors may hand on bare details, or odd ones."""
     try:

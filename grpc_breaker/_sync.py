@@ -51,6 +51,7 @@ from grpc_breaker._rpc import (
     answered,
     give_back,
     refusal_code,
+    refusal_in_words,
     settle,
     settle_raised,
     timeout_of,
@@ -288,6 +289,9 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # n
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RefusedCall, (self._rejection, self._code)
+
+    def __repr__(self) -> str:
+        return refusal_in_words("CircuitOpenError", self._code, self.details())
 
     def code(self) -> grpc.StatusCode:
         """UNAVAILABLE, unless the policy says otherwise."""

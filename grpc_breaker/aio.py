@@ -47,7 +47,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import grpc
 from grpc import aio
@@ -66,6 +66,7 @@ from grpc_breaker._rpc import (
     Probing,
     give_back,
     refusal_code,
+    refusal_in_words,
     settle,
     settle_raised,
     timeout_of,
@@ -357,7 +358,7 @@ class AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):
         return AioCircuitOpenError, (self._rejection, self._code)
 
     def __repr__(self) -> str:
-        return f"<AioCircuitOpenError {self._code.name}: {self._details}>"
+        return refusal_in_words("CircuitOpenError", self._code, self.details())
 
     def code(self) -> grpc.StatusCode:
         """UNAVAILABLE, unless the policy says otherwise."""
@@ -367,8 +368,13 @@ class AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):
 class _RefusedCall:
     """A call that ended before it began. Returned rather than raised, so that the interceptors around us see a call."""
 
+    _KIND: ClassVar[str]
+
     def __init__(self, error: AioCircuitOpenError) -> None:
         self._error = error
+
+    def __repr__(self) -> str:
+        return refusal_in_words(self._KIND, self._error.code(), self._error.details())
 
     def cancelled(self) -> bool:
         return False
@@ -432,16 +438,16 @@ class _RefusedStreamRequest(_RefusedCall):
 
 
 class _RefusedUnaryUnary(_RefusedUnaryResponse, aio.UnaryUnaryCall):
-    pass
+    _KIND = "UnaryUnaryCall"
 
 
 class _RefusedUnaryStream(_RefusedStreamResponse, aio.UnaryStreamCall):
-    pass
+    _KIND = "UnaryStreamCall"
 
 
 class _RefusedStreamUnary(_RefusedStreamRequest, _RefusedUnaryResponse, aio.StreamUnaryCall):
-    pass
+    _KIND = "StreamUnaryCall"
 
 
 class _RefusedStreamStream(_RefusedStreamRequest, _RefusedStreamResponse, aio.StreamStreamCall):
-    pass
+    _KIND = "StreamStreamCall"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import gc
-import pickle
 from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import Any
@@ -382,18 +380,6 @@ def test_refused_call_is_error_call_future_and_stream() -> None:
         with pytest.raises(CircuitOpenError) as error:
             attempt()
         assert error.value is call
-
-
-def test_refusals_can_be_copied_and_pickled() -> None:
-    """A refusal survives the way to another process."""
-    for error in (
-        refused(grpc.StatusCode.ABORTED),
-        aio.AioCircuitOpenError(refused()._rejection, grpc.StatusCode.ABORTED),
-    ):
-        for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
-            assert type(again) is type(error)
-            assert (again.code(), again.details()) == (grpc.StatusCode.ABORTED, error.details())
-            assert again.state == "forced_open"
 
 
 # ── asyncio ───────────────────────────────────────────────────────────────────────────────────────────────────────
