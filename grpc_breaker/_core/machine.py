@@ -118,6 +118,8 @@ class Machine:
     ) -> Permit | Rejection:
         """Ask to make a call; like `admit`, but a refusal is returned, not raised."""
         generation = self._current
+        if generation.successor:
+            generation = self._latest()
         now = self._clock()
         if generation.passes:
             permit = Permit()
@@ -133,7 +135,7 @@ class Machine:
                 self._tidy(now)
             return permit
         probes = 0
-        if now >= generation.refuses_until or generation.successor:
+        if now >= generation.refuses_until:
             probe = self._admit_probe(now, method, context, timed, timeout)
             if probe is not None:
                 return probe
@@ -276,9 +278,8 @@ class Machine:
     def _sweep(self, now: float) -> int:
         """Forget the calls in flight whose lease has ended; returns how many are left."""
         for permit in list(self._in_flight):
-            if permit.lease_end <= now:
+            if permit.lease_end <= now and self._in_flight.pop(permit, self) is None:
                 permit.swept = True
-                self._in_flight.pop(permit, None)
         return len(self._in_flight)
 
     def _tidy(self, now: float) -> None:
