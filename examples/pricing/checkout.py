@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = commands.parser(__doc__).parse_args(arguments)
     with connect(options.target, shop.breakers()) as channel:
         try:
-            run(Checkout(channel), options)
+            run(Checkout(channel, patience=options.patience), options)
         except grpc.RpcError as error:
             print(f"failed: {explain(error)}", file=sys.stderr)
             return 1

@@ -99,7 +99,7 @@ async def checkout(options: argparse.Namespace) -> int:
     """Run one sub-command; returns the exit code."""
     async with connect(options.target, shop.breakers()) as channel:
         try:
-            await run(Checkout(channel), options)
+            await run(Checkout(channel, patience=options.patience), options)
         except grpc.RpcError as error:
             print(f"failed: {explain(error)}", file=sys.stderr)
             return 1

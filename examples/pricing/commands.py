@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from examples.pricing import money
+from examples.pricing import money, shop
 from examples.pricing.shop import Item
 from examples.pricing.v1.pricing_pb2 import Money, Price, QuoteResponse, UploadPricesResponse
 
@@ -13,6 +13,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """The parser of a checkout's command line."""
     whole = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     whole.add_argument("--target", default="127.0.0.1:50051", help="the pricing server, host:port")
+    whole.add_argument("--patience", type=float, default=shop.PATIENCE, help="seconds to wait for one price")
     commands = whole.add_subparsers(dest="command", required=True)
 
     basket = commands.add_parser("basket", help="price a basket, with the last known prices during an outage")

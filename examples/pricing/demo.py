@@ -47,6 +47,8 @@ uses the last known price. One checkout has a circuit breaker, the other has non
 PHASES: Final = ("before", "during", "after")
 """When a customer came: before, during or after the outage."""
 EXPECTED: Final = re.compile(r"closed( open half_open){2,} closed")
+CONNECTION_PATIENCE: Final = 10.0
+"""Seconds to wait for a connection to the server."""
 EVENT_PATIENCE: Final = 10.0
 """Seconds to wait for an expected change of state."""
 
@@ -170,6 +172,8 @@ def perform(
             WITH: Checkout(grpc.intercept_channel(guarded, interceptor), patience=PATIENCE),
             WITHOUT: Checkout(bare, patience=PATIENCE),
         }
+        for each in (guarded, bare):  # so that no customer waits for a connection
+            grpc.channel_ready_future(each).result(CONNECTION_PATIENCE)
         serve = {name: traced(provider, name, checkout) for name, checkout in checkouts.items()}
         with Crowd(serve, per_second=BASKETS_PER_SECOND, threads=THREADS) as crowd:
             reached = Story(terminal, server, crowd, checkouts, changes, pace).run()

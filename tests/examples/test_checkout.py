@@ -124,7 +124,24 @@ def test_a_reset_breaker_finds_a_well_service(
 @BOTH_MAINS
 def test_basket_command(server: PricingServer, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     """`basket` prints a receipt with a line for each item, those the shop does not sell included."""
-    assert main(["--target", server.address, "basket", "grinder=2", "yacht", "--times", "2", "--every", "0"]) == 0
+    assert (
+        main(
+            [
+                "--target",
+                server.address,
+                "--patience",
+                str(PATIENCE),
+                "basket",
+                "grinder=2",
+                "yacht",
+                "--times",
+                "2",
+                "--every",
+                "0",
+            ]
+        )
+        == 0
+    )
     receipt = ["  2 x grinder", "  1 x yacht", "total of the lines that have a price: 178.00 EUR"]
     for line, start in zip(capsys.readouterr().out.splitlines(), receipt * 2, strict=True):
         assert line.startswith(start)
@@ -133,7 +150,7 @@ def test_basket_command(server: PricingServer, main: Main, capsys: pytest.Captur
 @BOTH_MAINS
 def test_quote_command(server: PricingServer, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     """`quote` prints the total as it grows."""
-    assert main(["--target", server.address, "quote", "grinder", "milk-jug=2"]) == 0
+    assert main(["--target", server.address, "--patience", str(PATIENCE), "quote", "grinder", "milk-jug=2"]) == 0
     totals = [line.partition("total so far ")[2] for line in capsys.readouterr().out.splitlines()]
     assert totals == ["89.00 EUR", "123.80 EUR"]
 
@@ -141,8 +158,11 @@ def test_quote_command(server: PricingServer, main: Main, capsys: pytest.Capture
 @BOTH_MAINS
 def test_upload_and_watch_commands(server: PricingServer, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     """`upload` changes a price, and `watch` then prints the new one."""
-    assert main(["--target", server.address, "upload", "grinder=79.90", "milk-jug=17.40"]) == 0
-    assert main(["--target", server.address, "watch", "grinder", "--changes", "1"]) == 0
+    assert (
+        main(["--target", server.address, "--patience", str(PATIENCE), "upload", "grinder=79.90", "milk-jug=17.40"])
+        == 0
+    )
+    assert main(["--target", server.address, "--patience", str(PATIENCE), "watch", "grinder", "--changes", "1"]) == 0
     uploaded, watched = capsys.readouterr().out.splitlines()
     assert uploaded == "2 lines received, 1 prices changed"
     assert watched.split()[:3] == ["grinder", "79.90", "EUR"]
@@ -151,7 +171,7 @@ def test_upload_and_watch_commands(server: PricingServer, main: Main, capsys: py
 @BOTH_MAINS
 def test_a_failed_command(server: PricingServer, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     """A command that has nothing to fall back on exits with 1 and prints the status."""
-    assert main(["--target", server.address, "quote", "yacht"]) == 1
+    assert main(["--target", server.address, "--patience", str(PATIENCE), "quote", "yacht"]) == 1
     assert capsys.readouterr().err == "failed: NOT_FOUND: the shop does not sell 'yacht'\n"
 
 

@@ -16,6 +16,7 @@ from examples.pricing.switchboard import PricingServer
 from grpc_breaker import BreakerRegistry, State
 
 GET_PRICE = "pricing.v1.Pricing/GetPrice"
+PATIENCE = 10.0
 TRIPS = shop.POLICIES["pricing.v1.Pricing"].consecutive_failures or 0
 
 
@@ -36,6 +37,12 @@ Get = Callable[[str], Page]
 def breakers() -> BreakerRegistry:
     """The shop's own breakers."""
     return shop.breakers()
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages wait long for a price, because a busy machine may need it."""
+    monkeypatch.setattr(shop, "PATIENCE", PATIENCE)
 
 
 @pytest.fixture(params=["fastapi", "flask"])
@@ -114,8 +121,9 @@ def test_a_failure(server: PricingServer, get: Get, status: str, expected: int) 
     assert "retry-after" not in page.headers
 
 
-def test_a_hanging_server(server: PricingServer, get: Get) -> None:
+def test_a_hanging_server(server: PricingServer, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that never responds is a 504."""
+    monkeypatch.setattr(shop, "PATIENCE", 0.1)
     server.switchboard.suffer(hang=True)
     assert get("/price/grinder").status == 504
 
