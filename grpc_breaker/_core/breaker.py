@@ -275,8 +275,8 @@ class CircuitBreaker(Machine):
         self._reconfigured = True
         self._note_policy()
         generation = self._latest()
-        refusing = generation.refusing
-        generation.refusing = Refusing(refusing.state, refusing.reason, refusing.until, policy.refusal_code)
+        name, state, reason, until, _, _ = generation.refusing.facts()
+        generation.refusing = Refusing(name, state, reason, until, policy.refusal_code)
         if policy.window_calls != old.window_calls or (
             policy.window_calls is None and policy.window_seconds != old.window_seconds
         ):

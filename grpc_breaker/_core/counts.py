@@ -43,9 +43,19 @@ class CallCounts:
         """All other calls, by outcome and status."""
         self.rejected = 0
 
+    def add_success(self, status: str) -> None:
+        """Count a call that ended well."""
+        if status == "OK" or not status:
+            self.successes += 1
+        else:
+            self.add(SUCCESS, status)
+
     def add_failure(self, status: str) -> None:
-        """Count a failure, the first of its status or another."""
-        _add(self.failures, status if status in self.failures or not self._crowded() else OTHER)
+        """Count a failure."""
+        try:
+            self.failures[status] += 1
+        except KeyError:
+            _add(self.failures, OTHER if self._crowded() else status)
 
     def add(self, outcome: str, status: str) -> None:
         """Count a call that ended in any other way."""

@@ -112,9 +112,10 @@ class EndedCall:
 class Refusing:
     """What a breaker's state says to every call it refuses. Made once for each change of state."""
 
-    __slots__ = ("code", "reason", "state", "until")
+    __slots__ = ("breaker", "code", "probes", "reason", "state", "until")
 
-    def __init__(self, state: State, reason: Reason, until: float, code: str) -> None:
+    def __init__(self, breaker: str, state: State, reason: Reason, until: float, code: str, probes: int = 0) -> None:
+        self.breaker = breaker
         self.state = state
         self.reason = reason
         """Which condition opened the breaker last."""
@@ -122,6 +123,12 @@ class Refusing:
         """Until then every call is refused, by the breaker's own clock."""
         self.code = code
         """The name of the status that a refused RPC shows."""
+        self.probes = probes
+        """Probes in flight, when half-open."""
+
+    def facts(self) -> tuple[str, State, Reason, float, str, int]:
+        """What it is made from."""
+        return self.breaker, self.state, self.reason, self.until, self.code, self.probes
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until a call may pass; `None` when only an operator knows."""
@@ -132,28 +139,32 @@ class Rejection:
     """One refused call. Made for every refusal, so it is a plain object: cheap, and not to be changed.
 
     Attributes:
-        breaker: Name of the breaker that refused.
         method: The refused method; empty outside gRPC.
         at: When, by the breaker's own clock, in seconds.
-        probes: Probes in flight, when half-open.
         context: What the call came with.
     """
 
     # Without a constructor: the breaker sets each field, because a call with so many arguments would double the cost.
-    __slots__ = ("_refusing", "at", "breaker", "context", "method", "probes")
+    __slots__ = ("_refusing", "at", "context", "method")
 
     _refusing: Refusing
     at: float
-    breaker: str
     context: object
     method: str
-    probes: int
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies without its context, which belongs to this process."""
-        refusing = self._refusing
-        facts = (refusing.state, refusing.reason, refusing.until, refusing.code)
-        return _rejection, (self.breaker, facts, self.at, self.method, self.probes)
+        return _rejection, (self._refusing.facts(), self.at, self.method)
+
+    @property
+    def breaker(self) -> str:
+        """Name of the breaker that refused."""
+        return self._refusing.breaker
+
+    @property
+    def probes(self) -> int:
+        """Probes in flight, when half-open."""
+        return self._refusing.probes
 
     @property
     def code(self) -> str:
@@ -190,11 +201,10 @@ class Rejection:
         return f"<Rejection: {self.details}>"
 
 
-def _rejection(breaker: str, facts: tuple[State, Reason, float, str], at: float, method: str, probes: int) -> Rejection:
+def _rejection(facts: tuple[str, State, Reason, float, str, int], at: float, method: str) -> Rejection:
     """Make a rejection from its pickled parts."""
     rejection = Rejection()
-    rejection.breaker, rejection.at, rejection.method, rejection.probes = breaker, at, method, probes
-    rejection.context, rejection._refusing = None, Refusing(*facts)
+    rejection._refusing, rejection.at, rejection.method, rejection.context = Refusing(*facts), at, method, None
     return rejection
 
 

@@ -45,7 +45,6 @@ class Generation:
         "event",
         "number",
         "passing",
-        "refuses_until",
         "refusing",
         "reopenings",
         "sequence",
@@ -67,7 +66,6 @@ class Generation:
         self.window = window
         """What was counted since the breaker last closed; kept for display while it is open and half-open."""
         self.refusing = refusing
-        self.refuses_until = refusing.until
         self.reopenings = reopenings
         """How often in a row a probe has failed since the breaker was last closed, plus one while it is not closed."""
         self.sequence = 0
@@ -84,15 +82,21 @@ class Generation:
         """Take in a result that neither failed nor was slow; returns the reason to leave the state, if there is one."""
         raise NotImplementedError
 
-    def fail(
-        self, now: float, failed: bool, slow: bool, status: str, details: str, policy: BreakerPolicy
-    ) -> Reason | None:
-        """Take in a result that failed, or was slow, or both; returns the reason to leave the state, if any."""
+    def fail(self, now: float, slow: bool, status: str, details: str, policy: BreakerPolicy) -> Reason | None:
+        """Take in a failure; returns the reason to leave the state, if there is one."""
+        raise NotImplementedError
+
+    def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:
+        """Take in a success that was slow; returns the reason to leave the state, if there is one."""
         raise NotImplementedError
 
     def look(self, now: float, policy: BreakerPolicy) -> Reason | None:
         """Judge a success that has just been added to the window's calls, where every call passes."""
         raise NotImplementedError
+
+    def refusing_now(self) -> Refusing:
+        """What is said to a call that is refused now."""
+        return self.refusing
 
     def free(self, probe: Any) -> bool:  # noqa: ARG002 - only a half-open generation has slots
         """Free the slot of a probe; false if it has none."""
@@ -126,15 +130,13 @@ class Passing(Generation):
         self.window.good(now)
         return self.judge(self.window.held(now), policy)
 
-    def fail(
-        self, now: float, failed: bool, slow: bool, status: str, details: str, policy: BreakerPolicy
-    ) -> Reason | None:
+    def fail(self, now: float, slow: bool, status: str, details: str, policy: BreakerPolicy) -> Reason | None:
         """Count it, and judge."""
-        window = self.window
-        if failed:
-            window.note_failure(status, details)
-            return self.judge(window.failure(now, slow), policy)
-        return self.judge(window.slow(now), policy)
+        return self.judge(self.window.failure(now, slow, status, details), policy)
+
+    def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:
+        """Count it, and judge."""
+        return self.judge(self.window.slow(now), policy)
 
     def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:
         """The trip condition that holds, if any."""
@@ -207,6 +209,11 @@ class HalfOpen(Generation):
         self.probes: dict[Any, None] = {probe: None}
         self.successes = self.failures = self.slow = 0
 
+    def refusing_now(self) -> Refusing:
+        """What is said to a call that is refused now, with the number of probes in flight."""
+        breaker, state, reason, until, code, _ = self.refusing.facts()
+        return Refusing(breaker, state, reason, until, code, len(self.probes))
+
     def has_room(self, limit: int, now: float) -> bool:
         """Whether a slot is free, once those of expired probes are."""
         probes = self.probes
@@ -245,17 +252,19 @@ class HalfOpen(Generation):
     def fail(
         self,
         now: float,  # noqa: ARG002 - the same for each state
-        failed: bool,
         slow: bool,
         status: str,
         details: str,
         policy: BreakerPolicy,  # noqa: ARG002
     ) -> Reason | None:
         """One is enough to open again."""
-        self.failures, self.slow = int(failed), int(slow)
-        if failed:
-            self.window.note_failure(status, details)
-            return Reason.PROBE_FAILED
+        self.failures, self.slow = 1, int(slow)
+        self.window.note_failure(status, details)
+        return Reason.PROBE_FAILED
+
+    def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - the same for each state
+        """One is enough to open again."""
+        self.slow = 1
         self.window.in_a_row = 0
         return Reason.PROBE_SLOW
 
@@ -264,9 +273,9 @@ class HalfOpen(Generation):
         return self.successes + max(self.failures, self.slow), self.failures, self.slow
 
 
-def first(policy: BreakerPolicy, now: float) -> Generation:
+def first(name: str, policy: BreakerPolicy, now: float) -> Generation:
     """The generation a breaker begins with."""
-    generation = Closed(0, window_for(policy, now), _never_refusing(State.CLOSED))
+    generation = Closed(0, window_for(policy, now), _never_refusing(name, State.CLOSED))
     generation.delivered = True
     return generation
 
@@ -291,25 +300,25 @@ def after(
         random: The user's source of chance, for the jitter of the open period.
         probe: The permit of the call that makes the breaker half-open.
     """
-    number = old.number + 1
+    number, name = old.number + 1, old.refusing.breaker
     match state:
         case State.CLOSED:
-            return Closed(number, window_for(policy, now), _never_refusing(state))
+            return Closed(number, window_for(policy, now), _never_refusing(name, state))
         case State.DISABLED:
-            return Disabled(number, window_for(policy, now), _never_refusing(state))
+            return Disabled(number, window_for(policy, now), _never_refusing(name, state))
         case State.FORCED_OPEN:
-            return ForcedOpen(number, old.window, Refusing(state, reason, math.inf, policy.refusal_code))
+            return ForcedOpen(number, old.window, Refusing(name, state, reason, math.inf, policy.refusal_code))
         case State.OPEN:
             reopenings = old.reopenings + 1
             until = now + _open_period(policy, reopenings, random)
-            return Open(number, old.window, Refusing(state, reason, until, policy.refusal_code), reopenings)
+            return Open(number, old.window, Refusing(name, state, reason, until, policy.refusal_code), reopenings)
         case State.HALF_OPEN:
-            refusing = Refusing(state, old.refusing.reason, _LONG_AGO, policy.refusal_code)
+            refusing = Refusing(name, state, old.refusing.reason, _LONG_AGO, policy.refusal_code)
             return HalfOpen(number, old.window, refusing, old.reopenings, probe)
 
 
-def _never_refusing(state: State) -> Refusing:
-    return Refusing(state, Reason.RESET, _LONG_AGO, "")
+def _never_refusing(name: str, state: State) -> Refusing:
+    return Refusing(name, state, Reason.RESET, _LONG_AGO, "")
 
 
 def window_for(policy: BreakerPolicy, now: float) -> Window:
@@ -339,5 +348,7 @@ def _chance(random: Callable[[], float]) -> float:
         chance = math.nan
     if 0.0 <= chance < 1.0:
         return chance
-    log_once(f"random must return a number in [0, 1), and {name_of(random)} did not; there is no jitter", exc_info=False)
+    log_once(
+        f"random must return a number in [0, 1), and {name_of(random)} did not; there is no jitter", exc_info=False
+    )
     return 0.0

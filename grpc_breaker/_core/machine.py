@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from grpc_breaker._core.counts import IGNORED, STALE, SUCCESS, CallCounts
+from grpc_breaker._core.counts import IGNORED, STALE, CallCounts
 from grpc_breaker._core.delivery import deliver_from
 from grpc_breaker._core.events import DETAILS_LENGTH, Listeners, Rejection, StateChange, deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, after, first
@@ -88,7 +88,7 @@ class Machine:
         self._random = random
         self._counts = counts
         """How calls ended; shared by all breakers of one label."""
-        self._current = self._undelivered = first(policy, clock())
+        self._current = self._undelivered = first(name, policy, clock())
         """The generation in force, or an earlier one; and where delivering events goes on."""
         self._in_flight: dict[Permit, None] = {}
         """The permits that are not settled, the oldest first; those whose lease has ended until the next sweep."""
@@ -134,21 +134,18 @@ class Machine:
             if now >= self._tidy_at:
                 self._tidy(now)
             return permit
-        probes = 0
-        if now >= generation.refuses_until:
+        refusing = generation.refusing
+        if now >= refusing.until:
             probe = self._admit_probe(now, method, context, timed, timeout)
             if probe is not None:
                 return probe
-            generation = self._latest()
-            probes = len(generation.probes)
+            refusing = self._latest().refusing_now()
         self._counts.rejected += 1
         rejection = Rejection()
-        rejection.breaker = self.name
+        rejection._refusing = refusing
+        rejection.at = now
         rejection.method = method
         rejection.context = context
-        rejection.at = now
-        rejection.probes = probes
-        rejection._refusing = generation.refusing
         if self._rejection_listeners or self._registry_rejection_listeners:
             deliver((self._rejection_listeners, self._registry_rejection_listeners), rejection)
         return rejection
@@ -162,7 +159,7 @@ class Machine:
         deadline_lease_end = _NEVER if timeout is None else now + timeout + LEASE_GRACE
         while True:
             generation = self._latest()
-            if not generation.passes and now < generation.refuses_until:
+            if not generation.passes and now < generation.refusing.until:
                 return None
             permit = Permit() if generation.passes else Probe()  # or it has closed in the meantime
             permit._breaker = self
@@ -205,32 +202,22 @@ class Machine:
         if permit.generation != generation.number or now >= permit.lease_end:
             generation.free(permit)
             self._counts.add(STALE, status)
+            return
+        slow = now - permit.started > self._slow_after and permit.timed
+        if outcome is _FAILURE:  # a probe keeps its slot, so that no call passes before the change that follows
+            self._counts.add_failure(status)
+            reason = generation.fail(now, slow, status, details, self._policy)
         else:
-            failed = outcome is _FAILURE
-            self._count(failed, status)
-            slow = permit.timed and now - permit.started > self._slow_after
-            if failed or slow:  # a probe keeps its slot, so that no call passes before the change that follows
-                reason = generation.fail(now, failed, slow, status, details, self._policy)
+            self._counts.add_success(status)
+            if slow:
+                reason = generation.be_slow(now, self._policy)
             elif generation.passes or generation.free(permit):
                 reason = generation.succeed(now, self._policy)
             else:  # a stream whose first answer was its success
                 generation.window.in_a_row = 0
                 reason = None
-            if reason is not None:
-                self._leave(generation, reason, now, permit, status, details)
-
-    def _count(self, failed: bool, status: str) -> None:
-        """Add a result to the counts that last."""
-        counts = self._counts
-        if failed:
-            try:
-                counts.failures[status] += 1
-            except KeyError:
-                counts.add_failure(status)
-        elif status == "OK" or not status:
-            counts.successes += 1
-        else:
-            counts.add(SUCCESS, status)
+        if reason is not None:
+            self._leave(generation, reason, now, permit, status, details)
 
     def _look(self, permit: Permit, generation: Generation, now: float) -> None:
         """Judge a success that has just been counted."""

@@ -55,7 +55,7 @@ class Window:
         """Take in a success that has just been added to `calls` and came when it was worth a look."""
         raise NotImplementedError
 
-    def failure(self, now: float, slow: bool) -> Held:
+    def failure(self, now: float, slow: bool, status: str, details: str) -> Held:
         """Count a failure; returns what the window holds then."""
         raise NotImplementedError
 
@@ -107,8 +107,9 @@ class TimeWindow(Window):
         if now >= self.quiet_until:
             self._begin_bucket(now, self.calls - 1)
 
-    def failure(self, now: float, slow: bool) -> Held:
+    def failure(self, now: float, slow: bool, status: str, details: str) -> Held:
         """Count a failure; returns what the window holds then."""
+        self.note_failure(status, details)
         if now >= self.quiet_until:
             self._begin_bucket(now, self.calls)
         _, _, (calls, failures, slow_calls) = self._buckets
@@ -168,8 +169,9 @@ class CountWindow(Window):
         """Take in a success that has just been added to `calls`: in this window every one is worth a look."""
         self._totals.append(self._totals[-1])
 
-    def failure(self, now: float, slow: bool) -> Held:
+    def failure(self, now: float, slow: bool, status: str, details: str) -> Held:
         """Count a failure; returns what the window holds then."""
+        self.note_failure(status, details)
         failures, slow_ones = self._totals[-1]
         self.calls += 1
         self._totals.append((failures + 1, slow_ones + slow))

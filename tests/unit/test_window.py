@@ -12,7 +12,7 @@ from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
 def record(window: Window, now: float, *, failed: bool = False, slow: bool = False) -> Held:
     """Count a result, as a breaker does; returns what the window holds then."""
     if failed:
-        return window.failure(now, slow)
+        return window.failure(now, slow, "STATUS", "details")
     if slow:
         return window.slow(now)
     window.calls += 1
