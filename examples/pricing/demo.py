@@ -5,6 +5,7 @@ makes the server fail and recover, and prints what happens: the breaker's span e
 of waiting times at the end.
 
 The exit code is 0 if the breaker was closed, open, half-open, open again, half-open and closed, in that order; else 1.
+It may also open before and after that: on a very busy machine even a server that works does not respond in time.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Pace:
 
 
 AT_LEISURE: Final = Pace(health=3.0, outage=4.0, reset_timeout=2.5)
-FAST: Final = Pace(health=0.6, outage=0.7, reset_timeout=0.5)
+FAST: Final = Pace(health=0.6, outage=0.7, reset_timeout=1.0)
 
 
 class StoryError(Exception):
@@ -111,7 +112,7 @@ class Story:
         return {name: after.get(name, 0) - before.get(name, 0) for name in (WITH, WITHOUT)}
 
     def wait_for(self, previous: State, state: State) -> None:
-        """Wait until the breaker has made this change of state.
+        """Wait until the breaker has made this change of state, after the one that was waited for last.
 
         Raises:
             StoryError: It has not within `EVENT_PATIENCE`.
@@ -199,7 +200,7 @@ def judge(states: Sequence[str], reached: Mapping[str, int]) -> None:
         StoryError: It is not what the demo is to show.
     """
     went = " ".join(states)
-    if not EXPECTED.fullmatch(went):
+    if not EXPECTED.search(went):
         message = f"the span events show other changes of state: {went or 'none at all'}"
         raise StoryError(message)
     if reached[WITH] >= reached[WITHOUT]:

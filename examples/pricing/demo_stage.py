@@ -156,6 +156,8 @@ class StateChanges(SpanProcessor):
         self._terminal = terminal
         self._early: dict[int, tuple[str, Event]] = {}
         self._news = threading.Condition()
+        self._waited = 0
+        """Where in `states` the change ends that was waited for last."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Print the events of a span."""
@@ -168,10 +170,20 @@ class StateChanges(SpanProcessor):
                     self._news.notify_all()
 
     def wait_for(self, previous: State, state: State, patience: float) -> bool:
-        """Wait until the breaker has gone from one state to the other; false if not within `patience` seconds."""
-        step = (previous, state)
+        """Wait for a change from one state to the other, later than the one that was waited for last.
+
+        Returns:
+            False if it has not come within `patience` seconds.
+        """
         with self._news:
-            return self._news.wait_for(lambda: step in zip(self.states, self.states[1:], strict=False), patience)
+            return self._news.wait_for(lambda: self._find([previous, state]), patience)
+
+    def _find(self, change: list[State]) -> bool:
+        for position in range(self._waited, len(self.states)):
+            if self.states[position : position + 2] == change:
+                self._waited = position + 1
+                return True
+        return False
 
     def _show(self, span: str, event: Event) -> None:
         attributes = dict(event.attributes or {})
