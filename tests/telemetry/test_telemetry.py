@@ -476,3 +476,21 @@ def test_exporter_in_trouble_harms_nobody(breakers: BreakerRegistry, caplog: pyt
     said = [record.levelname for record in caplog.records]
     assert said.count("ERROR") == 1
     assert said.count("WARNING") == 2
+
+
+def test_interrupt_in_an_exporter_reaches_the_caller(breakers: BreakerRegistry, meter: Meter) -> None:
+    """Ctrl-C in an exporter reaches the caller of the change, when the log and the metrics have it."""
+
+    class Interrupted:
+        def get_tracer(self, *arguments: Any, **more: Any) -> Any:
+            return self
+
+        def start_as_current_span(self, *arguments: Any, **more: Any) -> Any:
+            raise KeyboardInterrupt
+
+    interrupted: Any = Interrupted()
+    BreakerTelemetry(tracer_provider=interrupted, meter_provider=meter.provider).attach(breakers)
+    breakers[METHOD].admit().success()
+    with pytest.raises(KeyboardInterrupt):
+        breakers[METHOD].force_open()
+    assert sum(value for key, value in meter.read().items() if key[0] == "grpc_breaker.state_changes") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -39,6 +40,22 @@ def test_what_a_classifier_sees_of_plain_code(clock: FakeClock) -> None:
         EndedCall(**facts, details="gone", elapsed=3, error=gone),
         EndedCall(**facts, details="", elapsed=0, error=None),
     ]
+
+
+def test_classifier_of_decorated_functions() -> None:
+    """A classifier decides on the calls of decorated functions and coroutine functions, too, also those that end well."""
+    breaker = CircuitBreaker("test", BreakerPolicy(classify=lambda call: Outcome.IGNORED), clock=FakeClock())
+
+    @breaker
+    def plain() -> int:
+        return 1
+
+    @breaker
+    async def coroutine() -> int:
+        return 2
+
+    assert (plain(), asyncio.run(coroutine())) == (1, 2)
+    assert breaker.tallies() == {("ignored", ""): 2}
 
 
 def test_leaving_is_no_failure_for_a_classifier_either() -> None:

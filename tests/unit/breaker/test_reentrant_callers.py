@@ -7,6 +7,7 @@ does the same at every line.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit, State
 from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.support.transitions import check_events
 
 
 class Hook:
@@ -110,6 +112,26 @@ def test_operator_in_the_middle_of_an_opening(breaker: CircuitBreaker, hook: Hoo
     assert (breaker.state, breaker.in_flight) == (State.FORCED_OPEN, 0)
     assert events.states[-1] is State.FORCED_OPEN
     assert [change.sequence for change in events.changes] == list(range(1, len(events.changes) + 1))
+
+
+@pytest.mark.parametrize("command", ["force_open", "disable", "reset"])
+@pytest.mark.parametrize("another", ["force_open", "disable", "reset"])
+def test_command_in_the_middle_of_another(
+    breaker: CircuitBreaker, events: EventRecorder, command: str, another: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two commands, the one that is given in the middle of the other is carried out first, and both are obeyed."""
+
+    def interrupted() -> float:
+        monkeypatch.undo()
+        getattr(breaker, another)()
+        return 0.0
+
+    breaker.admit().failure()
+    monkeypatch.setattr(time, "time", interrupted)  # read once for each event
+    getattr(breaker, command)()
+    states = {"force_open": State.FORCED_OPEN, "disable": State.DISABLED, "reset": State.CLOSED}
+    assert events.states == [State.OPEN, states[another], *([states[command]] if command != another else [])]
+    check_events(events.changes)
 
 
 def test_snapshot_in_the_middle_of_an_opening(breaker: CircuitBreaker, hook: Hook) -> None:

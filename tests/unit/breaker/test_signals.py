@@ -74,6 +74,27 @@ def in_a_listener(hook: Callable[[], object], clock: FakeClock) -> CircuitBreake
     return breaker
 
 
+def in_the_name_of_a_listener(hook: Callable[[], object], clock: FakeClock) -> CircuitBreaker:
+    """The hook is what a listener that raised does when it is asked for its name."""
+
+    class Proxy:
+        broken = False
+
+        def __getattr__(self, name: str) -> object:
+            if self.broken:
+                hook()
+            raise AttributeError(name)
+
+        def __call__(self, change: object) -> None:
+            Proxy.broken = True
+            raise LookupError
+
+    breaker = CircuitBreaker("prices", BreakerPolicy(consecutive_failures=1), clock=clock)
+    breaker.on_state_change(Proxy())
+    breaker.admit(timeout=1).failure()
+    return breaker
+
+
 def in_a_listener_of_refusals(hook: Callable[[], object], clock: FakeClock) -> CircuitBreaker:
     """The hook is a listener of a refusal."""
     breaker = CircuitBreaker("prices", clock=clock)
@@ -141,6 +162,7 @@ def in_a_log_handler(hook: Callable[[], object], clock: FakeClock) -> CircuitBre
 
 HOOKS = [
     in_a_listener,
+    in_the_name_of_a_listener,
     in_a_listener_of_refusals,
     in_a_classifier,
     in_random,
