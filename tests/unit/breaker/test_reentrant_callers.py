@@ -114,6 +114,25 @@ def test_operator_in_the_middle_of_an_opening(breaker: CircuitBreaker, hook: Hoo
     assert [change.sequence for change in events.changes] == list(range(1, len(events.changes) + 1))
 
 
+def test_call_in_the_middle_of_the_first_probes_change(
+    breaker: CircuitBreaker, events: EventRecorder, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two calls that find the open period over, one in the middle of the other, one is the probe."""
+    inner: list[object] = []
+
+    def interrupted() -> float:
+        monkeypatch.undo()
+        inner.append(breaker.try_admit())
+        return 0.0
+
+    breaker.admit().failure()
+    clock.advance(10)
+    monkeypatch.setattr(time, "time", interrupted)  # read once for each event
+    outer = breaker.try_admit()
+    assert [isinstance(answer, Permit) for answer in (outer, *inner)] == [False, True]
+    assert (events.states, breaker.in_flight) == ([State.OPEN, State.HALF_OPEN], 1)
+
+
 @pytest.mark.parametrize("command", ["force_open", "disable", "reset"])
 @pytest.mark.parametrize("another", ["force_open", "disable", "reset"])
 def test_command_in_the_middle_of_another(

@@ -95,6 +95,23 @@ def in_the_name_of_a_listener(hook: Callable[[], object], clock: FakeClock) -> C
     return breaker
 
 
+def in_the_clock(hook: Callable[[], object], clock: FakeClock) -> CircuitBreaker:
+    """The hook is the clock, as a permit with a lease is given back."""
+    broken: list[bool] = []
+
+    def now() -> float:
+        if broken:
+            broken.clear()
+            hook()
+        return 0.0
+
+    breaker = CircuitBreaker("prices", clock=now)
+    permit = breaker.admit(timeout=1)
+    broken.append(True)
+    permit.ignore()
+    return breaker
+
+
 def in_a_listener_of_refusals(hook: Callable[[], object], clock: FakeClock) -> CircuitBreaker:
     """The hook is a listener of a refusal."""
     breaker = CircuitBreaker("prices", clock=clock)
@@ -162,6 +179,7 @@ def in_a_log_handler(hook: Callable[[], object], clock: FakeClock) -> CircuitBre
 
 HOOKS = [
     in_a_listener,
+    in_the_clock,
     in_the_name_of_a_listener,
     in_a_listener_of_refusals,
     in_a_classifier,
