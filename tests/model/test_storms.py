@@ -1,7 +1,7 @@
 """Exceptions at random moments: real signals on the main thread, and exceptions that another thread injects.
 
 `test_interrupts.py` raises at every line, one at a time and by a trace function; this is what an operating system and an
-interpreter do by themselves. Each exception that was raised must have been caught, once, by the caller it hit. `PROVE=1`
+interpreter do by themselves. Each exception that was raised must have been caught, once, by the caller it hit. `LONG=1`
 makes the storms fifty times as long.
 """
 
@@ -26,7 +26,7 @@ from grpc_breaker.testing import FakeClock
 from tests.support.core import WATCHED
 from tests.support.transitions import LEGAL
 
-SIGNALS, INJECTIONS = (20_000, 20_000) if os.environ.get("PROVE") else (400, 400)
+SIGNALS, INJECTIONS = (20_000, 20_000) if os.environ.get("LONG") else (400, 400)
 PATIENCE = 20.0
 
 

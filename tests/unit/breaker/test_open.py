@@ -24,7 +24,7 @@ def test_reading_changes_nothing(breaker: CircuitBreaker, clock: FakeClock) -> N
 def test_first_call_after_the_open_period_passes(
     breaker: CircuitBreaker, clock: FakeClock, waited: float, passes: bool
 ) -> None:
-    """A call is refused before the end of the open period and passes at it."""
+    """A call is refused before the end of the open period, and passes from then on."""
     trip(breaker)
     clock.advance(waited)
     assert isinstance(breaker.try_admit(), Permit) == passes
