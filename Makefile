@@ -13,11 +13,12 @@ DEMO_ARGS ?=
 OTLP_ENDPOINT ?=
 SEED ?= 1
 MINUTES ?= 4
+SEEDS ?= 3
 
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help test demo lint format types proto proto-check bench outage test-model test-conditions test-versions soak mutants docs clean
+.PHONY: help test demo lint format types proto proto-check bench outage day test-model test-conditions test-versions soak mutants docs clean
 
 help:  ## Show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -67,6 +68,9 @@ bench: $(VENV)/.bench  ## Measure the cost of a call beside other breakers, and 
 
 outage: $(VENV)/.bench  ## Measure an outage with each of these breakers, and plot it (about ten minutes)
 	@"$(RUN)" -m benchmarks.outage --plots docs/images
+
+day: $(VENV)/.bench  ## Play healthy days, outages and proxies, bare and guarded (SEEDS=3; an hour; needs nginx)
+	@"$(RUN)" -m tests.scenarios.day --seeds $(SEEDS) --markdown docs/scenarios.md
 
 test-model: $(READY)  ## Test the breaker against a reference model: long histories, all short ones, threads (half an hour)
 	@LONG=1 "$(RUN)" -m pytest tests/model --timeout 1200

@@ -29,6 +29,7 @@ docs/recipes
 docs/reference
 docs/design
 docs/performance
+docs/scenarios
 docs/verification
 docs/endings
 CHANGELOG

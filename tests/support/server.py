@@ -17,18 +17,19 @@ The last part of a method's name decides what it is; any service will do.
 A call that carries the metadata `call-key` is entered in the journal under it: `journal[key].began`, `.cancelled` and
 `.over` are events to wait on, so that no test has to guess when the server has seen something.
 
-`Server` runs in this process. `ServerProcess` runs in its own, to be killed, stopped, continued and started again on its
-port; it keeps the same journal, sent through a pipe. No generated code: bytes in, bytes out.
+`Server` runs in this process. `ServerProcess` runs in its own, to be killed, stopped, continued, drained and started again
+on its port; it keeps the same journal, sent through a pipe. No generated code: bytes in, bytes out.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from types import TracebackType
@@ -88,8 +89,9 @@ class Journal:
 
 
 class _Handler(grpc.GenericRpcHandler):
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, script: str = "") -> None:
         self._journal = journal
+        self._script = script
 
     def service(self, handler_call_details: Any) -> Any:
         return {
@@ -123,7 +125,7 @@ class _Handler(grpc.GenericRpcHandler):
         if not context.add_callback(ended):
             ended()
         self._journal.note(key, "began")
-        for step in metadata.get("script", request.decode()).split(";"):
+        for step in (self._script or metadata.get("script") or request.decode()).split(";"):
             match step.split():
                 case ["ok"]:
                     pass
@@ -157,18 +159,29 @@ class _Handler(grpc.GenericRpcHandler):
 class Server:
     """The server in this process."""
 
-    def __init__(self, port: int = 0, report: Callable[[str], None] | None = None, threads: int = 64) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        report: Callable[[str], None] | None = None,
+        threads: int = 64,
+        options: Sequence[tuple[str, int]] = (),
+        script: str = "",
+    ) -> None:
+        """Start it; every call runs `script` where one is given, whatever the call's own says."""
         self.journal = Journal(report)
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(threads), [_Handler(self.journal)], options=[("grpc.so_reuseport", 0)]
+            futures.ThreadPoolExecutor(threads),
+            [_Handler(self.journal, script)],
+            options=[("grpc.so_reuseport", 0), *options],
         )
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.target = f"127.0.0.1:{self.port}"
         self._server.start()
 
-    def stop(self) -> None:
+    def stop(self, grace: float = 0.0) -> None:
+        """Stop; running calls have `grace` seconds to end."""
         self.journal.release.set()
-        self._server.stop(0).wait(PATIENCE)
+        self._server.stop(grace).wait(PATIENCE + grace)
 
     def __enter__(self) -> Self:
         return self
@@ -182,15 +195,18 @@ class Server:
 class ServerProcess:
     """The server in a process of its own. Making one does not wait for it; asking for its port does."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
+        """Start it; `settings` are those of `Server` that JSON can carry: threads, options, script."""
         self.journal = Journal()
+        self._settings = json.dumps(settings)
         self._start(0)
 
     def _start(self, port: int) -> None:
         self._listening = threading.Event()
         self._port = port
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.server", str(port)],
+            [sys.executable, "-m", "tests.support.server", str(port), self._settings],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=Path(__file__).parents[2],
@@ -227,14 +243,24 @@ class ServerProcess:
     def resume(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)
 
+    def drain(self, seconds: float) -> None:
+        """End as a service does that is replaced: GOAWAY, no new calls, and `seconds` for those that are running."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.close()
+        self._process.wait(PATIENCE + seconds)
+        self._reader.join(PATIENCE)
+
     def kill(self) -> None:
         """SIGKILL; a stopped one dies, too, and one that is dead stays so."""
         self._process.kill()
         self._process.wait(PATIENCE)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._reader.join(PATIENCE)
 
     def restart(self) -> None:
-        """Start again on the same port, after `kill()`."""
+        """Start again on the same port, after `kill()` or `drain()`."""
         self._start(self.port)
         assert self._listening.wait(PATIENCE), "the server process did not start again"
 
@@ -254,6 +280,6 @@ if __name__ == "__main__":
         with _pen:
             print(line, flush=True)
 
-    _running = Server(int(sys.argv[1]), _say)  # held: a server that nobody holds stops
+    _running = Server(int(sys.argv[1]), _say, **json.loads(sys.argv[2]))  # held: a server that nobody holds stops
     _say(f"port {_running.port}")
-    threading.Event().wait()
+    _running.stop(float(sys.stdin.readline() or 0))  # nothing is read where the parent process is gone

@@ -1,0 +1,127 @@
+"""Services that are not well: dead, hung, slow, restarted, one of several."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+from tests.scenarios.clients import Traffic
+from tests.scenarios.healthy_days import BOTH, ROUND_ROBIN, often
+from tests.scenarios.play import Play, Scenario
+
+CALLS = Traffic(callers=8, every=1.0, timeout=15.0)
+SPARSE = replace(CALLS, every=2.0)
+"""Where the clock runs faster."""
+HURRIED = replace(CALLS, timeout=3.0)
+"""Where the deadline matters; three quarters of a real second at a speed of 4."""
+
+OUTLIERS = (
+    "grpc.service_config",
+    json.dumps(
+        {
+            "loadBalancingConfig": [
+                {
+                    "outlier_detection_experimental": {
+                        "interval": "0.5s",
+                        "baseEjectionTime": "30s",
+                        "maxEjectionPercent": 50,
+                        "failurePercentageEjection": {"threshold": 50, "minimumHosts": 3, "requestVolume": 5},
+                        "childPolicy": [{"round_robin": {}}],
+                    }
+                }
+            ]
+        }
+    ),
+)
+"""grpcio's own ejection of bad backends: half of a backend's calls failed in half a second."""
+
+
+def dead(play: Play, outage: float, after: float, traffic: Traffic = CALLS) -> None:
+    """The server is killed (SIGKILL), nothing listens for {outage} s, and it is started again."""
+    server = play.server()
+    play.start(server.target, traffic)
+    play.sleep(10)
+    with play.outage():
+        server.kill()
+        play.sleep(outage)
+        server.restart()
+    play.sleep(after)
+
+
+def hung(play: Play, outage: float, after: float, traffic: Traffic = HURRIED) -> None:
+    """The server is stopped (SIGSTOP) for {outage} s: every call of it runs into its deadline."""
+    server = play.server()
+    play.start(server.target, traffic)
+    play.sleep(10)
+    with play.outage():
+        server.pause()
+        play.sleep(outage)
+        server.resume()
+    play.sleep(after)
+
+
+def slow(play: Play, share: float, outage: float, after: float) -> None:
+    """For {outage} s the server replies to {share:.0%} of its calls only after their deadline of 3 s, at random."""
+    now = ["ok"]
+    late = often(share, f"wait {play.real(20)}")
+
+    def script(rng: random.Random) -> str:
+        return late(rng) if now[0] == "slow" else now[0]
+
+    play.start(play.server().target, replace(HURRIED, script=script))
+    play.sleep(10)
+    with play.outage():
+        now[0] = "slow"
+        play.sleep(outage)
+        now[0] = "ok"
+    play.sleep(after)
+
+
+def restarted(play: Play, after: float) -> None:
+    """The only server is killed and started again at once; how long it is away is how long a process takes to start. An
+    opening is neither asked for nor wrong.
+    """
+    server = play.server()
+    play.start(server.target, CALLS)
+    play.sleep(10)
+    with play.outage(opens=False):
+        server.kill()
+        server.restart()
+    play.sleep(after)
+
+
+def bad_backend(play: Play, bad: str, detected: bool) -> None:
+    """One of three backends behind `round_robin` {bad}, the others are well; with `outlier_detection` in the channel's
+    service config: {detected}. A breaker that opens refuses what two of three would have served, so that is wrong.
+    """
+    fails = bad == "fails every call"
+    backends = [play.server(), play.server(), play.server(script="error UNAVAILABLE sick" if fails else "")]
+    target = "ipv4:" + ",".join(it.target for it in backends)
+    play.start(target, replace(CALLS, timeout=5.0), [OUTLIERS if detected else ROUND_ROBIN])
+    play.sleep(10)
+    if bad == "hangs":
+        backends[2].pause()
+    elif bad == "is dead":
+        backends[2].kill()
+    play.sleep(120)
+
+
+SCENARIOS = [
+    Scenario("dead for 30 s", dead, 5, BOTH, arguments={"outage": 30, "after": 100}),
+    Scenario("dead for 5 minutes", dead, 15, BOTH, arguments={"outage": 300, "after": 200, "traffic": SPARSE}),
+    Scenario("hung for 30 s", hung, 4, BOTH, arguments={"outage": 30, "after": 100}),
+    Scenario("all calls slow", slow, 4, arguments={"share": 1.0, "outage": 30, "after": 100}),
+    Scenario("two thirds of the calls slow", slow, 4, arguments={"share": 0.67, "outage": 30, "after": 100}),
+    Scenario("restarted at once", restarted, 5, BOTH, arguments={"after": 100}),
+    *(
+        Scenario(
+            f"one of three {bad}{', outlier detection' if detected else ''}",
+            bad_backend,
+            10,
+            arguments={"bad": bad, "detected": detected},
+        )
+        for bad in ("fails every call", "hangs", "is dead")
+        for detected in (False, True)
+    ),
+]

@@ -1,0 +1,92 @@
+"""Scenarios that are short, as tests: bare and grpc_breaker with the default policy, side by side.
+
+They assert what holds on a machine of any pace: whether a breaker opened, and closed again; not how fast, nor how often.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.scenarios.applications import first_message_only
+from tests.scenarios.clients import Traffic
+from tests.scenarios.environment import NGINX
+from tests.scenarios.healthy_days import rolling_restart
+from tests.scenarios.outages import dead, hung
+from tests.scenarios.play import Result, Scenario, play
+from tests.scenarios.proxies import http_status
+
+SPEED = 30
+PATIENT = Traffic(callers=4, every=4.0, timeout=15.0)
+"""Half a real second for each call: what is well replies in time, however busy the machine is."""
+LONG = 200
+"""Long enough for two open periods."""
+
+
+@pytest.fixture
+def nginx() -> None:
+    """Nginx is installed; where it is not, skip the test, but never in CI."""
+    if NGINX is None:
+        reason = "nginx is not installed (apt-get install nginx)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def bare_and_guarded(scenario: Scenario) -> Iterator[tuple[Result, Result]]:
+    """What came of a play, in each world."""
+    results = play(scenario, 1, ("bare", "grpc_breaker"))
+    for world in scenario.worlds:
+        yield results[world, "bare"], results[world, "grpc_breaker"]
+
+
+def assert_found_and_left_behind(bare: Result, guarded: Result) -> None:
+    """The breaker opened in the outage, kept calls from the server, and closed after it."""
+    assert bare.reached
+    assert guarded.reached is not None
+    assert (guarded.missed, guarded.closed_unwell) == (0, 0)
+    assert guarded.reached < bare.reached
+    assert max(guarded.to_recover) < math.inf
+
+
+def test_a_dead_server_is_found_and_found_again() -> None:
+    """A server that was killed opens the breaker, in threads and asyncio, and is called again once it is back."""
+    arguments = {"outage": 40, "after": LONG, "traffic": PATIENT}
+    scenario = Scenario("dead", dead, SPEED, ("threads", "asyncio"), arguments=arguments)
+    for bare, guarded in bare_and_guarded(scenario):
+        assert_found_and_left_behind(bare, guarded)
+
+
+def test_a_hung_server_is_found_and_found_again() -> None:
+    """A server that was stopped opens the breaker, in threads and asyncio, and is called again once it continues."""
+    arguments = {"outage": 90, "after": LONG, "traffic": PATIENT}
+    scenario = Scenario("hung", hung, SPEED, ("threads", "asyncio"), arguments=arguments)
+    for bare, guarded in bare_and_guarded(scenario):
+        assert_found_and_left_behind(bare, guarded)
+
+
+@pytest.mark.usefixtures("nginx")
+def test_a_proxy_without_a_backend_is_an_outage() -> None:
+    """HTTP 503 of a proxy opens the breaker, and it closes when the proxy asks the server again."""
+    arguments = {"status": 503, "opens": True, "after": LONG, "traffic": PATIENT}
+    for bare, guarded in bare_and_guarded(Scenario("503", http_status, SPEED, nginx=True, arguments=arguments)):
+        assert_found_and_left_behind(bare, guarded)
+
+
+@pytest.mark.parametrize("policy", ["pick_first", "round_robin"])
+def test_a_restart_that_drains_costs_nothing(policy: str) -> None:
+    """Backends that drain are restarted one after the other: the breaker stays closed and refuses nothing."""
+    arguments = {"policy": policy, "ending": "drained"}
+    for _, guarded in bare_and_guarded(Scenario("drained", rolling_restart, 10, arguments=arguments)):
+        assert (guarded.openings, guarded.refused) == (0, 0)
+
+
+def test_dropped_streams_of_a_server_that_is_well_open_nothing() -> None:
+    """An application that drops each stream after its first message, in threads and asyncio: the breaker stays closed."""
+    scenario = Scenario("dropped", first_message_only, SPEED, ("threads", "asyncio"), arguments={"percent": 0})
+    for _, guarded in bare_and_guarded(scenario):
+        assert guarded.calls
+        assert (guarded.openings, guarded.refused) == (0, 0)
