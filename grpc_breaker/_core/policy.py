@@ -42,8 +42,27 @@ STATUS_NAMES: Final = frozenset(
     }
 )
 
+_SHORT_RESET_TIMEOUT: Final = 1.0
 _MOST_CALLS: Final = 1_000_000
 """Results a count window may hold: far more than say anything about now."""
+
+
+class _Unnamed:
+    """Stands for a trip condition that was not given."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_UNNAMED: Final[Any] = _Unnamed()
+
+_CONDITIONS: Final[dict[str, Any]] = {
+    "failure_threshold": None,
+    "failure_rate": 0.5,
+    "consecutive_failures": 5,
+    "slow_call_duration": None,
+}
+"""The trip conditions, and what they are in a policy that names none."""
 
 
 class _Verdicts(Mapping[str, Outcome]):
@@ -76,27 +95,32 @@ class _Verdicts(Mapping[str, Outcome]):
 class BreakerPolicy:
     """When a breaker opens, for how long, and how it finds out that the server is well again.
 
-    Immutable, and safe to share between breakers and threads. Trip conditions compose with *or*; `None` turns one off.
-    All times are seconds, from 0.000001 to 1e9; `minimum_deadline` may be 0.
+    Immutable, and safe to share between breakers and threads. All times are seconds, from 0.000001 to 1e9;
+    `minimum_deadline` may be 0.
+
+    Four fields are trip conditions: `failure_threshold`, `failure_rate`, `consecutive_failures`, `slow_call_duration`.
+    A policy that names none of them has `failure_rate=0.5` and `consecutive_failures=5`; one that names some has those
+    and no other. They compose with *or*; `None` turns one off. `repr` shows what is on.
 
     Attributes:
-        failure_threshold: Open at this many failures inside the window, an integer from 1. Default `None`: off.
+        failure_threshold: Open at this many failures inside the window, an integer from 1.
         failure_rate: Open when failures / (failures + successes) inside the window reaches this share, above 0 and up
-            to 1, once `minimum_calls` results are in the window. Default 0.5.
+            to 1, once `minimum_calls` results are in the window. 0.5 in a policy that names no trip condition.
         minimum_calls: Results the window must hold before a rate means anything, an integer from 1. Default 20.
         consecutive_failures: Open at this many failures in a row, whatever the window holds, an integer from 1: what
-            makes a quiet method open at all. Default 5.
-        slow_call_duration: An answer that took longer than this is slow. Default `None`: nothing is slow. Only calls
+            makes a quiet method open at all. 5 in a policy that names no trip condition.
+        slow_call_duration: An answer that took longer than this is slow; without it nothing is. Only calls
             of one request and one answer can be, and plain code: a stream's length is its own, either way.
         slow_call_rate: Open when the slow share of the results in the window reaches this, above 0 and up to 1, once
             `minimum_calls` are in the window. Default 0.5; has no effect without `slow_call_duration`. `None`: off.
         window_seconds: How long a result counts. Default 30.
         window_calls: Count the last so many results instead of a time, an integer from 1 to 1,000,000
             (8 bytes each, up to 80 for those that failed or were slow). Default `None`: by time.
-        reset_timeout: Open this long before the first probe. Default 60.
-        reset_timeout_multiplier: Each time a probe fails the open period grows by this factor, from 1. Default 1: it
-            does not grow. Forgotten after a close.
-        max_reset_timeout: What the open period grows to at most, before jitter. Default 600.
+        reset_timeout: Open this long before the first probe. Default 1, so that opening wrongly costs a second; it
+            doubles while probes fail, up to `max_reset_timeout`.
+        reset_timeout_multiplier: Each time a probe fails the open period grows by this factor, from 1. Forgotten after
+            a close. Default `None`: 2 where `reset_timeout` has its default, and 1, no growth, where another is given.
+        max_reset_timeout: What the open period grows to at most, before jitter. Default 60.
         reset_timeout_jitter: Open for a random time in [t, t * (1 + jitter)], so that a fleet does not probe in step,
             from 0 to 1. Default 0.1.
         half_open_max_calls: Probes in flight at once, an integer from 1. Default 3.
@@ -120,17 +144,17 @@ class BreakerPolicy:
         ValueError: A value out of range, or a combination that can never work.
     """
 
-    failure_threshold: int | None = None
-    failure_rate: float | None = 0.5
+    failure_threshold: int | None = _UNNAMED
+    failure_rate: float | None = _UNNAMED
     minimum_calls: int = 20
-    consecutive_failures: int | None = 5
-    slow_call_duration: float | None = None
+    consecutive_failures: int | None = _UNNAMED
+    slow_call_duration: float | None = _UNNAMED
     slow_call_rate: float | None = 0.5
     window_seconds: float = 30.0
     window_calls: int | None = None
-    reset_timeout: float = 60.0
-    reset_timeout_multiplier: float = 1.0
-    max_reset_timeout: float = 600.0
+    reset_timeout: float = _SHORT_RESET_TIMEOUT
+    reset_timeout_multiplier: float | None = None
+    max_reset_timeout: float = 60.0
     reset_timeout_jitter: float = 0.1
     half_open_max_calls: int = 3
     half_open_successes: int | None = None
@@ -142,7 +166,8 @@ class BreakerPolicy:
     refusal_code: Any = "UNAVAILABLE"
 
     def __post_init__(self) -> None:
-        """Check every field, then what they mean together."""
+        """Choose the trip conditions, check every field, then what they mean together."""
+        self._choose_conditions()
         for name in ("failure_threshold", "consecutive_failures", "half_open_successes"):
             self._check_count(name, optional=True)
         self._check_count("window_calls", optional=True, most=_MOST_CALLS)
@@ -155,7 +180,8 @@ class BreakerPolicy:
         for name in ("window_seconds", "reset_timeout", "max_reset_timeout", "probe_timeout"):
             self._check_seconds(name)
         self._check_number("minimum_deadline", "a number of seconds from 0 to 1e9", low=0.0, high=1e9)
-        self._check_number("reset_timeout_multiplier", "a number, 1 or more", low=1.0)
+        if self.reset_timeout_multiplier is not None:
+            self._check_number("reset_timeout_multiplier", "a number, 1 or more, or None", low=1.0)
         self._check_number("reset_timeout_jitter", "a number from 0 to 1", low=0.0, high=1.0)
         self._check_group()
         self._check_verdicts()
@@ -178,6 +204,13 @@ class BreakerPolicy:
         """How many probes must succeed before the breaker closes."""
         return self.half_open_successes or self.half_open_max_calls
 
+    @property
+    def growth(self) -> float:
+        """By which factor the open period grows when a probe fails."""
+        if self.reset_timeout_multiplier is not None:
+            return self.reset_timeout_multiplier
+        return 2.0 if self.reset_timeout == _SHORT_RESET_TIMEOUT else 1.0
+
     def as_dict(self) -> dict[str, Any]:
         """The policy as plain data, ready for JSON."""
         plain = {it.name: getattr(self, it.name) for it in fields(self)}
@@ -186,6 +219,14 @@ class BreakerPolicy:
         if self.classify is not None:
             plain["classify"] = name_of(self.classify)
         return plain
+
+    def _choose_conditions(self) -> None:
+        """Those that are named, and no other; the defaults where none is."""
+        given = [getattr(self, name) for name in _CONDITIONS]
+        named = any(value is not _UNNAMED and value is not None for value in given)
+        for name, default in _CONDITIONS.items():
+            if getattr(self, name) is _UNNAMED:
+                object.__setattr__(self, name, None if named else default)
 
     def _check_count(self, name: str, *, optional: bool, most: int | None = None) -> None:
         value = getattr(self, name)
@@ -272,7 +313,7 @@ class BreakerPolicy:
             if self.failure_threshold is not None and self.failure_threshold > self.window_calls:
                 allowed = f"at most window_calls ({self.window_calls}), or it could never be reached"
                 raise ValueError(self._complaint("failure_threshold", allowed))
-        if self.reset_timeout_multiplier > 1.0 and self.max_reset_timeout < self.reset_timeout:
+        if self.growth > 1.0 and self.max_reset_timeout < self.reset_timeout:
             allowed = f"at least reset_timeout ({self.reset_timeout:g}) when reset_timeout_multiplier is above 1"
             raise ValueError(self._complaint("max_reset_timeout", allowed))
 

@@ -31,7 +31,8 @@ BAD = [
         for value in (0, 1e-323, -1.0, 1.7e308, math.nan, math.inf, 10**400, True, "5")
     ),
     *((name, value) for name in SECONDS[1:] for value in (None,)),
-    *((name, value) for name in NUMBERS for value in (-0.1, math.nan, math.inf, False, None, "1")),
+    *((name, value) for name in NUMBERS for value in (-0.1, math.nan, math.inf, False, "1")),
+    *((name, None) for name in NUMBERS if name != "reset_timeout_multiplier"),
     ("reset_timeout_multiplier", 0.9),
     ("reset_timeout_jitter", 1.1),
     ("group", 7),
@@ -178,7 +179,7 @@ def test_policy_as_plain_data() -> None:
     plain = BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE}, classify=judge).as_dict()
     assert plain["verdicts"] == {"NOT_FOUND": "failure"}
     assert plain["classify"].startswith("tests.unit.test_policy.judge")
-    assert json.loads(json.dumps(plain))["reset_timeout"] == 60.0
+    assert json.loads(json.dumps(plain))["reset_timeout"] == 1.0
 
 
 def test_successes_needed() -> None:
@@ -204,7 +205,7 @@ SECONDS_ALLOWED = "a number of seconds from 0.000001 to 1e9"
         ("window_seconds", 1_000_000_000.5, SECONDS_ALLOWED),
         ("minimum_deadline", -1, "a number of seconds from 0 to 1e9"),
         ("minimum_deadline", 1_000_000_000.5, "a number of seconds from 0 to 1e9"),
-        ("reset_timeout_multiplier", 0.5, "a number, 1 or more"),
+        ("reset_timeout_multiplier", 0.5, "a number, 1 or more, or None"),
         ("reset_timeout_jitter", 1.5, "a number from 0 to 1"),
         ("group", 5, "a name, or None"),
         ("group", " prices", "a name without a slash or spaces around it, or None"),
@@ -231,3 +232,25 @@ def test_complaint_about_nothing_to_trip() -> None:
         "BreakerPolicy: every trip condition is off, so the breaker could never open; set at least one of "
         "failure_threshold, failure_rate, consecutive_failures, slow_call_duration with slow_call_rate"
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "conditions"),
+    [
+        ({}, (None, 0.5, 5, None)),
+        ({"consecutive_failures": None}, (None, 0.5, None, None)),
+        ({"minimum_calls": 50}, (None, 0.5, 5, None)),
+        ({"failure_threshold": 50}, (50, None, None, None)),
+        ({"failure_rate": 0.2}, (None, 0.2, None, None)),
+        ({"failure_rate": 0.2, "consecutive_failures": 9}, (None, 0.2, 9, None)),
+        ({"slow_call_duration": 1}, (None, None, None, 1.0)),
+    ],
+)
+def test_named_trip_conditions_and_no_other(fields: dict[str, Any], conditions: tuple[Any, ...]) -> None:
+    """A policy that names trip conditions has those alone; one that names none has the defaults; a repr shows which."""
+    policy = BreakerPolicy(**fields)
+    names = ("failure_threshold", "failure_rate", "consecutive_failures", "slow_call_duration")
+    assert tuple(getattr(policy, name) for name in names) == conditions
+    assert all(f"{name}={getattr(policy, name)!r}" in repr(policy) for name in names)
+    assert tuple(policy.as_dict()[name] for name in names) == conditions
+    assert dataclasses.replace(policy, reset_timeout=7) == BreakerPolicy(**fields, reset_timeout=7)
