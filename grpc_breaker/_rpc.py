@@ -58,6 +58,7 @@ _VERDICTS: Final = {
     grpc.StatusCode.CANCELLED: Outcome.IGNORED,
 }
 
+_STREAM_RESET: Final = "RST_STREAM"  # "Received RST_STREAM with error code 2", and how newer versions say it
 _WRITE_FAILED: Final = "Internal error from Core"
 _MADE_LOCALLY: Final = {
     grpc.StatusCode.INTERNAL: frozenset({"Exception serializing request!", "Invalid metadata", _WRITE_FAILED}),
@@ -228,13 +229,18 @@ def settle(
                 error=None if code is OK else error,
             )
             outcome = classified(policy.classify, ended, outcome)
-        permit.settle(outcome, code.name, words)
+        permit.settle(outcome, code.name, words, shared=_may_be_a_connection(code, words))
     except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
         log_once("judging an ended call failed; it is ignored")
         give_back(permit)
     except BaseException:  # Ctrl-C in a classifier, say: the caller's, but the permit is ours
         give_back(permit)
         raise
+
+
+def _may_be_a_connection(code: grpc.StatusCode, details: str) -> bool:
+    """Whether a status may be that of a lost connection, which every call on it gets at once."""
+    return code is grpc.StatusCode.UNAVAILABLE or (code is grpc.StatusCode.INTERNAL and _STREAM_RESET in details)
 
 
 def write_failed(code: Any, details: Any) -> bool:

@@ -24,6 +24,7 @@ what readers share is replaced in single steps.
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -90,6 +91,7 @@ class BreakerTelemetry:
         self._gone: dict[int, LabelledCounts] = {}
         """What registries counted that are gone."""
         self._reported: dict[tuple[str, str, str], int] = {}
+        _all_telemetry.add(self)
         meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
         self._changes = meter.create_counter(names.METRIC_STATE_CHANGES, "{change}", "Changes of a breaker's state.")
         meter.create_observable_gauge(
@@ -121,6 +123,11 @@ class BreakerTelemetry:
             self._registries.add(registry)
             weakref.finalize(registry, self._gone.setdefault, id(counts), counts).atexit = False
             self._fold()
+
+    def forget_reported(self) -> None:
+        """Begin anew in a forked child: what was reported so far were the parent's calls."""
+        self._reported.clear()
+        self._gone.clear()
 
     def _fold(self) -> None:
         """Add up the counts of registries that are gone, so that making registries again and again fills no memory."""
@@ -187,6 +194,7 @@ class BreakerTelemetry:
 
 
 _attached: Final[weakref.WeakKeyDictionary[BreakerRegistry, BreakerTelemetry]] = weakref.WeakKeyDictionary()
+_all_telemetry: Final[weakref.WeakSet[BreakerTelemetry]] = weakref.WeakSet()
 _defaults: Final[dict[str, BreakerTelemetry]] = {}
 
 
@@ -215,6 +223,16 @@ def attach(registry: BreakerRegistry, telemetry: bool | BreakerTelemetry) -> Cal
         raise TypeError(message)
     telemetry.attach(registry)
     return otel_context.get_current
+
+
+def _after_fork_in_child() -> None:
+    """A forked child reports its own calls: the counts of its registries begin anew, and so does what was reported."""
+    for telemetry in tuple(_all_telemetry):
+        telemetry.forget_reported()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _default() -> BreakerTelemetry:
@@ -300,6 +318,9 @@ def _words(change: StateChange) -> str:
     words = f"circuit breaker {printable(change.breaker)}: {change.previous} -> {change.state} ({change.reason})"
     if change.state is State.OPEN:
         words += f"; {change.failures} of {change.calls} calls failed, next probe in {change.retry_after:.1f} s"
+        if change.last_failures:
+            last = change.last_failures[-1]
+            words += f"; last failure: {printable(last.status)} {last.details}".rstrip()
     return words
 
 

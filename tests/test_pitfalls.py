@@ -190,7 +190,7 @@ def test_11_fleet_in_step() -> None:
             breaker.admit().failure()
     periods = {breaker.retry_after for breaker in breakers}
     assert len(periods) > 10
-    assert all(period is not None and 60 <= period <= 66 for period in periods)
+    assert all(period is not None and 1 <= period <= 1.1 for period in periods)
 
 
 def test_12_relapse_after_closing(breaker: CircuitBreaker, clock: FakeClock) -> None:
@@ -256,6 +256,7 @@ def test_17_ignored_probes(breaker: CircuitBreaker, clock: FakeClock) -> None:
     for _ in range(100):
         breaker.admit().ignore()
         assert breaker.state is State.HALF_OPEN
+        clock.advance(30)  # `probe_timeout`: slots of ignored probes are handed on at that pace
     breaker.admit().success()
     assert breaker.state is State.CLOSED
 

@@ -34,10 +34,10 @@ def test_readme_is_short() -> None:
 
 
 def test_first_example_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first example prints what the README says: five failures, then two refusals."""
+    """The first example prints what the README says: five expired deadlines, then two refusals."""
     exec(compile(BLOCKS[0], "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["UNAVAILABLE"] * 7
+    assert [line.split()[0] for line in lines] == ["DEADLINE_EXCEEDED"] * 5 + ["UNAVAILABLE"] * 2
     refused = ["circuit breaker open for pricing.v1.Pricing/GetPrice; next probe in" in line for line in lines]
     assert refused == [False] * 5 + [True] * 2
 
@@ -64,7 +64,8 @@ def test_knobs_table_shows_every_field_and_its_default() -> None:
         defaults = [text.strip("` ") for text in row.split("|")[2].split(",")]
         if defaults[-1] == "as many" or len(defaults) < len(named):
             continue
-        assert defaults[named.index(field.name)] == str(field.default), field.name
+        default = getattr(BreakerPolicy(), field.name)
+        assert defaults[named.index(field.name)] == str(default), field.name
 
 
 def test_status_table_is_what_the_code_does() -> None:

@@ -58,7 +58,11 @@ def failed(product_id: str, error: grpc.RpcError, known: LastKnownPrices) -> Ans
 def states(breakers: BreakerRegistry) -> dict[str, dict[str, Any]]:
     """Every breaker's snapshot, by name. Of the last failures only the statuses: their details name hosts and ports."""
     return {
-        name: {**snapshot, "last_failures": [failure["status"] for failure in snapshot["last_failures"]]}
+        name: {
+            **snapshot,
+            "last_failures": [failure["status"] for failure in snapshot["last_failures"]],
+            "changes": [f"{it['previous']} -> {it['state']} ({it['reason']})" for it in snapshot["changes"]],
+        }
         for name, snapshot in breakers.snapshot().items()
     }
 

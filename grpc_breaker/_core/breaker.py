@@ -11,6 +11,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import asdict
 from random import random as uniform
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
@@ -121,6 +122,11 @@ class CircuitBreaker(Machine):
         return self._latest().refusing.retry_after(self._clock())
 
     @property
+    def changes(self) -> tuple[StateChange, ...]:
+        """The last ten changes of state, the oldest first: why it opened, after it has closed again."""
+        return self._latest().history
+
+    @property
     def in_flight(self) -> int:
         """Permits that are not settled, without those whose lease has ended."""
         return self._sweep(self._clock())
@@ -157,7 +163,9 @@ class CircuitBreaker(Machine):
                 "consecutive_failures": generation.window.in_a_row,
             },
             "totals": self._counts.totals(),
-            "last_failures": [{"status": it.status, "details": it.details} for it in generation.last_failures()],
+            "last_failures": [asdict(it) for it in generation.last_failures()],
+            "since": generation.history[-1].time if generation.history else None,
+            "changes": [_plain(change) for change in generation.history],
             "policy": self._policy.as_dict(),
         }
 
@@ -256,7 +264,7 @@ class CircuitBreaker(Machine):
                     return
                 continue
             new = after(old, State.CLOSED, Reason.RESET, now, self._policy, self._random, None)
-            new.sequence, new.delivered = old.sequence, True
+            new.sequence, new.history, new.delivered = old.sequence, old.history, True
             if self._succeed(old, new):
                 return
 
@@ -324,13 +332,34 @@ class CircuitBreaker(Machine):
         raise TypeError(message)
 
     def _after_fork(self) -> None:
-        """Begin with nothing in flight in a forked child: the parent's threads are not here, nor are their calls."""
+        """Begin with nothing in flight and nothing counted in a forked child: those calls are the parent's."""
         generation = self._latest()
         self._in_flight.clear()
+        self._counts.clear()
         if isinstance(generation, HalfOpen):
             generation.probes.clear()
         generation.delivered = True
         self._undelivered = generation
+
+
+def _plain(change: StateChange) -> dict[str, Any]:
+    """What a snapshot shows of a change."""
+    shown = (
+        "sequence",
+        "previous",
+        "state",
+        "reason",
+        "method",
+        "calls",
+        "failures",
+        "slow",
+        "status",
+        "details",
+        "time",
+    )
+    plain: dict[str, Any] = {name: getattr(change, name) for name in shown}
+    plain.update(previous=str(change.previous), state=str(change.state), reason=str(change.reason))
+    return {**plain, "last_failures": [asdict(it) for it in change.last_failures]}
 
 
 def _check_name(name: object) -> None:

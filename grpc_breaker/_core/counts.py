@@ -10,6 +10,8 @@ A name that was configured is its own label, and so are the first `max_labels` o
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -65,6 +67,11 @@ class CallCounts:
     def _crowded(self) -> bool:
         return len(self.failures) + len(self.others) >= _MAX_STATUSES
 
+    def clear(self) -> None:
+        """Forget everything: in a forked child, the calls were the parent's."""
+        self.successes = self.rejected = 0
+        self.failures, self.others = {}, {}
+
     def tallies(self) -> dict[tuple[str, str], int]:
         """How many calls ended how: {(outcome, status): calls}, refusals included."""
         tallies = self.others.copy()
@@ -90,12 +97,26 @@ def _add(counted: dict[Any, int], key: Any) -> None:
     counted[key] += 1
 
 
+_all_counts: weakref.WeakSet[LabelledCounts] = weakref.WeakSet()
+"""Those of every registry of the process, for forked children."""
+
+
+def _after_fork_in_child() -> None:
+    for counts in tuple(_all_counts):
+        counts.clear()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class LabelledCounts:
     """The counts of a registry, by label. Safe to use from any thread; outlives the registry where it is kept."""
 
     def __init__(self, configured: Iterable[str], max_labels: int) -> None:
         """Make empty counts; `configured` names are always labels of their own."""
         self._by_label = {name: CallCounts() for name in configured}
+        _all_counts.add(self)
         self._most_labels = len(self._by_label) + max_labels
 
     def of(self, name: str) -> CallCounts:
@@ -113,6 +134,11 @@ class LabelledCounts:
         for label, counts in self._by_label.copy().items():
             for (outcome, status), calls in counts.tallies().items():
                 yield label, outcome, status, calls
+
+    def clear(self) -> None:
+        """Forget everything, evicted breakers' calls, too; the breakers of each label go on counting."""
+        for counts in list(self._by_label.values()):
+            counts.clear()
 
     def add_all(self, totals: Mapping[tuple[str, str, str], int]) -> None:
         """Add what others have counted, each label as its own."""

@@ -22,6 +22,9 @@ Event = TypeVar("Event")
 LAST_FAILURES: Final = 5
 """How many failure reasons a breaker remembers for the event of its next change."""
 
+LAST_CHANGES: Final = 10
+"""How many of its changes a breaker remembers."""
+
 DETAILS_LENGTH: Final = 200
 """Details are cut to this many characters: enough for a person, harmless for a log pipeline."""
 

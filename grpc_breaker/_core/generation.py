@@ -11,10 +11,12 @@ of the open period while open, the probes while half-open, and the event that re
     disabled     every call                              counted                     counted
 
 An ignored result only gives back what its call held. A slow probe is a failed probe. A probe's slot is free again at
-the first of: its result; its first answer, for a stream; the end of its lease.
+the first of: its result; its first answer, for a stream; the end of its lease. A slot whose probe was ignored is handed
+on at most once every `probe_timeout / half_open_max_calls`: else a half-open breaker would let everything through while
+its probes teach nothing.
 
 The generations of a breaker form a chain. A generation ends in one atomic step, when another becomes its successor;
-`breaker.py` has that step, and the rest of what is said about threads.
+`machine.py` has that step, and the rest of what is said about threads.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Generation:
         "claims",
         "delivered",
         "event",
+        "history",
         "number",
         "passing",
         "refusing",
@@ -71,6 +74,8 @@ class Generation:
         self.sequence = 0
         """The sequence number of the last event up to this generation."""
         self.event: StateChange | None = None
+        self.history: tuple[StateChange, ...] = ()
+        """The last changes of the breaker up to this generation, the oldest first."""
         self.delivered = False
         """Whether the listeners have been called with the event."""
         self.successor: dict[str, Generation] = {}
@@ -82,8 +87,19 @@ class Generation:
         """Take in a result that neither failed nor was slow; returns the reason to leave the state, if there is one."""
         raise NotImplementedError
 
-    def fail(self, now: float, slow: bool, status: str, details: str, policy: BreakerPolicy) -> Reason | None:
-        """Take in a failure; returns the reason to leave the state, if there is one."""
+    def fail(
+        self, now: float, began: float, slow: bool, status: str, details: str, policy: BreakerPolicy
+    ) -> Reason | None:
+        """Take in a failure; returns the reason to leave the state, if there is one.
+
+        Args:
+            now: When it came.
+            began: Since when it is one of its own: a failure before that and this one are one incident.
+            slow: Whether it was slow, too.
+            status: The name of its status.
+            details: Words for a person.
+            policy: The policy in force.
+        """
         raise NotImplementedError
 
     def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:
@@ -101,6 +117,9 @@ class Generation:
     def free(self, probe: Any) -> bool:  # noqa: ARG002 - only a half-open generation has slots
         """Free the slot of a probe; false if it has none."""
         return False
+
+    def hand_on(self, probe: Any, now: float, policy: BreakerPolicy) -> None:
+        """Free the slot of a probe that was ignored, when its time has come."""
 
     def held(self, now: float) -> Held:
         """The results that count in this state."""
@@ -130,9 +149,11 @@ class Passing(Generation):
         self.window.good(now)
         return self.judge(self.window.held(now), policy)
 
-    def fail(self, now: float, slow: bool, status: str, details: str, policy: BreakerPolicy) -> Reason | None:
+    def fail(
+        self, now: float, began: float, slow: bool, status: str, details: str, policy: BreakerPolicy
+    ) -> Reason | None:
         """Count it, and judge."""
-        return self.judge(self.window.failure(now, slow, status, details), policy)
+        return self.judge(self.window.failure(now, began, slow, status, details), policy)
 
     def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:
         """Count it, and judge."""
@@ -199,7 +220,7 @@ class ForcedOpen(Generation):
 class HalfOpen(Generation):
     """A few probes pass; they decide whether it closes or opens again."""
 
-    __slots__ = ("failures", "probes", "slow", "successes")
+    __slots__ = ("failures", "hands_on_at", "probes", "slow", "successes")
 
     state = State.HALF_OPEN
 
@@ -208,6 +229,8 @@ class HalfOpen(Generation):
         super().__init__(number, window, refusing, reopenings)
         self.probes: dict[Any, None] = {probe: None}
         self.successes = self.failures = self.slow = 0
+        self.hands_on_at = _LONG_AGO
+        """When the next slot of a probe that was ignored may be handed on."""
 
     def refusing_now(self) -> Refusing:
         """What is said to a call that is refused now, with the number of probes in flight."""
@@ -243,6 +266,16 @@ class HalfOpen(Generation):
         """Free the slot of a probe; false if it has none."""
         return self.probes.pop(probe, self) is None
 
+    def hand_on(self, probe: Any, now: float, policy: BreakerPolicy) -> None:
+        """Free the slot of a probe that was ignored, when its time has come."""
+        if probe in self.probes:
+            at = max(now, self.hands_on_at)
+            self.hands_on_at = at + policy.probe_timeout / policy.half_open_max_calls
+            if at > now:
+                probe.lease_end = at  # as if its lease ended then
+            else:
+                self.probes.pop(probe, None)
+
     def succeed(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - the same for each state
         """One nearer to closed."""
         self.window.in_a_row = 0
@@ -251,15 +284,16 @@ class HalfOpen(Generation):
 
     def fail(
         self,
-        now: float,  # noqa: ARG002 - the same for each state
+        now: float,
+        began: float,
         slow: bool,
         status: str,
         details: str,
-        policy: BreakerPolicy,  # noqa: ARG002
+        policy: BreakerPolicy,  # noqa: ARG002 - the same for each state
     ) -> Reason | None:
         """One is enough to open again."""
         self.failures, self.slow = 1, int(slow)
-        self.window.note_failure(status, details)
+        self.window.note_failure(now, began, status, details)
         return Reason.PROBE_FAILED
 
     def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - the same for each state
@@ -330,9 +364,9 @@ def window_for(policy: BreakerPolicy, now: float) -> Window:
 def _open_period(policy: BreakerPolicy, reopenings: int, random: Callable[[], float]) -> float:
     """How long the breaker stays open this time, in seconds."""
     period = policy.reset_timeout
-    if reopenings > 1 and policy.reset_timeout_multiplier > 1.0:
+    if reopenings > 1 and policy.growth > 1.0:
         # As logarithms, because a multiplier to the power of many failed probes is more than a float can hold.
-        growth = (reopenings - 1) * math.log(policy.reset_timeout_multiplier)
+        growth = (reopenings - 1) * math.log(policy.growth)
         room = math.log(policy.max_reset_timeout / period)
         period = policy.max_reset_timeout if growth >= room else period * math.exp(growth)
     return period * (1.0 + policy.reset_timeout_jitter * _chance(random))

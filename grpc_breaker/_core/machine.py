@@ -27,11 +27,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from grpc_breaker._core.counts import IGNORED, STALE, CallCounts
 from grpc_breaker._core.delivery import deliver_from
-from grpc_breaker._core.events import DETAILS_LENGTH, Listeners, Rejection, StateChange, deliver
+from grpc_breaker._core.events import DETAILS_LENGTH, LAST_CHANGES, Listeners, Rejection, StateChange, deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, after, first
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import printable
@@ -188,15 +189,19 @@ class Machine:
                 raise
             self._in_flight.pop(permit, None)
 
-    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None:
+    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str, shared: bool) -> None:
         """Take in the result of a permit that has just been settled."""
         generation = self._current
         if generation.successor:
             generation = self._latest()
-        if outcome is _IGNORED:  # giving back must not fail with the clock
-            generation.free(permit)
-            stale = permit.generation != generation.number or self._expired(permit)
-            self._counts.add(STALE if stale else IGNORED, status)
+        if outcome is _IGNORED:
+            if permit.generation != generation.number or self._expired(permit):
+                generation.free(permit)
+                self._counts.add(STALE, status)
+                return
+            if generation.probes:
+                generation.hand_on(permit, self._now(permit), self._policy)
+            self._counts.add(IGNORED, status)
             return
         now = self._clock()
         if permit.generation != generation.number or now >= permit.lease_end:
@@ -206,7 +211,8 @@ class Machine:
         slow = now - permit.started > self._slow_after and permit.timed
         if outcome is _FAILURE:  # a probe keeps its slot, so that no call passes before the change that follows
             self._counts.add_failure(status)
-            reason = generation.fail(now, slow, status, details, self._policy)
+            began = permit.started if shared else _NEVER
+            reason = generation.fail(now, began, slow, status, details, self._policy)
         else:
             self._counts.add_success(status)
             if slow:
@@ -255,12 +261,16 @@ class Machine:
 
     def _expired(self, permit: Permit) -> bool:
         """Whether the lease of a permit has ended. A clock that breaks ends none."""
+        return permit.lease_end != _NEVER and self._now(permit) >= permit.lease_end
+
+    def _now(self, permit: Permit) -> float:
+        """The time, or when the call began: giving a permit back must not fail with the clock."""
         try:
-            return permit.lease_end != _NEVER and self._clock() >= permit.lease_end
+            return self._clock()
         except Exception as error:
             if passes_through(error):
                 raise
-            return False
+            return permit.started
 
     def _sweep(self, now: float) -> int:
         """Forget the calls in flight whose lease has ended; returns how many are left."""
@@ -308,7 +318,7 @@ class Machine:
         new = after(old, state, reason, now, self._policy, self._random, permit)
         calls, failures, slow = old.held(now)
         new.sequence = old.sequence + 1
-        new.event = StateChange(
+        change = StateChange(
             sequence=new.sequence,
             breaker=self.name,
             method="" if permit is None else permit.method,
@@ -324,7 +334,9 @@ class Machine:
             last_failures=old.last_failures(),
             at=now,
             time=time.time(),
-        ).with_context(None if permit is None else permit.context)
+        )
+        new.history = (*old.history[1 - LAST_CHANGES :], change)
+        new.event = replace(change).with_context(None if permit is None else permit.context)
         return self._succeed(old, new)
 
     def _succeed(self, old: Generation, new: Generation) -> bool:

@@ -50,7 +50,7 @@ class Issuer(Protocol):
         """The policy in force."""
         ...
 
-    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None: ...
+    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str, shared: bool) -> None: ...
 
     def _settle_late(self, permit: Permit, status: str) -> bool: ...
 
@@ -115,13 +115,15 @@ class Permit:
         """Whether this call holds one of the slots of a half-open breaker."""
         return False
 
-    def settle(self, outcome: Outcome, status: str = "", details: str = "") -> bool:
+    def settle(self, outcome: Outcome, status: str = "", details: str = "", *, shared: bool = False) -> bool:
         """End the call.
 
         Args:
             outcome: What the call says about the server.
             status: The name of its status, or of its exception: counted by name, so from a small set.
             details: Words for a person; kept with failures, cut to 200 characters.
+            shared: Whether a failure may be that of a connection, which fails all its calls at once. Such a failure is
+                one more in a row only if its call was admitted after the failure before it was settled.
 
         Returns:
             False when the permit had been settled before, or had been given up and forgotten.
@@ -155,7 +157,7 @@ class Permit:
                 del breaker._in_flight[self]
             except KeyError:
                 return breaker._settle_late(self, status)
-        breaker._take_in(self, outcome, status, details)
+        breaker._take_in(self, outcome, status, details, shared)
         return True
 
     def success(self) -> bool:

@@ -27,6 +27,10 @@ _BUCKETS: Final = 10
 _TOTALS: Final = 3
 """Numbers kept for each bucket: calls, failures, slow."""
 
+_INCIDENT: Final = 0.25
+"""Seconds within which the failures of a lost connection are one incident: of the calls that were on it, and of those
+that come while another one is made."""
+
 _LONG_AGO: Final = -math.inf
 
 
@@ -38,13 +42,15 @@ latter."""
 class Window:
     """What both windows share: the totals, the row, the last failures, and when a success is worth a look."""
 
-    __slots__ = ("_last", "calls", "decisive", "in_a_row", "quiet_until")
+    __slots__ = ("_counted_at", "_last", "calls", "decisive", "in_a_row", "quiet_until")
 
     def __init__(self) -> None:
         self.calls = 0
         """Results since the window was made."""
         self.in_a_row = 0
         """Failures without a success between them, whatever the window holds."""
+        self._counted_at = _LONG_AGO
+        """When the row was last lengthened."""
         self._last: list[tuple[str, str]] = []
         """Status and details of the last few failures, the oldest first: those that events report, and some before."""
         self.quiet_until = _LONG_AGO
@@ -55,7 +61,7 @@ class Window:
         """Take in a success that has just been added to `calls` and came when it was worth a look."""
         raise NotImplementedError
 
-    def failure(self, now: float, slow: bool, status: str, details: str) -> Held:
+    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held:
         """Count a failure; returns what the window holds then."""
         raise NotImplementedError
 
@@ -67,11 +73,17 @@ class Window:
         """What the window holds at `now`."""
         raise NotImplementedError
 
-    def note_failure(self, status: str, details: str) -> None:
-        """Note a failure for the row and the last failures."""
+    def note_failure(self, now: float, began: float, status: str, details: str) -> None:
+        """Note a failure for the row and the last failures.
+
+        One incident is one failure in a row: a failure lengthens it only if its call began some time after the one
+        before it that did.
+        """
         if len(details) > DETAILS_LENGTH:
             details = details[:DETAILS_LENGTH]
-        self.in_a_row += 1
+        if began >= self._counted_at + _INCIDENT:
+            self.in_a_row += 1
+            self._counted_at = now
         last = self._last
         last.append((status, details))
         if len(last) > 2 * LAST_FAILURES:
@@ -107,9 +119,9 @@ class TimeWindow(Window):
         if now >= self.quiet_until:
             self._begin_bucket(now, self.calls - 1)
 
-    def failure(self, now: float, slow: bool, status: str, details: str) -> Held:
+    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held:
         """Count a failure; returns what the window holds then."""
-        self.note_failure(status, details)
+        self.note_failure(now, began, status, details)
         if now >= self.quiet_until:
             self._begin_bucket(now, self.calls)
         _, _, (calls, failures, slow_calls) = self._buckets
@@ -169,9 +181,9 @@ class CountWindow(Window):
         """Take in a success that has just been added to `calls`: in this window every one is worth a look."""
         self._totals.append(self._totals[-1])
 
-    def failure(self, now: float, slow: bool, status: str, details: str) -> Held:
+    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held:
         """Count a failure; returns what the window holds then."""
-        self.note_failure(status, details)
+        self.note_failure(now, began, status, details)
         failures, slow_ones = self._totals[-1]
         self.calls += 1
         self._totals.append((failures + 1, slow_ones + slow))

@@ -46,7 +46,7 @@ def test_result_counts_before_the_caller_goes_on(server: Server, breakers: Break
         saw = []
         for _ in range(8):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
-                await method(b"error UNAVAILABLE ill", timeout=PATIENCE)
+                await method(b"error INTERNAL ill", timeout=PATIENCE)
             saw.append("refused" if isinstance(failed.value, CircuitOpenError) else failed.value.details())
         return saw
 
@@ -176,7 +176,7 @@ class AtTheEnd(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
         return call
 
 
-@pytest.mark.parametrize("script", [b"ok", b"error CANCELLED no", b"error UNAVAILABLE ill"])
+@pytest.mark.parametrize("script", [b"ok", b"error CANCELLED no", b"error INTERNAL ill"])
 def test_cancellation_is_never_lost(script: bytes, server: Server, breakers: BreakerRegistry) -> None:
     """A task that is cancelled between the end of its call and its own next step ends as cancelled."""
     tasks: list[asyncio.Task[Any]] = []

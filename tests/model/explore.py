@@ -136,6 +136,7 @@ class World:
         moments = {call.lease_end for _, call in self.pairs if math.isfinite(call.lease_end)}
         if model.state == "open":
             moments.add(model.open_until)
+        moments |= set(model.waiting)
         if model.results and self.rules.window_calls is None:
             moments.add(max(at for at, _, _ in model.results) + self.rules.window_seconds)
         if self.rules.slow_call_duration is not None:
@@ -154,6 +155,8 @@ class World:
             model.in_a_row,
             model.probes_won,
             model.reopened,
+            max(model.hands_on_at - now, 0.0),
+            tuple(sorted(max(at - now, 0.0) for at in model.waiting)),
             (now - model.born) % width if kept else 0.0,
             tuple((at - now if self.rules.window_calls is None else 0, bad, slow) for at, bad, slow in kept),
             tuple(

@@ -62,6 +62,10 @@ class Reference:
     results: list[tuple[float, bool, bool]] = field(default_factory=list)
     in_a_row: int = 0
     probes_won: int = 0
+    hands_on_at: float = -math.inf
+    """When the next slot of an ignored probe may be handed on."""
+    waiting: list[float] = field(default_factory=list)
+    """When those that wait are."""
     calls: list[Call] = field(default_factory=list)
     changes: list[tuple[str, str, str]] = field(default_factory=list)
     totals: dict[str, int] = field(
@@ -97,7 +101,7 @@ class Reference:
             call.generation == self.generation and not call.settled and not call.answered and not self.expired(call)
             for call in self.calls
             if call.probe
-        )
+        ) + sum(at > self.now for at in self.waiting)
 
     def in_flight(self) -> int:
         """Calls admitted that have neither ended nor been given up."""
@@ -114,6 +118,9 @@ class Reference:
             return
         self.totals[outcome] += 1
         if outcome == "ignored":
+            if self.state == "half_open" and held_slot:
+                self.waiting.append(max(self.now, self.hands_on_at))
+                self.hands_on_at = self.waiting[-1] + self.rules.probe_timeout / self.rules.half_open_max_calls
             return
         failed = outcome == "failure"
         slow = self.rules.slow_call_duration is not None and self.now - call.started > self.rules.slow_call_duration
@@ -176,6 +183,7 @@ class Reference:
         """Change the state."""
         previous, self.state = self.state, state
         self.generation += 1
+        self.hands_on_at, self.waiting = -math.inf, []
         self.probes_won = 0
         self.changes.append((previous, state, reason))
         if state == "open":

@@ -236,7 +236,7 @@ def test_one_log_record_for_each_change(breakers: BreakerRegistry, caplog: pytes
     opened, closed = caplog.records
     assert (opened.levelname, closed.levelname) == ("WARNING", "INFO")
     assert opened.getMessage().startswith(
-        "circuit breaker pkg.S/M: closed -> open (consecutive_failures); 2 of 2 calls failed, next probe in 6"
+        "circuit breaker pkg.S/M: closed -> open (consecutive_failures); 2 of 2 calls failed, next probe in 1"
     )
     assert closed.getMessage() == "circuit breaker pkg.S/M: open -> closed (reset)"
     facts = vars(opened)

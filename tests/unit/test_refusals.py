@@ -15,7 +15,7 @@ from grpc_breaker.testing import FakeClock
 from tests.unit.test_adapters import METHOD, intercept, intercept_aio
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-WORDS = "circuit breaker open for pkg.S/M; next probe in 60.0 s"
+WORDS = "circuit breaker open for pkg.S/M; next probe in 1.0 s"
 
 
 @pytest.fixture
@@ -80,6 +80,6 @@ def same(other: Any, error: Any) -> None:
     assert type(other) is type(error)
     assert (repr(other), str(other), other.code()) == (repr(error), str(error), grpc.StatusCode.ABORTED)
     facts = [(it.method, it.breaker, it.state, it.retry_after, it.reason) for it in (other, error)]
-    assert facts == [("pkg.S/M", "pkg.S/M", "open", 60.0, "consecutive_failures")] * 2
+    assert facts == [("pkg.S/M", "pkg.S/M", "open", 1.0, "consecutive_failures")] * 2
     assert isinstance(other, CircuitOpenError)
     assert isinstance(other, grpc.RpcError)

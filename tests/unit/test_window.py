@@ -12,7 +12,7 @@ from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
 def record(window: Window, now: float, *, failed: bool = False, slow: bool = False) -> Held:
     """Count a result, as a breaker does; returns what the window holds then."""
     if failed:
-        return window.failure(now, slow, "STATUS", "details")
+        return window.failure(now, now, slow, "STATUS", "details")
     if slow:
         return window.slow(now)
     window.calls += 1
@@ -90,7 +90,7 @@ def test_two_threads_begin_one_bucket() -> None:
 def test_last_failures_are_few(window: Window) -> None:
     """The last five failures are remembered, the oldest first, each with 200 characters of its details at most."""
     for n in range(23):
-        window.note_failure(f"STATUS {n}", f"{n} " + "x" * 500)
+        window.note_failure(0.0, 0.0, f"STATUS {n}", f"{n} " + "x" * 500)
     noted = window.last_failures()
     assert [status for status, _ in noted] == [f"STATUS {n}" for n in range(18, 23)]
     assert all(len(details) == 200 for _, details in noted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grpc_breaker import BreakerPolicy, CircuitBreaker, State
+from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, State
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.unit.breaker.calls import end_calls, trip
 
@@ -27,7 +27,7 @@ def test_successes_that_open_nothing_are_counted(results: str, clock: FakeClock)
 @pytest.mark.parametrize(("results", "reason"), [("ffss", "failure_rate"), ("llss", "slow_call_rate")])
 def test_success_that_fills_the_window_can_open_it(results: str, reason: str, clock: FakeClock) -> None:
     """The success that brings the window to `minimum_calls` makes the rate count, though it lowers it."""
-    policy = BreakerPolicy(minimum_calls=4, consecutive_failures=None, slow_call_duration=0.1)
+    policy = BreakerPolicy(minimum_calls=4, failure_rate=0.5, slow_call_duration=0.1)
     breaker = CircuitBreaker("filling", policy, clock=clock)
     events = EventRecorder(breaker)
     end_calls(breaker, clock, results)
@@ -113,3 +113,38 @@ def test_success_at_the_end_of_a_bucket_is_in_the_next(clock: FakeClock) -> None
 def test_closed_breaker_has_nothing_to_wait_for(breaker: CircuitBreaker) -> None:
     """A call may pass at once: `retry_after` is 0."""
     assert breaker.retry_after == 0
+
+
+def test_one_incident_is_one_failure_in_a_row(clock: FakeClock) -> None:
+    """Calls that one lost connection fails together are one failure in a row; what is called after it is another."""
+    breaker = CircuitBreaker("incident", BreakerPolicy(consecutive_failures=2), clock=clock)
+    permits = [breaker.admit() for _ in range(8)]
+    clock.advance(1)
+    for permit in permits:
+        permit.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+    assert breaker.snapshot()["window"] == {"calls": 8, "failures": 8, "slow": 0, "consecutive_failures": 1}
+    clock.advance(1)
+    breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+    assert breaker.state is State.OPEN
+
+
+def test_failures_of_their_own_count_each(clock: FakeClock) -> None:
+    """Calls that fail each by themselves, as on deadlines of a server that hangs, are so many failures in a row."""
+    breaker = CircuitBreaker("hung", BreakerPolicy(consecutive_failures=3), clock=clock)
+    permits = [breaker.admit() for _ in range(3)]
+    clock.advance(1)
+    for permit in permits:
+        permit.settle(Outcome.FAILURE, "DEADLINE_EXCEEDED")
+    assert breaker.state is State.OPEN
+
+
+def test_late_failure_of_an_incident_begins_no_row(clock: FakeClock) -> None:
+    """A success ends the row; a failure of the incident before it that comes late begins no other."""
+    breaker = CircuitBreaker("late", BreakerPolicy(consecutive_failures=2), clock=clock)
+    early, late = breaker.admit(), breaker.admit()
+    clock.advance(1)
+    early.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+    breaker.admit().success()
+    clock.advance(1)
+    late.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+    assert breaker.snapshot()["window"]["consecutive_failures"] == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from grpc_breaker import CircuitBreaker, Rejection, State
+from grpc_breaker import BreakerRegistry, CircuitBreaker, Rejection, State
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.support.child import in_child
 from tests.unit.breaker.calls import probe_of, trip
@@ -122,3 +122,18 @@ def test_listener_that_forks(breaker: CircuitBreaker) -> None:
     breaker.on_state_change(listener)
     trip(breaker)
     assert seen == [["forced_open"]]
+
+
+def test_child_counts_its_own_calls(clock: FakeClock) -> None:
+    """A child reports the calls of its own, not those that its parent made, also of breakers that were evicted."""
+    breakers = BreakerRegistry(max_breakers=1, clock=clock)
+    for name in ("pkg.S/Evicted", "pkg.S/Kept"):
+        breakers[name].admit().success()
+
+    def child() -> list[Any]:
+        before = sum(calls for *_, calls in breakers.counts.tallies())
+        breakers["pkg.S/Kept"].admit().failure("UNAVAILABLE")
+        return [before, *breakers.counts.tallies()]
+
+    assert in_child(child) == [0, ["other", "failure", "UNAVAILABLE", 1]]
+    assert sum(calls for *_, calls in breakers.counts.tallies()) == 2

@@ -148,5 +148,25 @@ def test_random_may_be_zero(clock: FakeClock, caplog: pytest.LogCaptureFixture) 
     """A `random` of 0 is valid: no jitter this time, and nothing is logged."""
     breaker = CircuitBreaker("lucky", BreakerPolicy(consecutive_failures=1), clock=clock, random=lambda: 0.0)
     breaker.admit().failure()
-    assert breaker.retry_after == 60.0
+    assert breaker.retry_after == 1.0
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("fields", "periods"),
+    [
+        ({}, [1, 2, 4, 8, 16, 32, 60, 60]),
+        ({"reset_timeout": 60}, [60, 60, 60]),
+        ({"reset_timeout": 5}, [5, 5, 5]),
+        ({"reset_timeout": 5, "reset_timeout_multiplier": 3}, [5, 15, 45, 60]),
+        ({"max_reset_timeout": 3}, [1, 2, 3, 3]),
+    ],
+)
+def test_open_period_grows_unless_it_is_given(clock: FakeClock, fields: dict[str, float], periods: list[float]) -> None:
+    """By default the first open period is a second and doubles while probes fail; one that is given stays as it is."""
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout_jitter=0, **fields)  # type: ignore[arg-type]
+    breaker = CircuitBreaker("patient", policy, clock=clock)
+    for period in periods:
+        breaker.admit().failure()
+        assert breaker.retry_after == pytest.approx(period)
+        clock.advance(period)

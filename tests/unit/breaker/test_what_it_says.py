@@ -33,6 +33,8 @@ def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
     trip(breaker)
     plain = json.loads(json.dumps(breaker.snapshot()))
     assert plain.pop("policy")["consecutive_failures"] == 2
+    (change,) = plain.pop("changes")
+    assert plain.pop("since") == change["time"]
     assert plain == {
         "name": "prices",
         "state": "open",
@@ -48,6 +50,26 @@ def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
             {"status": "UNAVAILABLE", "details": "details 1"},
         ],
     }
+
+
+def test_why_it_opened_is_known_after_recovery(clock: FakeClock) -> None:
+    """A breaker remembers its last ten changes, with reason and last failures, after it has closed again."""
+    breaker = CircuitBreaker("recovered", BreakerPolicy(consecutive_failures=1, half_open_max_calls=1), clock=clock)
+    breaker.admit("pkg.S/M", "a context").failure("UNAVAILABLE", "gone")
+    clock.advance(2)
+    breaker.admit("pkg.S/M", "a context").success()
+    opened, probing, closed = breaker.changes
+    assert (opened.state, opened.reason, opened.last_failures[0].details) == (
+        State.OPEN,
+        "consecutive_failures",
+        "gone",
+    )
+    assert (probing.state, closed.state, opened.context) == (State.HALF_OPEN, State.CLOSED, None)
+    assert [change["reason"] for change in breaker.snapshot()["changes"]] == [it.reason for it in breaker.changes]
+    for _ in range(20):
+        breaker.force_open()
+        breaker.reset()
+    assert [change.sequence for change in breaker.changes] == list(range(34, 44))
 
 
 def test_snapshot_of_a_half_open_breaker_counts_probes(clock: FakeClock) -> None:
