@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 
@@ -46,10 +47,12 @@ class HeaderLook:
             self._stream = _nothing
 
     def again(self) -> bool:
-        """Look once; returns whether to look again, `GRACE` later. Never raises."""
+        """Look once; returns whether to look again, `GRACE` later."""
         try:
             return self._look()
-        except Exception:  # noqa: BLE001 - bookkeeping must never end the thread, or break a loop
+        except Exception as error:  # bookkeeping must not end the thread
+            if passes_through(error):
+                raise
             log_once("looking for the headers of a probe failed; its final status counts")
             return False
 
@@ -81,16 +84,17 @@ class HeaderThread:
         self._thread: threading.Thread | None = None
 
     def add(self, look: HeaderLook) -> None:
-        """Look from now on.
-
-        Raises:
-            RuntimeError: No thread can be started.
-        """
+        """Look from now on. Where no thread can be started, the next stream tries again."""
         self._looks[look] = None
         thread = self._thread
-        if thread is None or not thread.is_alive():
-            self._thread = thread = threading.Thread(target=self._run, name="grpc_breaker headers", daemon=True)
+        if thread is not None and thread.is_alive():
+            return
+        self._thread = thread = threading.Thread(target=self._run, name="grpc_breaker headers", daemon=True)
+        try:
             thread.start()
+        except RuntimeError as error:  # Python has no other class for it
+            if passes_through(error):
+                raise
 
     def _run(self) -> None:
         while self._looks:

@@ -1,19 +1,20 @@
-"""What gRPC means to a breaker: the one file with an opinion about statuses. Both skins use it; it knows neither.
+"""What gRPC means to a breaker: the one file with an opinion about statuses. Both adapters use it; it knows neither.
 
-Three outcomes, not two. An answer is a success, whatever the server thinks of the request: counting NOT_FOUND as an
-outage is the commonest false alarm on record (Linkerd #2183).
+1.  A call has one of three outcomes. An answer is a success, whatever the server thinks of the request: counting
+    NOT_FOUND as an outage is the commonest false alarm on record (Linkerd #2183).
 
     success   OK, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION,
               OUT_OF_RANGE, ABORTED, UNIMPLEMENTED
     failure   UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
     ignored   CANCELLED, and what was made on the client's side
 
-Locally made statuses look like the server's by their code, so they are told apart by what grpcio writes in their
-details; a proxy in Python that hands on the details of such a failure of its own is taken for one. A local and a
-server-sent DEADLINE_EXCEEDED look the same in every field; only the breaker's own clock tells.
-
-Two rules hold for everything here. An exception in our own bookkeeping is logged once and the call goes on unguarded.
-And what cannot be judged is ignored, so that its permit comes back.
+2.  A status made on the client's side has the code of a server's, and is known by what grpcio writes in its details; a
+    proxy in Python that hands on the details of such a failure of its own is taken for one. A DEADLINE_EXCEEDED of the
+    client's and one of the server's are alike in every field; only the breaker's own clock tells them apart.
+3.  A call that cannot be judged is ignored, so that its permit comes back.
+4.  An error of this package's own bookkeeping, or of a user's hook, is logged once and never reaches the application;
+    where a breaker cannot be asked, the call goes on unguarded. What a signal handler raises meanwhile, or another
+    thread injects, is neither, and goes on to the caller (`_core/interrupts.py`); the permit is given back first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
-from threading import get_ident
+from threading import current_thread, get_ident, main_thread
 from types import TracebackType
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ import grpc
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import EndedCall, Rejection
+from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy, classified
@@ -37,6 +39,8 @@ from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
 
 OK: Final = grpc.StatusCode.OK
+_SUCCESS: Final = Outcome.SUCCESS
+_IGNORED: Final = Outcome.IGNORED
 
 _VERDICTS: Final = {
     grpc.StatusCode.OK: Outcome.SUCCESS,
@@ -124,12 +128,14 @@ def _current_task() -> object:
     """The task that runs on this thread, if any."""
     try:
         return asyncio.current_task()
-    except RuntimeError:  # no loop runs here
+    except RuntimeError as error:  # no loop runs here
+        if passes_through(error):
+            raise
         return None
 
 
 class Guard:
-    """The breakers of one interceptor, asked and told without ever raising."""
+    """The breakers that an interceptor asks."""
 
     __slots__ = ("_capture", "breakers")
 
@@ -138,11 +144,11 @@ class Guard:
         self._capture: Callable[[], object] | None = None
 
     def capture_with(self, capture: Callable[[], object] | None) -> None:
-        """Have `capture` say, as each call begins, what its events will need."""
+        """Admit each call with what `capture` returns as it begins, for the events that the call causes."""
         self._capture = capture
 
-    def admit(self, call_details: Any, *, timed: bool) -> Permit | Rejection | None:
-        """Ask for a permit; `None` when the method is left alone, or when asking went wrong."""
+    def admit(self, call_details: Any, timed: bool) -> Permit | Rejection | None:
+        """Ask for a permit; `None` where the method is left alone, or the breaker cannot be asked."""
         try:
             route = self.breakers.route(call_details.method)
             if route is None:
@@ -151,18 +157,35 @@ class Guard:
             probing = _probing.get()
             if probing is not None and (permit := probing.hand_down(breaker)) is not None:
                 return permit
-            return breaker.try_admit(
-                method, self._capture() if self._capture is not None else None, timed, _lease(call_details)
-            )
-        except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
-            log_once("asking the breaker failed; the call goes on unguarded")
+            timeout = timeout_of(call_details)
+            if timeout is not None and not 0 <= timeout < _LONGEST_TIMEOUT:
+                timeout = None  # it ends at once, or never; grpcio says which
+            return breaker.try_admit(method, None if self._capture is None else self._capture(), timed, timeout)
+        except Exception as error:  # noqa: BLE001 - see rule 4
+            report(error, "asking the breaker failed; the call goes on unguarded")
             return None
 
 
-def _lease(call_details: Any) -> float | None:
-    """Seconds after which the call is over by its own deadline; `None` where that is not known."""
-    timeout = timeout_of(call_details)
-    return timeout if timeout is not None and 0 <= timeout < _LONGEST_TIMEOUT else None
+def report(error: BaseException, message: str) -> None:
+    """Log, once, an error that must not reach the application; raise one that only passes through (rule 4).
+
+    To be called where `error` has been caught.
+    """
+    if passes_through(error):
+        raise error
+    log_once(message)
+
+
+def report_in_callback(error: BaseException, message: str) -> None:
+    """Like `report`, in a callback that may run on a thread of grpcio's.
+
+    What is no `Exception` would end that thread, and with it the other calls of the channel. It can have come from a
+    signal handler on the main thread alone.
+    """
+    if isinstance(error, Exception) or current_thread() is main_thread():
+        report(error, message)
+    else:
+        log_once(message)
 
 
 def check_registry(breakers: object) -> BreakerRegistry:
@@ -194,7 +217,9 @@ def timeout_of(call_details: Any) -> float | None:
     try:
         timeout = getattr(call_details, "timeout", None)
         return None if timeout is None else float(timeout)
-    except Exception:  # noqa: BLE001 - what is no number is grpcio's to complain about
+    except Exception as error:  # what is no number is grpcio's to complain about
+        if passes_through(error):
+            raise
         return None
 
 
@@ -206,14 +231,14 @@ def settle(
     timeout: float | None = None,
     error: BaseException | None = None,
 ) -> None:
-    """Settle the permit of an ended call by its status. Never raises."""
+    """Settle the permit of an ended call by its status."""
     try:
         policy = permit.policy
         if code is OK and policy.plain:
-            permit.settle(Outcome.SUCCESS, "OK")
+            permit.settle(_SUCCESS, "OK")
             return
         if not isinstance(code, grpc.StatusCode):
-            give_back(permit)
+            permit.settle(_IGNORED)
             return
         words = details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details or "")
         elapsed = permit.elapsed
@@ -230,12 +255,46 @@ def settle(
             )
             outcome = classified(policy.classify, ended, outcome)
         permit.settle(outcome, code.name, words, shared=_may_be_a_connection(code, words))
-    except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
-        log_once("judging an ended call failed; it is ignored")
+    except BaseException as trouble:  # noqa: BLE001 - see rule 4
         give_back(permit)
-    except BaseException:  # Ctrl-C in a classifier, say: the caller's, but the permit is ours
+        report(trouble, "judging an ended call failed; it is ignored")
+
+
+def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -> None:
+    """Settle the permit of a call that ended by raising out of the next interceptor, or out of grpcio.
+
+    An RPC's error carries a status. Anything else was made on this side: KeyboardInterrupt, a closed channel, a bug of
+    another interceptor, another breaker's refusal.
+    """
+    if not isinstance(error, grpc.RpcError) or isinstance(error, CircuitOpenError):
         give_back(permit)
-        raise
+        return
+    facts: Any = error
+    try:
+        code, details = facts.code(), facts.details()
+        trailing = facts.trailing_metadata() if hasattr(facts, "trailing_metadata") else ()
+    except BaseException as trouble:  # an RpcError of somebody's own need not have them
+        give_back(permit)
+        if passes_through(trouble):
+            raise
+    else:
+        settle(permit, code, details, trailing, timeout, error)
+
+
+def give_back(permit: Permit) -> None:
+    """Settle a permit from which nothing was learned."""
+    try:
+        permit.settle(_IGNORED)
+    except Exception as error:  # noqa: BLE001 - see rule 4
+        report(error, "giving a permit back failed")
+
+
+def answered(permit: Permit) -> None:
+    """Count the first answer of a stream, where it is a probe."""
+    try:
+        permit.answered()
+    except Exception as error:  # noqa: BLE001 - see rule 4
+        report(error, "counting the first answer of a stream failed; its final status counts")
 
 
 def _may_be_a_connection(code: grpc.StatusCode, details: str) -> bool:
@@ -246,41 +305,6 @@ def _may_be_a_connection(code: grpc.StatusCode, details: str) -> bool:
 def write_failed(code: Any, details: Any) -> bool:
     """Whether a status is the one that grpcio makes of a request that could not be written."""
     return code is grpc.StatusCode.INTERNAL and details == _WRITE_FAILED
-
-
-def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -> None:
-    """Settle the permit of a call that ended by raising out of the next interceptor, or out of grpcio. Never raises.
-
-    An RPC's error carries a status. Anything else was made on this side: KeyboardInterrupt, a closed channel, a bug of
-    another interceptor, another breaker's refusal.
-    """
-    if isinstance(error, grpc.RpcError) and not isinstance(error, CircuitOpenError):
-        facts: Any = error
-        try:
-            code, details = facts.code(), facts.details()
-            trailing = facts.trailing_metadata() if hasattr(facts, "trailing_metadata") else ()
-        except Exception:  # noqa: BLE001 - an RpcError of somebody's own need not have them
-            give_back(permit)
-        else:
-            settle(permit, code, details, trailing, timeout, error)
-    else:
-        give_back(permit)
-
-
-def give_back(permit: Permit) -> None:
-    """Settle a permit from which nothing was learned. Never raises."""
-    try:
-        permit.settle(Outcome.IGNORED)
-    except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
-        log_once("giving a permit back failed")
-
-
-def answered(permit: Permit) -> None:
-    """Say that the first answer of a stream has come. Never raises."""
-    try:
-        permit.answered()
-    except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
-        log_once("saying that a stream was answered failed; its final status counts")
 
 
 def verdict(

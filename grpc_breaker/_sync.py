@@ -1,27 +1,23 @@
 """The interceptor for `grpc`: blocking calls, futures and streams.
 
-Theory of operation
-    grpcio returns failed calls, it does not raise them, so a breaker around `continuation()` sees every outage as a
-    success. What comes back is one of four things, and each ends its permit in its own way:
+1.  grpcio returns failed calls, it does not raise them. So what `continuation()` returns is judged by its status: a
+    breaker that waits for an exception sees every outage as a success.
+2.  What comes back is one of four things, and each settles its permit in its own way:
 
     what `continuation` returns           how it ends                               settled
     a finished call (blocking)            it has                                    at once, by its status
     a running call (future, stream)       its callback, on the channel's thread     there, by its final status
-    a running call that is thrown away    the same, because grpcio cancels it; of   there; ignored unless it had ended
-                                          other kinds of call its finalizer
+    a running call that is thrown away    our weak reference to it ends             there; ignored unless it had ended
     a bare iterator                       it runs out, raises, or is closed         there
 
-    A running call is handed to the application as it is: no wrapper, so its whole API is there and a stream costs
+3.  A running call is handed to the application as it is: no wrapper, so its whole API is there and a stream costs
     nothing per message. Our callback must not hold the call, or cancelling on garbage collection would stop working; it
     holds the call's state, where grpcio keeps the status, and the call only weakly. A call that is no grpcio object,
     and so has no such state, is asked through the weak reference while it lives.
-
-    A bare iterator comes from interceptors that wrap streams (OpenTelemetry's, which runs inside ours when it
+4.  A bare iterator comes from interceptors that wrap streams (OpenTelemetry's, which runs inside ours when it
     instruments channels). It has no call's API to lose, so it is the one thing that is wrapped.
-
-    A stream that is a probe counts as answered when its headers come, see `_headers.py`.
-
-    Everything raised by our own bookkeeping is logged once, and the call goes on.
+5.  The headers of a stream that is a probe count as its success, see `_headers.py`.
+6.  Errors of our own bookkeeping are logged once, and the call goes on; see rule 4 of `_rpc.py`.
 """
 
 # pyright: reportMissingTypeArgument=false
@@ -31,18 +27,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import grpc
-from grpc import _channel
+from grpc import _channel, _interceptor
 
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
-from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.registry import BreakerRegistry
-from grpc_breaker._core.state import Outcome
 from grpc_breaker._headers import HeaderLook, header_thread
 from grpc_breaker._rpc import (
     OK,
@@ -52,15 +45,17 @@ from grpc_breaker._rpc import (
     give_back,
     refusal_code,
     refusal_in_words,
+    report,
+    report_in_callback,
     settle,
     settle_raised,
     timeout_of,
 )
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
-_SUCCESS: Final = Outcome.SUCCESS
-_CALLS_BACK: Final = getattr(_channel, "_MultiThreadedRendezvous", None)
-"""grpcio's running calls, which it cancels when they are thrown away, and then calls back as at every other end."""
+_ENDED_WELL: Final = getattr(_interceptor, "_UnaryOutcome", None)
+_CALL: Final = getattr(_channel, "_MultiThreadedRendezvous", None)
+"""What grpcio makes of a blocking call that ended with OK: the first around the second, whose `code()` takes a lock."""
 
 
 class CircuitBreakerInterceptor(
@@ -100,36 +95,30 @@ class CircuitBreakerInterceptor(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request, timed=True, streams=False)
+        return self._call(continuation, client_call_details, request, True, False)
 
     def intercept_unary_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request, timed=False, streams=True)
+        return self._call(continuation, client_call_details, request, False, True)
 
     def intercept_stream_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request_iterator, timed=False, streams=True)
+        return self._call(continuation, client_call_details, request_iterator, False, True)
 
     def intercept_stream_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request_iterator, timed=False, streams=True)
+        return self._call(continuation, client_call_details, request_iterator, False, True)
 
     def _call(
-        self,
-        continuation: Callable[[Any, Any], Any],
-        call_details: Any,
-        request: Any,
-        *,
-        timed: bool,
-        streams: bool,
+        self, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any, timed: bool, streams: bool
     ) -> Any:
-        permit = self._guard.admit(call_details, timed=timed)
+        permit = self._guard.admit(call_details, timed)
         if permit is None:
             return continuation(call_details, request)
         if isinstance(permit, Rejection):
@@ -144,46 +133,43 @@ class CircuitBreakerInterceptor(
             settle_raised(permit, error, timeout_of(call_details))
             raise
         try:
-            if hasattr(call, "__next__") and not hasattr(call, "add_callback"):
+            if type(call) is _ENDED_WELL and type(call._call) is _CALL:  # noqa: SLF001 - see there
+                settle(permit, OK)
+            elif hasattr(call, "__next__") and not hasattr(call, "add_callback"):
                 return _Messages(permit, call, timeout_of(call_details))
-            _follow(permit, call, call_details, streams=streams)
-        except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
-            log_once("following a call failed; it is ignored")
+            else:
+                _follow(permit, call, call_details, streams)
+        except BaseException as error:  # noqa: BLE001 - see rule 6
             give_back(permit)
-        except BaseException:  # Ctrl-C: the caller will never have the call
-            give_back(permit)
-            raise
+            report(error, "following a call failed; it is ignored")
         return call
 
 
-def _follow(permit: Permit, call: Any, call_details: Any, *, streams: bool) -> None:
+def _follow(permit: Permit, call: Any, call_details: Any, streams: bool) -> None:
     """See to it that the permit is settled when the call ends."""
     if isinstance(call, CircuitOpenError):
         permit.ignore()
     elif call.done():
-        _settle_finished(permit, call, call_details)
+        _settle_finished(permit, call, timeout_of(call_details))
     else:
-        follower = _Follower(permit, call, timeout_of(call_details))
-        if not call.add_callback(follower):
-            follower()
+        follower = _Follower.of(call, permit, timeout_of(call_details))
+        if not call.add_callback(follower.settle):
+            follower.settle()
             return
-        if not (type(call) is _CALLS_BACK or follower.call_is_a_wrapper):
-            weakref.finalize(call, follower).atexit = False
         if streams and permit.is_probe and (state := getattr(call, "_state", None)) is not None:
-            with suppress(RuntimeError):  # no thread to be had: the final status settles the permit
-                header_thread.add(HeaderLook(permit, state, _headers_came))
+            header_thread.add(HeaderLook(permit, state, _headers_came))
 
 
-def _settle_finished(permit: Permit, call: Any, call_details: Any) -> None:
+def _settle_finished(permit: Permit, call: Any, timeout: float | None) -> None:
     code = call.code()
     if code is OK and permit.policy.plain:
-        permit.settle(_SUCCESS, "OK")
+        settle(permit, OK)
         return
     error = call.exception()
     if error is None or error is call:
-        settle(permit, code, call.details(), call.trailing_metadata(), timeout_of(call_details), error)
+        settle(permit, code, call.details(), call.trailing_metadata(), timeout, error)
     else:  # an exception of another interceptor, which grpcio dresses up as INTERNAL
-        settle_raised(permit, error, timeout_of(call_details))
+        settle_raised(permit, error, timeout)
 
 
 class _Messages:
@@ -224,29 +210,36 @@ class _Messages:
         give_back(self._permit)
 
 
-class _Follower:
-    """Settles the permit of a running call: as its callback, as its finalizer, or when neither can come any more."""
+class _Follower(weakref.ref[Any]):
+    """The weak reference to a running call by which its permit is settled: when the call ends, or is thrown away.
 
-    __slots__ = ("_call", "_done", "_permit", "_state", "_timeout")
+    grpcio drops it once it has called `settle` back. So nothing of ours runs when the application drops a call that has
+    ended.
+    """
 
-    def __init__(self, permit: Permit, call: Any, timeout: float | None) -> None:
-        self._permit = permit
-        self._timeout = timeout
-        self._call = weakref.ref(call)
-        self._state: Any = getattr(call, "_state", None)
-        self._done = False
+    _done = True  # until it has the rest
+    _permit: Permit
+    _state: Any
+    _timeout: float | None
 
-    def __call__(self) -> None:
-        """Settle by the final status if there is one; else the call was thrown away, and nothing was learned.
+    @classmethod
+    def of(cls, call: Any, permit: Permit, timeout: float | None) -> _Follower:
+        """Follow a call. What other interceptors wrap around grpcio's may be thrown away while that runs on."""
+        state = getattr(call, "_state", None)
+        wraps = state is not None and not type(call).__module__.startswith("grpc.")
+        follower = cls(call, None if wraps else _Follower.settle)
+        follower._permit, follower._state, follower._timeout = permit, state, timeout
+        follower._done = False
+        return follower
 
-        Never waits: neither the channel's own thread nor a finalizer may.
-        """
+    def settle(self) -> None:
+        """Settle by the final status if there is one; else the call was thrown away, and nothing was learned."""
         if self._done:
             return
         self._done = True
         permit = self._permit
         try:
-            state, call = self._state, self._call()
+            state, call = self._state, self()
             if hasattr(state, "code") and hasattr(state, "details"):
                 trailing = getattr(state, "trailing_metadata", ())
                 settle(permit, state.code, state.details, trailing, self._timeout, call)
@@ -254,19 +247,12 @@ class _Follower:
                 settle(permit, call.code(), call.details(), call.trailing_metadata(), self._timeout, call)
             else:
                 give_back(permit)
-        except BaseException as error:  # on the channel's own thread: raising here would harm other calls
-            log_once("settling an ended call failed; it is ignored")
+        except BaseException as error:  # noqa: BLE001 - see rule 6
             give_back(permit)
-            if isinstance(error, KeyboardInterrupt):  # that comes to the main thread alone, which is a caller's
-                raise
+            report_in_callback(error, "settling an ended call failed; it is ignored")
 
     def __del__(self) -> None:
-        self()
-
-    @property
-    def call_is_a_wrapper(self) -> bool:
-        """Whether it hands on to grpcio's call: it may be thrown away while that runs on."""
-        return self._state is not None and not type(self._call()).__module__.startswith("grpc.")
+        self.settle()
 
 
 def _headers_came(state: Any) -> bool | None:

@@ -45,7 +45,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -55,10 +54,8 @@ from grpc import aio
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.interrupts import passes_through
-from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.registry import BreakerRegistry
-from grpc_breaker._core.state import Outcome
 from grpc_breaker._headers import GRACE, HeaderLook
 from grpc_breaker._rpc import (
     OK,
@@ -67,14 +64,14 @@ from grpc_breaker._rpc import (
     give_back,
     refusal_code,
     refusal_in_words,
+    report,
+    report_in_callback,
     settle,
     settle_raised,
     timeout_of,
     write_failed,
 )
 from grpc_breaker.telemetry import BreakerTelemetry, attach
-
-_SUCCESS: Final = Outcome.SUCCESS
 
 _LOOK_AGAIN: Final = 0.02
 _LOOKS: Final = 5
@@ -115,7 +112,7 @@ class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        permit = self._guard.admit(client_call_details, timed=True)
+        permit = self._guard.admit(client_call_details, True)
         if permit is None:
             return await continuation(client_call_details, request)
         if isinstance(permit, Rejection):
@@ -148,7 +145,7 @@ class _UnaryStream(aio.UnaryStreamClientInterceptor):
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        permit = self._guard.admit(client_call_details, timed=False)
+        permit = self._guard.admit(client_call_details, False)
         if isinstance(permit, Rejection):
             return _RefusedUnaryStream(_error(permit))
         return await _stream(permit, continuation, client_call_details, request)
@@ -162,7 +159,7 @@ class _StreamUnary(aio.StreamUnaryClientInterceptor):
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        permit = self._guard.admit(client_call_details, timed=False)
+        permit = self._guard.admit(client_call_details, False)
         if isinstance(permit, Rejection):
             return _RefusedStreamUnary(_error(permit))
         return await _stream(permit, continuation, client_call_details, request_iterator)
@@ -176,7 +173,7 @@ class _StreamStream(aio.StreamStreamClientInterceptor):
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        permit = self._guard.admit(client_call_details, timed=False)
+        permit = self._guard.admit(client_call_details, False)
         if isinstance(permit, Rejection):
             return _RefusedStreamStream(_error(permit))
         return await _stream(permit, continuation, client_call_details, request_iterator)
@@ -199,12 +196,9 @@ async def _stream(
         raise
     try:
         _follow(permit, call, call_details)
-    except Exception:  # noqa: BLE001 - bookkeeping must never break a user's call
-        log_once("following a call failed; it is ignored")
+    except BaseException as error:  # noqa: BLE001 - bookkeeping must not break a call, see rule 4 of `_rpc.py`
         give_back(permit)
-    except BaseException:  # Ctrl-C: the caller will never have the call
-        give_back(permit)
-        raise
+        report(error, "following a call failed; it is ignored")
     return call
 
 
@@ -225,7 +219,7 @@ def _follow(permit: Permit, call: Any, call_details: Any) -> None:
     call.add_done_callback(settle_now)
     beginning = getattr(call, "_call_response", None) or getattr(call, "_preparation", None)
     if beginning is not None:
-        beginning.add_done_callback(partial(_settle_stillborn, permit))
+        beginning.add_done_callback(partial(_give_back_if_never_begun, permit))
     if permit.is_probe:
         look = HeaderLook(permit, call, _headers_came)
         loop = asyncio.get_running_loop()
@@ -245,45 +239,43 @@ def _headers_came(call: Any) -> bool | None:
     return getattr(made, "_initial_metadata", None) is not None
 
 
-def _settle_stillborn(permit: Permit, beginning: asyncio.Task[Any]) -> None:
+def _give_back_if_never_begun(permit: Permit, beginning: asyncio.Task[Any]) -> None:
     """Give the permit back if the call never began.
 
     grpcio keeps the task that begins a call. One that fails, on metadata it cannot send, raises to the application but
-    leaves the call unended until its channel closes.
+    leaves the call without an end until its channel closes.
     """
     error = None if beginning.cancelled() else beginning.exception()
     if error is not None and not isinstance(error, grpc.RpcError):
         give_back(permit)
 
 
-def _settle_ended(permit: Permit, call: Any, call_details: Any, *, believe: bool = False) -> None:
-    """Settle by the status of a call that is done. Never raises: grpcio would break the application's call.
+def _settle_ended(permit: Permit, call: Any, call_details: Any, later: _LaterLook | None = None) -> None:
+    """Settle by the status of a call that has ended. Does not raise: grpcio would break the application's call.
 
-    Never waits, because the callback can come from the garbage collector. `believe`: whether a failed write is all that
-    will ever be known.
+    `later`: the look that this is, at a call whose write had failed when it ended.
     """
     try:
         code = _now(call.code())
         if code is OK and permit.policy.plain:
-            permit.settle(_SUCCESS, "OK")
+            settle(permit, OK)
             return
         if isinstance(_made_by_interceptors(call), _RefusedCall):
             give_back(permit)
             return
         words = _now(call.details())
-        if write_failed(code, words) and not believe and not permit.settled:
-            _LaterLook(permit, call, call_details)
-            return
+        if write_failed(code, words) and not permit.settled:
+            later = later or _LaterLook(permit, call, call_details)
+            if later.looks_again():
+                return
         trailing = _now(call.trailing_metadata())
         error = None
         if permit.policy.classify is not None and isinstance(code, grpc.StatusCode):
             error = aio.AioRpcError(code, aio.Metadata(), trailing or aio.Metadata(), words)
         settle(permit, code, words, trailing, timeout_of(call_details), error)
-    except BaseException as error:
-        log_once("settling an ended call failed; it is ignored")
+    except BaseException as error:  # noqa: BLE001 - bookkeeping must not break a call, see rule 4 of `_rpc.py`
         give_back(permit)
-        if isinstance(error, KeyboardInterrupt):
-            raise
+        report_in_callback(error, "settling an ended call failed; it is ignored")
 
 
 def _made_by_interceptors(call: Any) -> Any:
@@ -291,10 +283,15 @@ def _made_by_interceptors(call: Any) -> Any:
 
     Those are around all that the interceptors of a channel do, with the task that does it, and around a bare stream.
     """
-    with suppress(Exception, asyncio.CancelledError):  # there is none inside
-        while _shown_by_grpcio(call):
-            task = getattr(call, "_interceptors_task", None)
-            call = call._call if task is None else task.result()  # noqa: SLF001 - grpcio offers no other way
+    while _shown_by_grpcio(call):
+        task = getattr(call, "_interceptors_task", None)
+        if task is None:
+            inner = getattr(call, "_call", None)
+        else:
+            inner = task.result() if task.done() and not task.cancelled() and task.exception() is None else None
+        if inner is None:
+            break
+        call = inner
     return call
 
 
@@ -304,7 +301,7 @@ def _shown_by_grpcio(call: Any) -> bool:
 
 
 class _LaterLook:
-    """Settles a call whose status is still to come: some time later, or when the loop is closed before that."""
+    """Settles a call whose status is still to come: some time later, or when its loop is closed before that."""
 
     __slots__ = ("_call", "_call_details", "_looks", "_permit")
 
@@ -313,18 +310,21 @@ class _LaterLook:
         self._call = call
         self._call_details = call_details
         self._looks = _LOOKS
-        self._look_later()
 
-    def _look_later(self) -> None:
+    def looks_again(self) -> bool:
+        """Have the loop, which alone holds this object, call it once more, unless it did often enough, or is closed."""
         self._looks -= 1
-        with suppress(RuntimeError):  # no loop runs: nobody holds this any more, and the permit goes back
-            asyncio.get_running_loop().call_later(_LOOK_AGAIN, self)
+        try:
+            if self._looks >= 0:
+                asyncio.get_running_loop().call_later(_LOOK_AGAIN, self)
+        except RuntimeError as error:  # no loop runs
+            if passes_through(error):
+                raise
+            return False
+        return self._looks >= 0
 
     def __call__(self) -> None:
-        if self._looks and write_failed(_now(self._call.code()), _now(self._call.details())):
-            self._look_later()
-        else:
-            _settle_ended(self._permit, self._call, self._call_details, believe=True)
+        _settle_ended(self._permit, self._call, self._call_details, later=self)
 
     def __del__(self) -> None:
         give_back(self._permit)

@@ -279,7 +279,7 @@ def test_registries_leave_nothing_behind() -> None:
 
     tracemalloc.start()
     try:
-        before = come_and_go(50)
+        before = come_and_go(150)
         grown = come_and_go(200) - before
     finally:
         tracemalloc.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import Any
@@ -170,24 +171,46 @@ class Stop(BaseException):
     """What is no `Exception`."""
 
 
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-def test_callback_that_is_interrupted(
-    breakers: BreakerRegistry, error: type[BaseException], caplog: pytest.LogCaptureFixture
-) -> None:
-    """What a classifier raises ends no thread of grpcio's, but for Ctrl-C, which comes to a caller's; the permit comes back."""
+def interrupt(breakers: BreakerRegistry, error: type[BaseException]) -> None:
+    """Have a classifier raise what is no `Exception`."""
 
     def interrupted(call: Any) -> None:
         raise error
 
-    policy = BreakerPolicy(classify=interrupted)
-    breakers[METHOD].reconfigure(policy)
-    call = Running()
-    intercept(breakers, call)
-    if error is KeyboardInterrupt:
-        with pytest.raises(KeyboardInterrupt):
-            call.end(grpc.StatusCode.OK)
-    else:
+    breakers[METHOD].reconfigure(BreakerPolicy(classify=interrupted))
+
+
+def in_a_thread(act: Callable[[], object]) -> list[BaseException]:
+    """Act as grpcio does when it calls back; returns what would have ended its thread."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_callback_that_is_interrupted(breakers: BreakerRegistry, error: type[BaseException]) -> None:
+    """What is no `Exception` and is raised in a callback on the main thread goes on; the permit comes back."""
+    interrupt(breakers, error)
+    intercept(breakers, call := Running())
+    with pytest.raises(error):
         call.end(grpc.StatusCode.OK)
+    assert totals(breakers) == {"ignored": 1}
+
+
+def test_callback_that_is_interrupted_elsewhere(breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """On another thread, which may be grpcio's, it ends no thread, and is logged; the permit comes back."""
+    interrupt(breakers, Stop)
+    intercept(breakers, call := Running())
+    assert in_a_thread(lambda: call.end(grpc.StatusCode.OK)) == []
     assert totals(breakers) == {"ignored": 1}
     assert "settling an ended call failed" in caplog.text
 
@@ -313,7 +336,7 @@ def test_bare_iterator_whose_breakers_clock_breaks(caplog: pytest.LogCaptureFixt
     stream = intercept(breakers, iter([b"1", b"2"]))
     clock.broken = True
     assert [next(stream), next(stream)] == [b"1", b"2"]
-    assert caplog.text.count("saying that a stream was answered failed") == 1
+    assert caplog.text.count("counting the first answer of a stream failed") == 1
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -561,21 +584,41 @@ def test_aio_loop_that_ends_before_the_status(breakers: BreakerRegistry) -> None
     assert totals(breakers) == {"ignored": 2}
 
 
+class EndsLater(Ended):
+    """An asyncio call that ends when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(done=False)
+        self.callbacks: list[Callable[[Any], None]] = []
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self.callbacks.append(callback)
+
+    def end(self, code: grpc.StatusCode) -> None:
+        self.is_done, self.status = True, code
+        for callback in self.callbacks:
+            callback(self)
+
+
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
 def test_aio_callback_that_is_interrupted(breakers: BreakerRegistry, error: type[BaseException]) -> None:
-    """What a classifier raises breaks no asyncio call, but for Ctrl-C; the permit comes back."""
-
-    def interrupted(call: Any) -> None:
-        raise error
-
-    breakers[METHOD].reconfigure(BreakerPolicy(classify=interrupted))
-    permit = breakers[METHOD].admit()
-    if error is KeyboardInterrupt:
-        with pytest.raises(KeyboardInterrupt):
-            aio._settle_ended(permit, Ended(), None)
-    else:
-        aio._settle_ended(permit, Ended(), None)
+    """The same in asyncio."""
+    interrupt(breakers, error)
+    intercept_aio(breakers, call := EndsLater())
+    with pytest.raises(error):
+        call.end(grpc.StatusCode.OK)
     assert totals(breakers) == {"ignored": 1}
+
+
+def test_aio_callback_that_is_interrupted_elsewhere(
+    breakers: BreakerRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same in asyncio."""
+    interrupt(breakers, Stop)
+    intercept_aio(breakers, call := EndsLater())
+    assert in_a_thread(lambda: call.end(grpc.StatusCode.OK)) == []
+    assert totals(breakers) == {"ignored": 1}
+    assert "settling an ended call failed" in caplog.text
 
 
 def aio_refused(breakers: BreakerRegistry, kind: str) -> Any:

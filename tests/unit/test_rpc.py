@@ -248,7 +248,7 @@ def test_giving_back_never_raises(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_asking_never_raises(caplog: pytest.LogCaptureFixture) -> None:
     """A call whose details have no method goes on unguarded."""
-    assert rpc.Guard(BreakerRegistry()).admit(object(), timed=True) is None
+    assert rpc.Guard(BreakerRegistry()).admit(object(), True) is None
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
