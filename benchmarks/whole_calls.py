@@ -15,7 +15,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -88,6 +88,17 @@ def sync_interceptors() -> dict[str, list[Any]]:
     return {BARE: [], NOTHING: [PassThrough()], OURS: [CircuitBreakerInterceptor()]}
 
 
+def aio_interceptors() -> dict[str, list[Any]]:
+    """What is put around an asyncio channel, by variant."""
+    return {
+        BARE: [],
+        NOTHING: [AioPassThrough()],
+        OURS: aio.interceptors(),
+        **aio_interceptor_peers(),
+        "an interceptor that awaits the call": [AioAwaiting()],
+    }
+
+
 def sync_calls(target: str, interceptors: list[Any], path: str, request: bytes) -> Loop:
     """Blocking calls, or streams that are read to their end, on a channel of their own."""
     channel = grpc.intercept_channel(grpc.insecure_channel(target), *interceptors)
@@ -117,27 +128,23 @@ def measure_sync(target: str, path: str, request: bytes, calls: int) -> Samples:
     return samples
 
 
+def aio_calls(channel: grpc.aio.Channel) -> Callable[[int], Awaitable[None]]:
+    """Calls of one request and one answer, one after the other."""
+    unary: Any = channel.unary_unary(UNARY_UNARY)
+
+    async def make_calls(count: int) -> None:
+        for _ in range(count):
+            await unary(b"ok")
+
+    return make_calls
+
+
 async def measure_aio(target: str, calls: int) -> Samples:
     """Each variant's cost of a call, one after the other in one event loop."""
-    variants: Mapping[str, list[Any]] = {
-        BARE: [],
-        NOTHING: [AioPassThrough()],
-        OURS: aio.interceptors(),
-        **aio_interceptor_peers(),
-        "an interceptor that awaits the call": [AioAwaiting()],
-    }
-    channels = {name: grpc.aio.insecure_channel(target, interceptors=them) for name, them in variants.items()}
+    variants = aio_interceptors().items()
+    channels = {name: grpc.aio.insecure_channel(target, interceptors=them) for name, them in variants}
 
-    def calling(channel: Any) -> Callable[[int], Awaitable[None]]:
-        unary = channel.unary_unary(UNARY_UNARY)
-
-        async def make_calls(count: int) -> None:
-            for _ in range(count):
-                await unary(b"ok")
-
-        return make_calls
-
-    loops = {name: calling(channel) for name, channel in channels.items()}
+    loops = {name: aio_calls(channel) for name, channel in channels.items()}
     for loop in loops.values():
         await loop(calls)
     samples: Samples = {}
