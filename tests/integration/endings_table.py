@@ -249,7 +249,11 @@ async def _begin(stage: Stage, *, writes: bool) -> Any:
         await call.write(stage.script)
         if stage.ending not in OPEN_REQUESTS:
             await call.done_writing()
-    except asyncio.InvalidStateError as error:
+    except (asyncio.InvalidStateError, grpc.RpcError) as error:
+        if stage.ending == "deadline":  # on a busy machine it passes before everything is written
+            return call
+        if isinstance(error, grpc.RpcError):
+            raise
         stage.note("InvalidStateError", error if stage.ending == "refused" else "")
     return call
 

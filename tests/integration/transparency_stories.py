@@ -772,6 +772,7 @@ def future_of_a_failure(stage: Stage, kind: str) -> None:
 def stream_as_a_future(stage: Stage, kind: str) -> None:
     """A stream can be waited for like a future, too."""
     call = begin(stage.method(kind, one_then_hang(stage)), kind, b"x")
+    wait(stage.began)
     for ask in (call.result, call.exception, call.traceback):
         try:
             stage.note(ask(timeout=0.01))
