@@ -8,6 +8,7 @@ instructions; so exact counts are asked for (`Scene.exact`) only where threads s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -441,16 +442,16 @@ def call_of_a_breaker_that_is_evicted() -> Scene:
 OUTCOMES = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED)
 THRESHOLD = {"consecutive_failures": None, "failure_threshold": 1}
 SCENES: dict[str, Callable[[], Scene]] = {
-    "two threads race for the slot": lambda: race_for_slots(2),
-    "three threads race for the slot": lambda: race_for_slots(3),
-    "three threads race for two slots": lambda: race_for_slots(3, 2),
-    "success and failure": lambda: success_and_failure(used=False, **THRESHOLD),
-    "success and failure after a success": lambda: success_and_failure(used=True, **THRESHOLD),
-    "success and a failure in a row": lambda: success_and_failure(used=True),
+    "two threads race for the slot": partial(race_for_slots, 2),
+    "three threads race for the slot": partial(race_for_slots, 3),
+    "three threads race for two slots": partial(race_for_slots, 3, 2),
+    "success and failure": partial(success_and_failure, used=False, **THRESHOLD),
+    "success and failure after a success": partial(success_and_failure, used=True, **THRESHOLD),
+    "success and a failure in a row": partial(success_and_failure, used=True),
     "two successes as the window turns": two_successes_at_the_end_of_a_bucket,
     "success and failure beside an old failure": success_and_failure_beside_an_old_failure,
     "success that fills the window": success_that_fills_the_window,
-    "failures of three threads": lambda: failures_of_many_threads(3),
+    "failures of three threads": partial(failures_of_many_threads, 3),
     "lease ends as others ask": lease_ends_as_others_ask,
     "operator against traffic": operator_against_traffic,
     "policy against traffic": policy_against_traffic,
@@ -458,7 +459,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "listener that causes changes": listener_that_causes_changes,
     "call of a breaker that is evicted": call_of_a_breaker_that_is_evicted,
     **{
-        f"{a} and {b}": lambda a=a, b=b: two_operators(a, b)
+        f"{a} and {b}": partial(two_operators, a, b)
         for a, b in (
             ("force_open", "disable"),
             ("force_open", "reset"),
@@ -466,13 +467,13 @@ SCENES: dict[str, Callable[[], Scene]] = {
             ("reset", "reset"),
         )
     },
-    **{f"probe {o} as others ask": lambda o=o: probe_ends_as_others_ask(o) for o in OUTCOMES},
-    **{f"late {o} against the next probe": lambda o=o: late_result_against_the_next_probe(o) for o in OUTCOMES},
-    **{f"lease ends as {o} comes": lambda o=o: lease_ends_as_the_result_comes(o) for o in OUTCOMES},
-    **{f"first answer and {o}": lambda o=o: answer_and_result(o) for o in OUTCOMES},
-    **{f"probes {a} and {b}": lambda a=a, b=b: two_probes(a, b) for a, b in product(OUTCOMES[:2], repeat=2)},
+    **{f"probe {o} as others ask": partial(probe_ends_as_others_ask, o) for o in OUTCOMES},
+    **{f"late {o} against the next probe": partial(late_result_against_the_next_probe, o) for o in OUTCOMES},
+    **{f"lease ends as {o} comes": partial(lease_ends_as_the_result_comes, o) for o in OUTCOMES},
+    **{f"first answer and {o}": partial(answer_and_result, o) for o in OUTCOMES},
+    **{f"probes {a} and {b}": partial(two_probes, a, b) for a, b in product(OUTCOMES[:2], repeat=2)},
     **{
-        f"settled twice {a} {b} {'used' if used else 'new'}": lambda a=a, b=b, used=used: settled_twice(a, b, used=used)
+        f"settled twice {a} {b} {'used' if used else 'new'}": partial(settled_twice, a, b, used=used)
         for a, b, used in product(OUTCOMES, OUTCOMES, (False, True))
     },
 }

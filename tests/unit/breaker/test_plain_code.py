@@ -159,14 +159,14 @@ def test_breaker_itself_is_no_block(breaker: CircuitBreaker, asynchronous: bool)
     """`with breaker:` is an error that says what to write, because a breaker has no place for one block's permit."""
 
     async def entered() -> None:
-        async with breaker:  # type: ignore[attr-defined]
+        async with breaker:
             raise AssertionError
 
     if asynchronous:
         with pytest.raises(TypeError, match=r"async with breaker\.admit\(\)"):
             asyncio.run(entered())
     else:
-        with pytest.raises(TypeError, match=r"with breaker\.admit\(\)"), breaker:  # type: ignore[attr-defined]
+        with pytest.raises(TypeError, match=r"with breaker\.admit\(\)"), breaker:
             raise AssertionError
     assert breaker.in_flight == 0
 
