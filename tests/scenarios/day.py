@@ -48,8 +48,8 @@ Real grpcio servers in processes of their own, which are killed, stopped, draine
 side by side in one process, each with a connection of its own. `make day` plays all of it in three quarters of an hour and
 writes this page; `python -m tests.scenarios.day --only restart` plays some.
 
-{date}: {versions}; two shared cores of an AMD EPYC, on which other
-work ran at the same time; {seeds} plays of each, with different random numbers.
+{date}: {versions}; two shared cores of an AMD EPYC, on
+which other work ran at the same time, at loads of 5 to 20; {seeds} plays of each, with different random numbers.
 
 ## How to read it
 
@@ -58,7 +58,8 @@ pauses, grpcio's back-off and the peers' periods are divided by it. What takes r
 two) is that much longer here, and grpcio's back-off is never shorter than 0.1 real seconds.
 
 Whether a server is well is said by each scenario's own schedule, not by what a breaker saw. Figures are medians of the
-plays, and their range where they differ. Counts vary with the pace of the machine; a difference of a few calls is noise.
+plays, and their range where they differ. Counts vary with the pace of the machine; a difference of a few calls is noise, and so
+is a call that fails now and then where the server is well.
 
 | column | |
 |---|---|

@@ -74,21 +74,21 @@ def connection_dies(play: Play, deaths: int = 3) -> None:
 
 
 def rolling_restart(play: Play, policy: str, ending: str) -> None:
-    """Three backends behind `{policy}` are {ending} and started again, one after the other, 12 callers, each call takes
-    0.2 s. Killed: SIGKILL, so that calls in flight fail; drained: GOAWAY, and 5 s for the calls in flight.
+    """Three backends behind `{policy}` are {ending} and started again, one after the other; 12 callers, each call takes
+    0.2 s. Killed: SIGKILL, so that calls in flight fail; drained: GOAWAY, and 30 s for the calls in flight.
     """
     backends = [play.server() for _ in range(3)]
     target = "ipv4:" + ",".join(it.target for it in backends)
-    traffic = Traffic(callers=12, every=0.4, script=f"wait {play.real(0.2)}", timeout=20)
+    traffic = Traffic(callers=12, every=0.4, script=f"wait {play.real(0.2)}", timeout=60)
     play.start(target, traffic, [ROUND_ROBIN] if policy == "round_robin" else [])
     for backend in backends:
         play.sleep(10)
         if ending == "drained":
-            backend.drain(play.real(5))
+            backend.drain(play.real(30))
         else:
             backend.kill()
         backend.restart()
-    play.sleep(40)
+    play.sleep(30)
 
 
 def goaways(play: Play, requests: int, every: float, each: int = 60) -> None:

@@ -61,10 +61,10 @@ def hung(play: Play, outage: float, after: float, traffic: Traffic = HURRIED) ->
     play.sleep(after)
 
 
-def slow(play: Play, share: float, outage: float, after: float) -> None:
-    """For {outage} s the server replies to {share:.0%} of its calls only after their deadline of 3 s, at random."""
+def slow(play: Play, percent: int, outage: float, after: float) -> None:
+    """For {outage} s the server replies to {percent} % of its calls only after their deadline of 3 s, at random."""
     now = ["ok"]
-    late = often(share, f"wait {play.real(20)}")
+    late = often(percent / 100, f"wait {play.real(20)}")
 
     def script(rng: random.Random) -> str:
         return late(rng) if now[0] == "slow" else now[0]
@@ -111,8 +111,8 @@ SCENARIOS = [
     Scenario("dead for 30 s", dead, 5, BOTH, arguments={"outage": 30, "after": 100}),
     Scenario("dead for 5 minutes", dead, 15, BOTH, arguments={"outage": 300, "after": 200, "traffic": SPARSE}),
     Scenario("hung for 30 s", hung, 4, BOTH, arguments={"outage": 30, "after": 100}),
-    Scenario("all calls slow", slow, 4, arguments={"share": 1.0, "outage": 30, "after": 100}),
-    Scenario("two thirds of the calls slow", slow, 4, arguments={"share": 0.67, "outage": 30, "after": 100}),
+    Scenario("all calls slow", slow, 4, arguments={"percent": 100, "outage": 30, "after": 100}),
+    Scenario("two thirds of the calls slow", slow, 4, arguments={"percent": 67, "outage": 30, "after": 100}),
     Scenario("restarted at once", restarted, 5, BOTH, arguments={"after": 100}),
     *(
         Scenario(

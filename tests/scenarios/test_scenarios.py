@@ -22,7 +22,7 @@ from tests.scenarios.proxies import http_status
 SPEED = 30
 PATIENT = Traffic(callers=4, every=4.0, timeout=15.0)
 """Half a real second for each call: what is well replies in time, however busy the machine is."""
-LONG = 200
+LONG = 160
 """Long enough for two open periods."""
 
 
