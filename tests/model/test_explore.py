@@ -8,6 +8,9 @@ import pytest
 
 from tests.model.explore import SCOPES, TIMEOUTS, explore
 
+pytestmark = pytest.mark.timeout(600)  # minutes beside three other suites, with coverage
+
+
 DEPTH = 5 if "MUTANT_UNDER_TEST" in os.environ else 7
 """Mutants run through so many switches that seven steps take them minutes."""
 

@@ -28,6 +28,9 @@ from tests.support.core import WATCHED, WATCHED_NAMES
 from tests.support.lines import act_at, lines_run
 from tests.support.transitions import LEGAL
 
+pytestmark = pytest.mark.timeout(600)  # minutes beside three other suites, with coverage
+
+
 PATIENCE = 20.0
 
 

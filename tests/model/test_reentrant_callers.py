@@ -17,6 +17,9 @@ from tests.support.core import WATCHED
 from tests.support.lines import act_at
 from tests.support.transitions import check_events
 
+pytestmark = pytest.mark.timeout(600)  # minutes beside three other suites, with coverage
+
+
 POLICY = BreakerPolicy(
     consecutive_failures=1, half_open_max_calls=1, reset_timeout=5, reset_timeout_jitter=0, probe_timeout=3
 )

@@ -8,6 +8,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,6 +17,9 @@ from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit, State
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.model.reference import Call, Reference, Rules
 from tests.support.transitions import check_events
+
+pytestmark = pytest.mark.timeout(600)  # minutes beside three other suites, with coverage
+
 
 LONG = bool(os.environ.get("LONG"))
 

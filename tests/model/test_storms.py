@@ -27,6 +27,9 @@ from grpc_breaker.testing import FakeClock
 from tests.support.core import WATCHED
 from tests.support.transitions import LEGAL
 
+pytestmark = pytest.mark.timeout(600)  # minutes beside three other suites, with coverage
+
+
 SIGNALS, INJECTIONS = (20_000, 20_000) if os.environ.get("LONG") else (400, 400)
 PATIENCE = 20.0
 
