@@ -175,6 +175,9 @@ def _settle_finished(permit: Permit, call: Any, timeout: float | None) -> None:
 class _Messages:
     """Hands on the messages of a bare iterator, and settles the permit when it ends or is thrown away."""
 
+    _messages: Iterator[Any] = iter(())  # until it has its own
+    _permit: Permit
+
     def __init__(self, permit: Permit, messages: Iterator[Any], timeout: float | None) -> None:
         self._permit = permit
         self._messages = messages
@@ -207,7 +210,8 @@ class _Messages:
         return getattr(self._messages, name)
 
     def __del__(self) -> None:
-        give_back(self._permit)
+        if "_permit" in vars(self):  # pragma: no branch - else it was interrupted as it was made
+            give_back(self._permit)
 
 
 class _Follower(weakref.ref[Any]):

@@ -27,6 +27,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -124,16 +125,23 @@ class BreakerTelemetry:
             weakref.finalize(registry, self._gone.setdefault, id(counts), counts).atexit = False
             self._fold()
 
-    def forget_reported(self) -> None:
+    def forget_reported(self) -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
         """Begin anew in a forked child: what was reported so far were the parent's calls."""
         self._reported.clear()
         self._gone.clear()
+
+    def _attached(self) -> list[BreakerRegistry]:
+        """The registries that are there; again where one comes or goes meanwhile."""
+        while True:
+            with suppress(RuntimeError):
+                return list(self._registries)
 
     def _fold(self) -> None:
         """Add up the counts of registries that are gone, so that making registries again and again fills no memory."""
         if len(self._gone) > _GONE_APART:
             folded = LabelledCounts((), 0)
-            folded.add_all(summed([self._gone.popitem()[1] for _ in range(_GONE_APART)]))
+            oldest = [self._gone.pop(key, None) for key in list(self._gone)[:_GONE_APART]]
+            folded.add_all(summed(counts for counts in oldest if counts is not None))
             self._gone[id(folded)] = folded
 
     def _report(self, change: StateChange, label: str) -> None:
@@ -151,7 +159,7 @@ class BreakerTelemetry:
                     emit(change)
                 except BaseException as error:  # noqa: BLE001 - telemetry must never break a user's call
                     if isinstance(error, Exception) and not passes_through(error):
-                        log_once(f"reporting a state change failed: {emit!r}")
+                        log_once("reporting a state change failed")
                     else:
                         passing = passing or error
         finally:
@@ -165,7 +173,7 @@ class BreakerTelemetry:
 
     def _observe_states(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
         states: dict[str, set[State]] = {}
-        for registry in tuple(self._registries):
+        for registry in self._attached():
             for breaker in registry:
                 states.setdefault(registry.counts.label(breaker.name), set()).add(breaker.state)
         for label, present in states.items():
@@ -173,7 +181,7 @@ class BreakerTelemetry:
                 yield Observation(int(state in present), {**_label(label), names.STATE: str(state)})
 
     def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
-        live_and_gone = [*(registry.counts for registry in tuple(self._registries)), *list(self._gone.values())]
+        live_and_gone = [*(registry.counts for registry in self._attached()), *list(self._gone.values())]
         totals = summed({id(counts): counts for counts in live_and_gone}.values())
         for key, calls in totals.items():  # what is being folded just now was reported the last time
             self._reported[key] = totals[key] = max(calls, self._reported.get(key, 0))
@@ -185,7 +193,7 @@ class BreakerTelemetry:
 
     def _observe_in_flight(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
         calls: dict[str, int] = {}
-        for registry in tuple(self._registries):
+        for registry in self._attached():
             for breaker in registry:
                 label = registry.counts.label(breaker.name)
                 calls[label] = calls.get(label, 0) + breaker.in_flight
@@ -225,7 +233,7 @@ def attach(registry: BreakerRegistry, telemetry: bool | BreakerTelemetry) -> Cal
     return otel_context.get_current
 
 
-def _after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
     """A forked child reports its own calls: the counts of its registries begin anew, and so does what was reported."""
     for telemetry in tuple(_all_telemetry):
         telemetry.forget_reported()

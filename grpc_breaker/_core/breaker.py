@@ -293,7 +293,7 @@ class CircuitBreaker(Machine):
 
     def _operate(self, state: State, reason: Reason) -> None:
         """Do what an operator said."""
-        if self._used == _LONG_AGO and self._in_registry:
+        if self._used == _LONG_AGO and not self._counts.rejected and self._in_registry:
             logger.warning("circuit breaker %s: %s, but no call has used this name yet", printable(self.name), reason)
         now = self._clock()
         while (old := self._latest()).state is not state:
@@ -331,7 +331,7 @@ class CircuitBreaker(Machine):
         message = "a circuit breaker cannot be copied or pickled: a copy would share a part of its state"
         raise TypeError(message)
 
-    def _after_fork(self) -> None:
+    def _after_fork(self) -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
         """Begin with nothing in flight and nothing counted in a forked child: those calls are the parent's."""
         generation = self._latest()
         self._in_flight.clear()
@@ -409,7 +409,7 @@ _breakers: weakref.WeakSet[CircuitBreaker] = weakref.WeakSet()
 """Every breaker of the process, for forked children."""
 
 
-def _after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
     for breaker in tuple(_breakers):
         breaker._after_fork()
 

@@ -15,10 +15,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from grpc_breaker._core.state import Outcome
-
-OTHER: Final = "other"
-"""The label of every name beyond those that are their own."""
+from grpc_breaker._core.state import OTHER, Outcome
 
 SUCCESS: Final = str(Outcome.SUCCESS)
 FAILURE: Final = str(Outcome.FAILURE)
@@ -67,7 +64,7 @@ class CallCounts:
     def _crowded(self) -> bool:
         return len(self.failures) + len(self.others) >= _MAX_STATUSES
 
-    def clear(self) -> None:
+    def clear(self) -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
         """Forget everything: in a forked child, the calls were the parent's."""
         self.successes = self.rejected = 0
         self.failures, self.others = {}, {}
@@ -101,7 +98,7 @@ _all_counts: weakref.WeakSet[LabelledCounts] = weakref.WeakSet()
 """Those of every registry of the process, for forked children."""
 
 
-def _after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
     for counts in tuple(_all_counts):
         counts.clear()
 
@@ -135,7 +132,7 @@ class LabelledCounts:
             for (outcome, status), calls in counts.tallies().items():
                 yield label, outcome, status, calls
 
-    def clear(self) -> None:
+    def clear(self) -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
         """Forget everything, evicted breakers' calls, too; the breakers of each label go on counting."""
         for counts in list(self._by_label.values()):
             counts.clear()

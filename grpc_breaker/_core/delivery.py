@@ -26,14 +26,14 @@ from grpc_breaker._core.generation import Generation
 Claim = ref[deque[Any]]
 
 
-def deliver_from(generation: Generation, lists: Iterable[Listeners[StateChange]]) -> Generation:
+def deliver_from(
+    generation: Generation, lists: Iterable[Listeners[StateChange]]
+) -> tuple[Generation, BaseException | None]:
     """Deliver every event from this generation on, unless another caller is doing it.
 
     Returns:
-        Where to begin the next time: everything before it has been delivered.
-
-    Raises:
-        BaseException: What a listener raised that is no `Exception`, or what passed through; after all were delivered.
+        Where to begin the next time, because everything before it has been delivered; and what to raise: the first
+        that a listener raised and that is no `Exception`, or that passed through.
     """
     passing: BaseException | None = None
     for claim in _one_claim():
@@ -42,7 +42,7 @@ def deliver_from(generation: Generation, lists: Iterable[Listeners[StateChange]]
             if not generation.delivered and event is not None:
                 try:
                     deliver(lists, event)
-                except BaseException as error:  # noqa: BLE001 - raised below
+                except BaseException as error:  # noqa: BLE001 - raised by the caller
                     passing = passing or error
                 finally:
                     generation.delivered = True
@@ -52,9 +52,7 @@ def deliver_from(generation: Generation, lists: Iterable[Listeners[StateChange]]
             if following is None:
                 break
             generation = following
-    if passing is not None:
-        raise passing
-    return generation
+    return generation, passing
 
 
 def _one_claim() -> Iterator[Claim]:

@@ -12,8 +12,8 @@ of the open period while open, the probes while half-open, and the event that re
 
 An ignored result only gives back what its call held. A slow probe is a failed probe. A probe's slot is free again at
 the first of: its result; its first answer, for a stream; the end of its lease. A slot whose probe was ignored is handed
-on at most once every `probe_timeout / half_open_max_calls`: else a half-open breaker would let everything through while
-its probes teach nothing.
+on at most once every `reset_timeout / half_open_max_calls` (or `probe_timeout`, where that is less): else a half-open
+breaker would let everything through while its probes teach nothing.
 
 The generations of a breaker form a chain. A generation ends in one atomic step, when another becomes its successor;
 `machine.py` has that step, and the rest of what is said about threads.
@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from grpc_breaker._core.callables import name_of
-from grpc_breaker._core.events import FailureReason, Refusing, StateChange
+from grpc_breaker._core.events import DETAILS_LENGTH, FailureReason, Refusing, StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, printable
 from grpc_breaker._core.policy import BreakerPolicy
@@ -127,7 +127,10 @@ class Generation:
 
     def last_failures(self) -> tuple[FailureReason, ...]:
         """The last failures as events report them, the oldest first."""
-        return tuple(FailureReason(status, printable(details)) for status, details in self.window.last_failures())
+        return tuple(
+            FailureReason(status, printable(details)[:DETAILS_LENGTH])
+            for status, details in self.window.last_failures()
+        )
 
 
 class Passing(Generation):
@@ -270,7 +273,7 @@ class HalfOpen(Generation):
         """Free the slot of a probe that was ignored, when its time has come."""
         if probe in self.probes:
             at = max(now, self.hands_on_at)
-            self.hands_on_at = at + policy.probe_timeout / policy.half_open_max_calls
+            self.hands_on_at = at + min(policy.probe_timeout, policy.reset_timeout) / policy.half_open_max_calls
             if at > now:
                 probe.lease_end = at  # as if its lease ended then
             else:

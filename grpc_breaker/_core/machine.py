@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from grpc_breaker._core.counts import IGNORED, STALE, CallCounts
 from grpc_breaker._core.delivery import deliver_from
-from grpc_breaker._core.events import DETAILS_LENGTH, LAST_CHANGES, Listeners, Rejection, StateChange, deliver
+from grpc_breaker._core.events import DETAILS_LENGTH, LAST_CHANGES, Listeners, Refusing, Rejection, StateChange, deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, after, first
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import printable
@@ -138,9 +138,9 @@ class Machine:
         refusing = generation.refusing
         if now >= refusing.until:
             probe = self._admit_probe(now, method, context, timed, timeout)
-            if probe is not None:
+            if isinstance(probe, Permit):
                 return probe
-            refusing = self._latest().refusing_now()
+            refusing = probe
         self._counts.rejected += 1
         rejection = Rejection()
         rejection._refusing = refusing
@@ -153,15 +153,15 @@ class Machine:
 
     def _admit_probe(
         self, now: float, method: str, context: object, timed: bool, timeout: float | None
-    ) -> Permit | None:
-        """Admit a call where the open period is over; `None` refuses it."""
+    ) -> Permit | Refusing:
+        """Admit a call where the open period is over, or say what refuses it."""
         policy = self._policy
         limit = policy.half_open_max_calls
         deadline_lease_end = _NEVER if timeout is None else now + timeout + LEASE_GRACE
         while True:
             generation = self._latest()
             if not generation.passes and now < generation.refusing.until:
-                return None
+                return generation.refusing
             permit = Permit() if generation.passes else Probe()  # or it has closed in the meantime
             permit._breaker = self
             permit.generation = generation.number
@@ -179,7 +179,7 @@ class Machine:
                     if generation.has_room(limit, now) and generation.reserve(permit, limit):
                         return permit
                     self._in_flight.pop(permit, None)
-                    return None
+                    return generation.refusing_now()
                 permit.generation += 1
                 if self._change(generation, State.HALF_OPEN, Reason.RESET_TIMEOUT, now, permit):
                     return permit
@@ -243,7 +243,7 @@ class Machine:
     def _answer(self, permit: Probe) -> None:
         """Take in the first answer of a stream; see `Permit.answered`."""
         generation = self._latest()
-        if generation.free(permit):
+        if permit in self._in_flight and generation.free(permit):
             now = self._clock()
             if now < permit.lease_end:
                 permit.lease_end = permit.deadline_lease_end
@@ -253,7 +253,7 @@ class Machine:
 
     def _is_probing(self, permit: Permit) -> bool:
         """Whether a permit holds a slot of the present generation."""
-        return permit in self._latest().probes and not self._expired(permit)
+        return permit in self._latest().probes and self._is_in_flight(permit)
 
     def _is_in_flight(self, permit: Permit) -> bool:
         """Whether a permit is neither settled nor given up."""
@@ -330,7 +330,7 @@ class Machine:
             slow=slow,
             retry_after=new.refusing.retry_after(now),
             status=status,
-            details=printable(details[:DETAILS_LENGTH]),
+            details=printable(details[:DETAILS_LENGTH])[:DETAILS_LENGTH],
             last_failures=old.last_failures(),
             at=now,
             time=time.time(),
@@ -345,5 +345,7 @@ class Machine:
             return False
         self._current = new
         listeners = (self._change_listeners, self._registry_change_listeners)
-        self._undelivered = deliver_from(self._undelivered, listeners)
+        self._undelivered, passing = deliver_from(self._undelivered, listeners)
+        if passing is not None:
+            raise passing
         return True

@@ -123,7 +123,7 @@ class Permit:
             status: The name of its status, or of its exception: counted by name, so from a small set.
             details: Words for a person; kept with failures, cut to 200 characters.
             shared: Whether a failure may be that of a connection, which fails all its calls at once. Such a failure is
-                one more in a row only if its call was admitted after the failure before it was settled.
+                one more in a row only if its call was admitted a quarter of a second after the last one that was.
 
         Returns:
             False when the permit had been settled before, or had been given up and forgotten.
@@ -203,7 +203,7 @@ class Permit:
         """
         if error is None and self._breaker.policy.classify is None:
             self.settle(_SUCCESS, "OK")
-        elif not self.settled:
+        elif self in self._breaker._in_flight or hasattr(self, "swept"):
             try:
                 outcome, status, details = self._judge(error)
             except BaseException:  # a clock that broke, Ctrl-C in a classifier: the caller's, but the permit goes back

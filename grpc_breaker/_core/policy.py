@@ -18,7 +18,7 @@ from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.events import EndedCall
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
-from grpc_breaker._core.state import Outcome
+from grpc_breaker._core.state import OTHER, Outcome
 
 STATUS_NAMES: Final = frozenset(
     {
@@ -47,14 +47,8 @@ _MOST_CALLS: Final = 1_000_000
 """Results a count window may hold: far more than say anything about now."""
 
 
-class _Unnamed:
-    """Stands for a trip condition that was not given."""
-
-    def __repr__(self) -> str:
-        return "..."
-
-
-_UNNAMED: Final[Any] = _Unnamed()
+_UNNAMED: Final[Any] = ...
+"""Stands for a trip condition that was not given."""
 
 _CONDITIONS: Final[dict[str, Any]] = {
     "failure_threshold": None,
@@ -268,6 +262,8 @@ class BreakerPolicy:
             raise TypeError(self._complaint("group", "a name, or None"))
         if not self.group or self.group != self.group.strip() or "/" in self.group:
             raise ValueError(self._complaint("group", "a name without a slash or spaces around it, or None"))
+        if self.group == OTHER:
+            raise ValueError(self._complaint("group", "another name: methods share that one where there are too many"))
 
     def _check_verdicts(self) -> None:
         if self.verdicts is None:
@@ -314,7 +310,7 @@ class BreakerPolicy:
                 allowed = f"at most window_calls ({self.window_calls}), or it could never be reached"
                 raise ValueError(self._complaint("failure_threshold", allowed))
         if self.growth > 1.0 and self.max_reset_timeout < self.reset_timeout:
-            allowed = f"at least reset_timeout ({self.reset_timeout:g}) when reset_timeout_multiplier is above 1"
+            allowed = f"at least reset_timeout ({self.reset_timeout:g}) where the open period grows"
             raise ValueError(self._complaint("max_reset_timeout", allowed))
 
     def _complaint(self, name: str, allowed: str) -> str:

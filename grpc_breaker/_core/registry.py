@@ -26,11 +26,11 @@ from random import random as uniform
 from typing import Any, Final, NoReturn
 
 from grpc_breaker._core.breaker import CircuitBreaker, check_clock, check_random
-from grpc_breaker._core.counts import OTHER, LabelledCounts
+from grpc_breaker._core.counts import LabelledCounts
 from grpc_breaker._core.events import Listeners, Rejection, StateChange
 from grpc_breaker._core.log import logger
 from grpc_breaker._core.policy import BreakerPolicy
-from grpc_breaker._core.state import State
+from grpc_breaker._core.state import OTHER, State
 
 _NAME: Final = re.compile(r"/?([^\s/]+)(?:/([^\s/]+))?")
 _CONFIGURABLE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*(/[A-Za-z_][\w-]*)?", re.ASCII)
@@ -194,6 +194,8 @@ class BreakerRegistry:
         if len(self._routes) >= 4 * self._max_breakers:
             self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
         self._routes[method] = route = (breaker, name)
+        if self._breakers.setdefault(breaker.name, breaker) is not breaker:
+            self._routes.pop(method, None)  # evicted meanwhile, and made again
         return route
 
     def _policy_of(self, name: str) -> BreakerPolicy | None:
@@ -240,7 +242,7 @@ class BreakerRegistry:
             self._search_after = now + _SEARCH_EVERY
             return
         for breaker in evicted:
-            if self._breakers.get(breaker.name) is breaker:
+            if breaker._evictable and self._breakers.get(breaker.name) is breaker:
                 self._breakers.pop(breaker.name, None)
         names = {breaker.name for breaker in evicted}
         for method, (breaker, _) in self._routes.copy().items():

@@ -14,6 +14,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+OTHER: Final = "other"
+"""What names share, as a label and as a breaker, where there are too many of them."""
+
 
 class State(StrEnum):
     """What a breaker does with the next call. The values are the same in code, logs, metrics and docs."""

@@ -95,7 +95,7 @@ class Window:
 
     def after(self, window: Window) -> Self:
         """Go on with the row and the last failures of another window; returns this one."""
-        self.in_a_row, self._last = window.in_a_row, window._last
+        self.in_a_row, self._counted_at, self._last = window.in_a_row, window._counted_at, window._last
         return self
 
 

@@ -120,7 +120,10 @@ class Reference:
         if outcome == "ignored":
             if self.state == "half_open" and held_slot:
                 self.waiting.append(max(self.now, self.hands_on_at))
-                self.hands_on_at = self.waiting[-1] + self.rules.probe_timeout / self.rules.half_open_max_calls
+                self.hands_on_at = (
+                    self.waiting[-1]
+                    + min(self.rules.probe_timeout, self.rules.reset_timeout) / self.rules.half_open_max_calls
+                )
             return
         failed = outcome == "failure"
         slow = self.rules.slow_call_duration is not None and self.now - call.started > self.rules.slow_call_duration
