@@ -75,6 +75,6 @@ def _claimed(generation: Generation, claim: Claim) -> bool:
         held = generation.claims.setdefault(attempt, claim)
         if held is claim:
             return True
-        if held() is not None:
+        if held() is not None:  # pragma: no branch - else an interrupted one; see tests/model/test_interrupts.py
             return False
     raise AssertionError  # pragma: no cover - `count` does not end

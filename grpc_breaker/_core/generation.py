@@ -271,7 +271,7 @@ class HalfOpen(Generation):
 
     def hand_on(self, probe: Any, now: float, policy: BreakerPolicy) -> None:
         """Free the slot of a probe that was ignored, when its time has come."""
-        if probe in self.probes:
+        if probe in self.probes:  # pragma: no branch - answered already, and given up now
             at = max(now, self.hands_on_at)
             self.hands_on_at = at + min(policy.probe_timeout, policy.reset_timeout) / policy.half_open_max_calls
             if at > now:
@@ -349,7 +349,7 @@ def after(
             reopenings = old.reopenings + 1
             until = now + _open_period(policy, reopenings, random)
             return Open(number, old.window, Refusing(name, state, reason, until, policy.refusal_code), reopenings)
-        case State.HALF_OPEN:
+        case State.HALF_OPEN:  # pragma: no branch - there is no other
             refusing = Refusing(name, state, old.refusing.reason, _LONG_AGO, policy.refusal_code)
             return HalfOpen(number, old.window, refusing, old.reopenings, probe)
 

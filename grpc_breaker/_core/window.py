@@ -157,7 +157,7 @@ class TimeWindow(Window):
     def _begin_bucket(self, now: float, calls: int) -> None:
         """Begin the bucket that `now` falls into. Where two threads do it at once, either result is right."""
         ends, starts, _ = self._buckets
-        if now >= ends:
+        if now >= ends:  # pragma: no branch - else another thread has begun it
             passed = self._passed(now, ends)
             ends += ((now - ends) // self._bucket_seconds + 1) * self._bucket_seconds
             starts = starts[_TOTALS * passed :] + array("Q", (calls, self._failures, self._slow)) * passed
