@@ -15,6 +15,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count as steps
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from grpc_breaker.testing import FakeClock
 
 SUCCESS = Outcome.SUCCESS
 FAILURE = Outcome.FAILURE
-NEVER_OPENS = BreakerPolicy(failure_rate=0.9)
-"""Every condition is on, and none holds while every other call fails."""
+NEVER_OPENS = BreakerPolicy(failure_rate=0.9, consecutive_failures=FAILURES)
+"""The default conditions, neither of which holds while every other call fails."""
 IN_A_ROW = ("circuitbreaker", "pybreaker", "purgatory")
 """The peers that do not open while every other call fails."""
 
@@ -120,7 +121,7 @@ def failing() -> dict[str, Loop]:
 
         return repeat(both)
 
-    by_calls = BreakerPolicy(failure_rate=0.9, window_calls=100)
+    by_calls = replace(NEVER_OPENS, window_calls=100)
     return {
         "one success alone, admit and settle": two_steps(CircuitBreaker("closed")),
         "grpc_breaker, admit and settle": in_two_steps(CircuitBreaker("failing", NEVER_OPENS)),

@@ -15,7 +15,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
 
 import time_machine
 
@@ -294,9 +293,15 @@ def table(
 
 
 def ours() -> CircuitBreaker:
-    """A breaker with the same limits."""
-    policy: dict[str, Any] = {"consecutive_failures": FAILURES, "reset_timeout": RESET, "reset_timeout_jitter": 0}
-    return CircuitBreaker("ours", BreakerPolicy(**policy))
+    """A breaker with the same limits, and the default conditions."""
+    policy = BreakerPolicy(
+        consecutive_failures=FAILURES,
+        failure_rate=0.5,
+        reset_timeout=RESET,
+        reset_timeout_jitter=0,
+        probe_timeout=10 * RESET,  # what is measured in it shall not outlast an experiment
+    )
+    return CircuitBreaker("ours", policy)
 
 
 def for_threads() -> dict[str, Guard]:
