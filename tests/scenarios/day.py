@@ -1,7 +1,7 @@
 """Every scenario with every client, as tables.
 
     python -m tests.scenarios.day [--seeds 3] [--only restart] [--markdown docs/scenarios.md] [--save before.json]
-                                  [--kept today.json] [--beside before.json "grpc_breaker, before"]
+                                  [--kept today.json] [--machine WORDS] [--beside before.json "grpc_breaker, before"]
 
 `--save` keeps the figures in a file. `--kept` takes from such a file those of the scenarios that are not played now, and
 `--beside` shows its grpc_breaker as one more client.
@@ -14,6 +14,7 @@ import datetime as dt
 import json
 import logging
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -48,8 +49,8 @@ Real grpcio servers in processes of their own, which are killed, stopped, draine
 side by side in one process, each with a connection of its own. `make day` plays all of it in three quarters of an hour and
 writes this page; `python -m tests.scenarios.day --only restart` plays some.
 
-{date}: {versions}; two shared cores of an AMD EPYC, on
-which other work ran at the same time, at loads of 5 to 20; {seeds} plays of each, with different random numbers.
+{date}: {versions}; {machine}; {seeds} plays of each, with different random
+numbers.
 
 ## How to read it
 
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--client", action="append", default=[], choices=list(CLIENTS), help="these clients only")
     parser.add_argument("--markdown", type=Path, help="the page to write")
     parser.add_argument("--save", type=Path, help="a file to keep the figures in")
+    parser.add_argument("--machine", default=f"{os.cpu_count()} cores", help="what it is played on, in words")
     parser.add_argument("--kept", type=Path, help="a file with figures of the other scenarios")
     parser.add_argument("--beside", nargs=2, action="append", default=[], metavar=("FILE", "LABEL"))
     options = parser.parse_args()
@@ -107,7 +109,7 @@ def main() -> None:
         figures |= {(*key[:2], label): results for key, results in kept(Path(path)).items() if key[2] == OURS}
     played = {name for name, *_ in figures}
     themes = {theme: [it for it in scenarios if it.name in played] for theme, scenarios in THEMES.items()}
-    page = [introduction(options.seeds), summary(themes, figures)]
+    page = [introduction(options.seeds, options.machine), summary(themes, figures)]
     page += [table(theme, scenarios, figures) for theme, scenarios in themes.items() if scenarios]
     text = "\n".join(page)
     print(text)
@@ -256,7 +258,7 @@ def cell(what: str, results: list[Result] | None) -> str:
     return COLUMNS[what](results)
 
 
-def introduction(seeds: int) -> str:
+def introduction(seeds: int, machine: str) -> str:
     """What this is, and how it came about."""
     today = dt.datetime.now(dt.UTC).date()
     speeds = sorted({it.speed for scenarios in THEMES.values() for it in scenarios})
@@ -267,6 +269,7 @@ def introduction(seeds: int) -> str:
     return INTRODUCTION.format(
         date=f"{today.day} {today:%B %Y}",
         versions=", ".join(versions),
+        machine=machine,
         seeds=seeds,
         speeds=f"{speeds[0]:g} to {speeds[-1]:g}",
     )
