@@ -28,7 +28,6 @@ from typing import Any, Final
 
 import grpc
 
-from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import EndedCall, Rejection
 from grpc_breaker._core.interrupts import passes_through
@@ -109,7 +108,7 @@ class Probing:
         self._permit = self._task = None
         _probing.set(self._outer)  # a coroutine may be closed in another context, where a token is of no use
 
-    def hand_down(self, breaker: CircuitBreaker) -> Permit | None:
+    def hand_down(self, breaker: object) -> Permit | None:
         """The permit, if `breaker` gave it and it is the probe itself that asks, for the first time."""
         permit = self._permit
         if permit is None or permit.breaker is not breaker or not permit.is_probe:

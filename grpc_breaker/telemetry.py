@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
@@ -319,7 +319,7 @@ def _printable(value: Any) -> Any:
     """A value as it may stand in a line of a log."""
     if isinstance(value, str):
         return printable(value)
-    return tuple(map(printable, value)) if isinstance(value, tuple) else value
+    return tuple(printable(it) for it in cast("tuple[str, ...]", value)) if isinstance(value, tuple) else value
 
 
 def _words(change: StateChange) -> str:

@@ -230,7 +230,7 @@ class HalfOpen(Generation):
     def __init__(self, number: int, window: Window, refusing: Refusing, reopenings: int, probe: Any) -> None:
         """Begin with one probe that holds a slot already: no other call fits in between."""
         super().__init__(number, window, refusing, reopenings)
-        self.probes: dict[Any, None] = {probe: None}
+        self.probes: dict[Any, None] = {probe: None}  # pyright: ignore[reportIncompatibleVariableOverride]
         self.successes = self.failures = self.slow = 0
         self.hands_on_at = _LONG_AGO
         """When the next slot of a probe that was ignored may be handed on."""

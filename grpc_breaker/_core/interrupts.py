@@ -17,7 +17,7 @@ cannot be told from one that the hook raised.
 from __future__ import annotations
 
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 _PACKAGE: Final = __name__.partition(".")[0]
 
@@ -48,7 +48,7 @@ def _held_by(frame: FrameType) -> list[object]:
     held: list[object] = []
     for value in tuple(frame.f_locals.values()):
         if type(value) is tuple:
-            held.extend(value)
+            held.extend(cast("tuple[object, ...]", value))
         else:
             held.append(value)
     return held

@@ -39,11 +39,13 @@ class Issuer(Protocol):
     """What a permit needs of the breaker that issued it."""
 
     name: str
-    _clock: Callable[[], float]
     _counts: CallCounts
     _current: Generation
     _in_flight: dict[Permit, None]
     _slow_after: float
+
+    @property
+    def _clock(self) -> Callable[[], float]: ...
 
     @property
     def policy(self) -> BreakerPolicy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Final, ParamSpec, TypeVar, cast
 
 from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
 from grpc_breaker._core.errors import CircuitOpenError
@@ -39,12 +39,12 @@ def guarded(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _guarded_function(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
-    admit: Callable[[], Any] = machine.try_admit
+    admit = machine.try_admit
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         permit = admit()
-        if permit.__class__ is Rejection:
+        if isinstance(permit, Rejection):
             raise CircuitOpenError(permit)
         try:
             result = function(*args, **kwargs)
@@ -61,12 +61,12 @@ def _guarded_function(machine: Machine, function: Callable[P, R]) -> Callable[P,
 
 
 def _guarded_coroutine(machine: Machine, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    admit: Callable[[], Any] = machine.try_admit
+    admit = machine.try_admit
 
     @wraps(function)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         permit = admit()
-        if permit.__class__ is Rejection:
+        if isinstance(permit, Rejection):
             raise CircuitOpenError(permit)
         try:
             result = await function(*args, **kwargs)

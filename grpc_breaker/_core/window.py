@@ -45,7 +45,7 @@ class Window:
     __slots__ = ("_counted_at", "_last", "calls", "decisive", "in_a_row", "quiet_until")
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls: int = 0
         """Results since the window was made."""
         self.in_a_row = 0
         """Failures without a success between them, whatever the window holds."""
@@ -110,7 +110,8 @@ class TimeWindow(Window):
         self._bucket_seconds = seconds / _BUCKETS
         self._failures = self._slow = 0
         self.quiet_until = now + self._bucket_seconds
-        self._buckets = (self.quiet_until, array("Q", bytes(8 * _TOTALS * _BUCKETS)), (0, 0, 0))
+        starts: array[int] = array("Q", bytes(8 * _TOTALS * _BUCKETS))
+        self._buckets: tuple[float, array[int], Held] = (self.quiet_until, starts, (0, 0, 0))
         """When the current bucket ends, the totals at the start of each bucket, the oldest first, and those of the
         oldest once more. Replaced whole."""
 
