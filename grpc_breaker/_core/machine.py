@@ -124,7 +124,7 @@ class Machine:
         now = self._clock()
         if generation.passes:
             permit = Permit()
-            permit._breaker = self
+            permit._breaker = self  # pyright: ignore[reportAttributeAccessIssue]
             permit.generation = generation.number
             permit.started = now
             permit.method = method
@@ -163,7 +163,7 @@ class Machine:
             if not generation.passes and now < generation.refusing.until:
                 return generation.refusing
             permit = Permit() if generation.passes else Probe()  # or it has closed in the meantime
-            permit._breaker = self
+            permit._breaker = self  # pyright: ignore[reportAttributeAccessIssue]
             permit.generation = generation.number
             permit.started = self._used = now
             permit.method, permit.context, permit.timed = method, context, timed
