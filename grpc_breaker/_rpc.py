@@ -156,13 +156,20 @@ class Guard:
             probing = _probing.get()
             if probing is not None and (permit := probing.hand_down(breaker)) is not None:
                 return permit
-            timeout = timeout_of(call_details)
-            if timeout is not None and not 0 <= timeout < _LONGEST_TIMEOUT:
-                timeout = None  # it ends at once, or never; grpcio says which
-            return breaker.try_admit(method, None if self._capture is None else self._capture(), timed, timeout)
+            timeout = getattr(call_details, "timeout", None)
+            if timeout is not None and not (type(timeout) is float and 0.0 <= timeout < _LONGEST_TIMEOUT):
+                timeout = _lease(call_details)
+            capture = self._capture
+            return breaker.try_admit(method, None if capture is None else capture(), timed, timeout)
         except Exception as error:  # noqa: BLE001 - see rule 4
             report(error, "asking the breaker failed; the call goes on unguarded")
             return None
+
+
+def _lease(call_details: Any) -> float | None:
+    """Seconds until the call is over by its own deadline; `None` where grpcio ends it at once, or never."""
+    timeout = timeout_of(call_details)
+    return timeout if timeout is not None and 0.0 <= timeout < _LONGEST_TIMEOUT else None
 
 
 def report(error: BaseException, message: str) -> None:

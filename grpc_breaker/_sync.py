@@ -27,15 +27,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any, Final, NoReturn
 
 import grpc
-from grpc import _channel, _interceptor
 
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
-from grpc_breaker._core.permit import Permit
+from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.registry import BreakerRegistry
+from grpc_breaker._core.state import Outcome
 from grpc_breaker._headers import HeaderLook, header_thread
 from grpc_breaker._rpc import (
     OK,
@@ -53,8 +54,9 @@ from grpc_breaker._rpc import (
 )
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
-_ENDED_WELL: Final = getattr(_interceptor, "_UnaryOutcome", None)
-_CALL: Final = getattr(_channel, "_MultiThreadedRendezvous", None)
+_SUCCESS: Final = Outcome.SUCCESS
+_ENDED_WELL: Final[Any] = getattr(import_module("grpc._interceptor"), "_UnaryOutcome", None)
+_CALL: Final[Any] = getattr(import_module("grpc._channel"), "_MultiThreadedRendezvous", None)
 """What grpcio makes of a blocking call that ended with OK: the first around the second, whose `code()` takes a lock."""
 
 
@@ -124,7 +126,7 @@ class CircuitBreakerInterceptor(
         if isinstance(permit, Rejection):
             return RefusedCall(permit, refusal_code(permit))
         try:
-            if permit.is_probe:
+            if type(permit) is Probe:
                 with Probing(permit):
                     call = continuation(call_details, request)
             else:
@@ -133,8 +135,8 @@ class CircuitBreakerInterceptor(
             settle_raised(permit, error, timeout_of(call_details))
             raise
         try:
-            if type(call) is _ENDED_WELL and type(call._call) is _CALL:  # noqa: SLF001 - see there
-                settle(permit, OK)
+            if type(call) is _ENDED_WELL and type(call._call) is _CALL and permit.policy.plain:  # noqa: SLF001 - see there
+                permit.settle(_SUCCESS, "OK")
             elif hasattr(call, "__next__") and not hasattr(call, "add_callback"):
                 return _Messages(permit, call, timeout_of(call_details))
             else:

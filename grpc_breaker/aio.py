@@ -1,40 +1,38 @@
 """The interceptors for `grpc.aio`: four, one for each RPC kind.
 
-Theory of operation
-    A call of one request and one answer is awaited inside the interceptor, which settles its permit and then returns
-    the call. What differs from a bare call, because it is over when grpcio gets it:
+1.  A call of one request and one answer is awaited inside the interceptor, which settles its permit and then returns
+    the call. An error of the call is not raised here but again where the application awaits it. What differs from a
+    bare call:
 
     - An interceptor around ours is handed a call that has ended.
     - While the call runs, `cancel()` returns True each time, and a task that is cancelled while it waits for the call's
       metadata or status cancels the call. Once cancelled, a call has `None` for its metadata.
     - A done callback that raises does not break the call: the loop's exception handler reports what it raised.
 
-    The `continuation()` of a stream returns a call that is still running. That is handed to the application as it is,
+2.  The `continuation()` of a stream returns a call that is still running. That is handed to the application as it is,
     and never awaited here: the application may have requests still to write, and awaiting its code can deadlock
-    (grpc #34530). Its done callback settles the permit.
+    (grpc #34530).
 
     what happens                                   how the permit is settled
-    the call ends                                  unary: when its `await` ends, by what that returns or raises;
-                                                   a stream: done callback, by its status
+    a unary call ends                              when its `await` ends, by what that returns or raises
+    a stream ends                                  done callback, by its status
     cancelled while an inner interceptor waits     `BaseException` out of `continuation()`: ignored
-    an inner interceptor answered by itself        at once, by the status it shows; a bare stream shows none: ignored
+    an inner interceptor has answered a stream     at once, by the status it shows; a bare stream shows none: ignored
     a call cannot begin: odd metadata              ignored
     a request cannot be written                    by the status that follows, looked for a few times; else ignored
     a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
-                                                   (grpc #43462), and then a probe's lease ends it
+                                                   (grpc #43462), and then its lease ends it, if it has one
 
-    The callback runs on the loop before the application resumes, and one that raises would break the application's
-    call, so it never does. Its status comes from `call.code()`, a coroutine that finishes at once on a call that is
-    done and is therefore stepped once, without a loop: the callback can come from the garbage collector after the loop
-    is gone.
-
-    A server may answer before it has read every request. The write that then fails makes grpcio show an INTERNAL of its
+3.  A stream's done callback runs on the loop before the application resumes, and one that raises would break the
+    application's call. Its status comes from `call.code()`, a coroutine that finishes at once on a call that has ended
+    and is therefore stepped once, without a loop: the callback can come from the garbage collector after the loop is
+    gone.
+4.  A server may answer before it has read every request. The write that then fails makes grpcio show an INTERNAL of its
     own, and call its callbacks, moments before the server's answer takes that one's place. So that status is not
     believed at once.
-
-    A stream that is a probe counts as answered when its headers come, see `_headers.py`.
-
-    There are four classes because one object that implements several kinds is silently used for the first of them alone
+5.  The headers of a stream that is a probe count as its success, see `_headers.py`.
+6.  Errors of our own bookkeeping are logged once, and the call goes on; see rule 4 of `_rpc.py`.
+7.  There are four classes because one object that implements several kinds is silently used for the first of them alone
     (grpc #31442).
 """
 
@@ -54,8 +52,9 @@ from grpc import aio
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.interrupts import passes_through
-from grpc_breaker._core.permit import Permit
+from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.registry import BreakerRegistry
+from grpc_breaker._core.state import Outcome
 from grpc_breaker._headers import GRACE, HeaderLook
 from grpc_breaker._rpc import (
     OK,
@@ -72,6 +71,8 @@ from grpc_breaker._rpc import (
     write_failed,
 )
 from grpc_breaker.telemetry import BreakerTelemetry, attach
+
+_SUCCESS: Final = Outcome.SUCCESS
 
 _LOOK_AGAIN: Final = 0.02
 _LOOKS: Final = 5
@@ -119,7 +120,7 @@ class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
             return _RefusedUnaryUnary(_error(permit))
         call = None
         try:
-            if permit.is_probe:
+            if type(permit) is Probe:
                 with Probing(permit):
                     call = await continuation(client_call_details, request)
             else:
@@ -130,10 +131,14 @@ class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
             if call is None or (not isinstance(error, grpc.RpcError) and passes_through(error)):
                 raise
         else:
-            if permit.policy.plain:
-                settle(permit, OK)
-            else:
-                _settle_ended(permit, call, client_call_details)
+            try:
+                if permit.policy.plain:
+                    permit.settle(_SUCCESS, "OK")
+                else:
+                    _settle_ended(permit, call, client_call_details)
+            except BaseException as error:  # noqa: BLE001 - see rule 6
+                give_back(permit)
+                report(error, "settling an ended call failed; it is ignored")
         return call  # an error of its own it raises again where the application awaits it
 
 
@@ -186,7 +191,7 @@ async def _stream(
     if permit is None:
         return await continuation(call_details, request)
     try:
-        if permit.is_probe:
+        if type(permit) is Probe:
             with Probing(permit):
                 call = await continuation(call_details, request)
         else:
@@ -196,7 +201,7 @@ async def _stream(
         raise
     try:
         _follow(permit, call, call_details)
-    except BaseException as error:  # noqa: BLE001 - bookkeeping must not break a call, see rule 4 of `_rpc.py`
+    except BaseException as error:  # noqa: BLE001 - see rule 6
         give_back(permit)
         report(error, "following a call failed; it is ignored")
     return call
@@ -273,7 +278,7 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, later: _LaterLoo
         if permit.policy.classify is not None and isinstance(code, grpc.StatusCode):
             error = aio.AioRpcError(code, aio.Metadata(), trailing or aio.Metadata(), words)
         settle(permit, code, words, trailing, timeout_of(call_details), error)
-    except BaseException as error:  # noqa: BLE001 - bookkeeping must not break a call, see rule 4 of `_rpc.py`
+    except BaseException as error:  # noqa: BLE001 - see rule 6
         give_back(permit)
         report_in_callback(error, "settling an ended call failed; it is ignored")
 

@@ -10,8 +10,8 @@ cancellation. For the others the traceback tells the two apart:
 2.  An exception that is injected into a thread has no frame of its own: its traceback ends in a line of this package.
     This package raises only built-in exceptions there, and its own.
 
-An injected exception of a built-in class cannot be told from a defect of this package, and one that lands in a hook
-cannot be told from one that the hook raised.
+An injected exception of a built-in class cannot be distinguished from a defect of this package, nor one that lands in
+a hook from one that the hook raised.
 """
 
 from __future__ import annotations
