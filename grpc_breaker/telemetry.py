@@ -326,7 +326,7 @@ def _words(change: StateChange) -> str:
     words = f"circuit breaker {printable(change.breaker)}: {change.previous} -> {change.state} ({change.reason})"
     if change.state is State.OPEN:
         words += f"; {change.failures} of {change.calls} calls failed, next probe in {change.retry_after:.1f} s"
-        if change.last_failures:
+        if change.last_failures:  # pragma: no branch - slow calls open it without
             last = change.last_failures[-1]
             words += f"; last failure: {printable(last.status)} {last.details}".rstrip()
     return words

@@ -110,10 +110,6 @@ class Generation:
         """Judge a success that has just been added to the window's calls, where every call passes."""
         raise NotImplementedError
 
-    def refusing_now(self) -> Refusing:
-        """What is said to a call that is refused now."""
-        return self.refusing
-
     def free(self, probe: Any) -> bool:  # noqa: ARG002 - only a half-open generation has slots
         """Free the slot of a probe; false if it has none."""
         return False
