@@ -280,7 +280,7 @@ def test_registries_leave_nothing_behind() -> None:
     tracemalloc.start()
     try:
         before = come_and_go(150)
-        grown = come_and_go(200) - before
+        grown = come_and_go(198) - before  # as many are kept apart again: they are added up 99 at a time
     finally:
         tracemalloc.stop()
     assert grown < 20_000

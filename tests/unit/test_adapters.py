@@ -24,6 +24,7 @@ from grpc_breaker import (
     aio,
 )
 from grpc_breaker import _sync as sync
+from grpc_breaker._rpc import Guard
 from grpc_breaker.testing import FakeClock
 
 METHOD = "/pkg.S/M"
@@ -686,3 +687,17 @@ def test_one_outcome_for_each_call(breakers: BreakerRegistry) -> None:
     call.end(grpc.StatusCode.OK)
     call.end(grpc.StatusCode.UNAVAILABLE)
     assert totals(breakers) == {str(Outcome.SUCCESS): 1}
+
+
+def test_whole_seconds_are_a_deadline_too() -> None:
+    """A deadline that was given as an integer ends the lease of a call as one given as a float does."""
+    clock = FakeClock()
+    breakers = BreakerRegistry(clock=clock)
+    guard = Guard(breakers)
+    permits = [
+        guard.admit(SimpleNamespace(method="/pkg.S/M", timeout=timeout), True) for timeout in (5, 5.0, "5", None)
+    ]
+    assert all(isinstance(permit, Permit) for permit in permits)
+    assert breakers["pkg.S/M"].in_flight == 4
+    clock.advance(10)
+    assert breakers["pkg.S/M"].in_flight == 1
