@@ -15,6 +15,7 @@ from dataclasses import asdict
 from random import random as uniform
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
+from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.counts import CallCounts
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Listeners, Refusing, Rejection, StateChange
@@ -374,34 +375,6 @@ def _check_name(name: object) -> None:
 def _check_policy(policy: object) -> None:
     if not isinstance(policy, BreakerPolicy):
         message = f"a policy must be a BreakerPolicy, got {policy!r}"
-        raise TypeError(message)
-
-
-def check_clock(clock: object) -> None:
-    """Check that a clock is one.
-
-    Raises:
-        TypeError: It is not.
-    """
-    now = clock() if callable(clock) else None
-    if isinstance(now, bool) or not isinstance(now, int | float) or not math.isfinite(now):
-        message = f"clock must be a callable that returns seconds, got {clock!r}" + (
-            f" returning {now!r}" if callable(clock) else ""
-        )
-        raise TypeError(message)
-
-
-def check_random(random: object) -> None:
-    """Check that a source of chance is one.
-
-    Raises:
-        TypeError: It is not.
-    """
-    chance = random() if callable(random) else None
-    if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance < 1:
-        message = f"random must be a callable that returns a number in [0, 1), got {random!r}" + (
-            f" returning {chance!r}" if callable(random) else ""
-        )
         raise TypeError(message)
 
 

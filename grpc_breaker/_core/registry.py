@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterator, Mapping
 from random import random as uniform
 from typing import Any, Final, NoReturn
 
-from grpc_breaker._core.breaker import CircuitBreaker, check_clock, check_random
+from grpc_breaker._core.breaker import CircuitBreaker
+from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.counts import LabelledCounts
 from grpc_breaker._core.events import Listeners, Rejection, StateChange
 from grpc_breaker._core.log import logger
