@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
 from threading import current_thread, get_ident, main_thread
@@ -125,12 +126,8 @@ _probing: ContextVar[Probing | None] = ContextVar("grpc_breaker_probing", defaul
 
 def _current_task() -> object:
     """The task that runs on this thread, if any."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError as error:  # no loop runs here
-        if passes_through(error):
-            raise
-        return None
+    loop = _get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
 
 
 class Guard:
@@ -156,20 +153,14 @@ class Guard:
             probing = _probing.get()
             if probing is not None and (permit := probing.hand_down(breaker)) is not None:
                 return permit
-            timeout = getattr(call_details, "timeout", None)
-            if timeout is not None and not (type(timeout) is float and 0.0 <= timeout < _LONGEST_TIMEOUT):
-                timeout = _lease(call_details)
+            timeout = timeout_of(call_details)
+            if timeout is not None and not 0.0 <= timeout < _LONGEST_TIMEOUT:
+                timeout = None  # it ends at once, or never
             capture = self._capture
             return breaker.try_admit(method, None if capture is None else capture(), timed, timeout)
         except Exception as error:  # noqa: BLE001 - see rule 4
             report(error, "asking the breaker failed; the call goes on unguarded")
             return None
-
-
-def _lease(call_details: Any) -> float | None:
-    """Seconds until the call is over by its own deadline; `None` where grpcio ends it at once, or never."""
-    timeout = timeout_of(call_details)
-    return timeout if timeout is not None and 0.0 <= timeout < _LONGEST_TIMEOUT else None
 
 
 def report(error: BaseException, message: str) -> None:

@@ -42,6 +42,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop
 from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
 from typing import Any, ClassVar, Final, NoReturn
@@ -317,16 +318,13 @@ class _LaterLook:
         self._looks = _LOOKS
 
     def looks_again(self) -> bool:
-        """Have the loop, which alone holds this object, call it once more, unless it did often enough, or is closed."""
+        """Have the loop, which alone holds this object, call it once more, unless it did often enough, or is gone."""
         self._looks -= 1
-        try:
-            if self._looks >= 0:
-                asyncio.get_running_loop().call_later(_LOOK_AGAIN, self)
-        except RuntimeError as error:  # no loop runs
-            if passes_through(error):
-                raise
+        loop = _get_running_loop()
+        if loop is None or self._looks < 0:
             return False
-        return self._looks >= 0
+        loop.call_later(_LOOK_AGAIN, self)
+        return True
 
     def __call__(self) -> None:
         _settle_ended(self._permit, self._call, self._call_details, later=self)

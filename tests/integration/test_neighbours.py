@@ -377,6 +377,35 @@ def test_inner_refusal_through_a_wrapper_is_ignored(server: Server) -> None:
     assert totals(outer, UNARY_STREAM) == {"ignored": 1}
 
 
+class StreamElsewhere(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    """Makes a stream on another channel, and cancels it before it begins."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        stream = self.channel.unary_stream(UNARY_STREAM)(request, timeout=PATIENCE)
+        stream.cancel()
+        return stream
+
+
+def test_stream_that_is_cancelled_elsewhere_is_ignored(server: Server) -> None:
+    """A stream on another guarded channel that is cancelled before it begins says nothing about the server."""
+    outer, inner = BreakerRegistry(), BreakerRegistry()
+
+    async def story() -> None:
+        async with grpc.aio.insecure_channel(server.target, interceptors=aio.interceptors(inner)) as other:
+            interceptors = [*aio.interceptors(outer), StreamElsewhere(other)]
+            async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
+                with pytest.raises(asyncio.CancelledError):
+                    async for _ in channel.unary_stream(UNARY_STREAM)(b"ok", timeout=PATIENCE):
+                        pass
+                await asyncio.to_thread(await_settled, outer[UNARY_STREAM])
+
+    asyncio.run(story())
+    assert totals(outer, UNARY_STREAM) == {"ignored": 1}
+
+
 class Elsewhere(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
     """Makes the call on another channel."""
 

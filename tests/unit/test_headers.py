@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, Permit, State, _headers
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, Permit, State, _headers, aio
 from grpc_breaker.testing import FakeClock
 from tests.support.child import in_child
 from tests.unit.test_adapters import METHOD, Ended, Running, intercept, intercept_in_asyncio
@@ -233,6 +233,18 @@ def test_without_a_thread_to_be_had(
     assert breakers[METHOD].state is State.OPEN
 
 
+def test_status_that_is_there_before_the_callback(breakers: BreakerRegistry, clock: FakeClock) -> None:
+    """Nothing looks at a stream any more once it has a status, though grpcio may not have called back yet."""
+    ready_for_a_probe(breakers, clock)
+    call, state = running(breakers)
+    state.code, state.initial_metadata = grpc.StatusCode.UNAVAILABLE, ()
+    for thread in looking():
+        thread.join(PATIENCE)
+    assert breakers[METHOD].state is State.HALF_OPEN
+    call.end(state.code)
+    assert breakers[METHOD].state is State.OPEN
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_child_has_a_thread_of_its_own(breakers: BreakerRegistry, clock: FakeClock) -> None:
@@ -277,6 +289,25 @@ def test_headers_of_an_asyncio_stream(breakers: BreakerRegistry, clock: FakeCloc
         await asyncio.wait_for(closed.wait(), PATIENCE)
 
     asyncio.run(story())
+
+
+def test_asyncio_stream_that_ends_before_its_callback(
+    breakers: BreakerRegistry, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same in asyncio."""
+    for module in (_headers, aio):
+        monkeypatch.setattr(module, "GRACE", 0.0)
+    ready_for_a_probe(breakers, clock)
+    stream = AioStream()
+
+    async def story() -> None:
+        await intercept_in_asyncio(breakers, stream)
+        stream.is_done, stream._cython_call._initial_metadata = True, ()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    asyncio.run(story())
+    assert breakers[METHOD].state is State.HALF_OPEN
 
 
 def test_loop_that_ends_before_the_headers(breakers: BreakerRegistry, clock: FakeClock) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import grpc
@@ -22,6 +24,7 @@ from grpc import _channel, _interceptor
 
 import grpc_breaker
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, EndedCall, aio
+from grpc_breaker._headers import HeaderLook
 from grpc_breaker.testing import FakeClock
 from tests.support.lines import act_at
 from tests.unit.test_adapters import METHOD, Ended, EndsLater, Running, WriteFailed
@@ -291,3 +294,93 @@ def test_exception_at_every_line(story: Callable[[Stage], None], monkeypatch: py
     assert swallowed == []
     finalizers = {"_Follower.settle", "_Follower.__del__", "_Messages.__del__", "_LaterLook.__del__"}
     assert set(unraisable) <= finalizers  # Python lets nothing that they raise reach anybody
+
+
+@pytest.fixture
+def strike() -> Iterator[Callable[..., Any]]:
+    """What is interrupted by a real signal, whose handler raises."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise SoftTimeLimit
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield lambda *_: signal.raise_signal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+class Interrupted(grpc.RpcError):
+    """An RPC's error of another interceptor's that is interrupted when it is asked for its status."""
+
+    def __init__(self, strike: Callable[..., Any]) -> None:
+        self.code = self.details = strike
+
+
+def test_signal_while_another_interceptors_objects_are_asked(strike: Callable[..., Any]) -> None:
+    """A signal that interrupts what another interceptor handed us is no error of that interceptor's."""
+    stage = Stage()
+    odd = type("Details", (), {"method": METHOD, "timeout": property(strike)})()
+    with pytest.raises(SoftTimeLimit):
+        stage.interceptor.intercept_unary_unary(lambda details, request: None, odd, b"")
+
+    def raising(details: Any, request: Any) -> Any:
+        raise Interrupted(strike)
+
+    with pytest.raises(SoftTimeLimit):
+        stage.interceptor.intercept_unary_unary(raising, DETAILS, b"")
+    assert stage.breaker.in_flight == 0
+
+
+def test_signal_while_headers_are_looked_for(strike: Callable[..., Any]) -> None:
+    """A signal that interrupts a look for headers goes on; so does one while the thread for it is started."""
+    stage = Stage()
+    stage.half_open_next()
+    permit, stream = stage.breaker.admit(), Running()
+    with pytest.raises(SoftTimeLimit):
+        HeaderLook(permit, stream, strike).again()
+
+
+class NoTime(RuntimeError):  # noqa: N818 - as above
+    """What Python raises where no thread can be started, and a handler may, too."""
+
+
+def test_signal_while_a_thread_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler's exception of the class that Python has for threads it cannot start is not taken for one of those."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise NoTime
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        stage = Stage()
+        stage.half_open_next()
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: signal.raise_signal(signal.SIGUSR1))
+        with pytest.raises(NoTime):
+            stage.call("unary_stream", Stateful())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert stage.breaker.in_flight == 0
+
+
+@pytest.mark.parametrize("made", [Ended(), Ended(grpc.StatusCode.ABORTED)], ids=["ok", "error"])
+def test_clock_that_breaks_in_an_asyncio_call(made: Ended, caplog: pytest.LogCaptureFixture) -> None:
+    """A result that cannot be counted costs the asyncio call nothing, and is logged once."""
+    broken: list[bool] = []
+
+    def clock() -> float:
+        if broken:
+            raise OSError
+        return 0.0
+
+    stage = Stage()
+    breakers = BreakerRegistry(clock=clock)
+    (stage.aio["unary_unary"], *_) = aio.interceptors(breakers, telemetry=False)
+
+    async def continuation(details: Any, request: Any) -> Any:
+        broken.append(True)
+        return made
+
+    async def story() -> None:
+        assert await stage.aio["unary_unary"].intercept_unary_unary(continuation, DETAILS, b"") is made
+
+    asyncio.run(story())
+    assert caplog.text.count("(logged once)") == 1

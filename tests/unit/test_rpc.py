@@ -278,6 +278,36 @@ def test_timeout_that_raises() -> None:
     assert rpc.timeout_of(Details()) is None
 
 
+@pytest.mark.parametrize(
+    ("timeout", "lease"),
+    [(1, 6.0), (0.5, 5.5), (0, 5.0), (-1.0, None), (float("nan"), None), (1e300, None), ("soon", None), (None, None)],
+)
+def test_lease_of_a_call(timeout: Any, lease: float | None) -> None:
+    """A call's permit is out until five seconds after its deadline at the latest, if it has one that may yet pass."""
+    clock = FakeClock()
+    breakers = BreakerRegistry(clock=clock)
+    details = type("Details", (), {"method": "/pkg.S/M", "timeout": timeout})()
+    assert isinstance(rpc.Guard(breakers).admit(details, True), Permit)
+    clock.advance((1e9 if lease is None else lease) - 0.1)
+    assert breakers["pkg.S/M"].in_flight == 1
+    clock.advance(0.2)
+    assert breakers["pkg.S/M"].in_flight == (lease is None)
+
+
+def test_odd_timeout_costs_no_guard() -> None:
+    """A call whose details raise when they are asked for a timeout is guarded all the same."""
+
+    class Details:
+        method = "/pkg.S/M"
+
+        @property
+        def timeout(self) -> float:
+            raise RuntimeError
+
+    breakers = BreakerRegistry()
+    assert isinstance(rpc.Guard(breakers).admit(Details(), True), Permit)
+
+
 @pytest.mark.parametrize("wrong", [BreakerPolicy(), {}, "registry"])
 def test_registry_of_the_wrong_kind(wrong: Any) -> None:
     """An interceptor made with something else than a registry is an error at once."""
