@@ -15,9 +15,14 @@ Loop = Callable[[int], None]
 """Does the thing so many times."""
 
 
-def interleaved(loops: Mapping[str, Loop], *, rounds: int = 31, seconds: float = 0.025) -> dict[str, list[float]]:
-    """Time each loop `rounds` times, in turns; answers microseconds for one pass, by round."""
-    counts = {name: _calibrate(loop, seconds) for name, loop in loops.items()}
+def interleaved(
+    loops: Mapping[str, Loop], *, rounds: int = 31, seconds: float = 0.025, least: int = 1
+) -> dict[str, list[float]]:
+    """Time each loop `rounds` times, in turns; returns microseconds for one pass, by round.
+
+    A turn has as many passes as take `seconds`, and no fewer than `least`.
+    """
+    counts = {name: _calibrate(loop, seconds, least) for name, loop in loops.items()}
     samples: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(rounds):
         for name, loop in loops.items():
@@ -28,8 +33,8 @@ def interleaved(loops: Mapping[str, Loop], *, rounds: int = 31, seconds: float =
     return samples
 
 
-def _calibrate(loop: Loop, seconds: float) -> int:
-    count = 1
+def _calibrate(loop: Loop, seconds: float, least: int) -> int:
+    count = least
     while True:
         began = time.perf_counter()
         loop(count)
