@@ -257,7 +257,7 @@ def _give_back_if_never_begun(permit: Permit, beginning: asyncio.Task[Any]) -> N
 
 
 def _settle_ended(permit: Permit, call: Any, call_details: Any, later: _LaterLook | None = None) -> None:
-    """Settle by the status of a call that has ended. Does not raise: grpcio would break the application's call.
+    """Settle by the status of a call that has ended. Raises only what passes through (see rule 4 of `_rpc.py`).
 
     `later`: the look that this is, at a call whose write had failed when it ended.
     """

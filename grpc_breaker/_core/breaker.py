@@ -21,7 +21,7 @@ from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Listeners, Refusing, Rejection, StateChange
 from grpc_breaker._core.generation import HalfOpen, after, window_for
 from grpc_breaker._core.log import logger, printable
-from grpc_breaker._core.machine import Machine
+from grpc_breaker._core.machine import NOBODY, Machine
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
@@ -45,7 +45,7 @@ class CircuitBreaker(Machine):
     interceptors' business: see `CircuitBreakerInterceptor`.
     """
 
-    __slots__ = ("_in_registry", "_reconfigured")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -72,7 +72,8 @@ class CircuitBreaker(Machine):
             _check_policy(policy)
         check_clock(clock)
         check_random(random)
-        self._begin(name, policy or BreakerPolicy(), clock, random, CallCounts())
+        super().__init__(name, policy or BreakerPolicy(), clock, random, CallCounts())
+        _breakers.add(self)
 
     @classmethod
     def _of_registry(
@@ -87,23 +88,9 @@ class CircuitBreaker(Machine):
     ) -> Self:
         """A breaker that adds to its registry's counts and calls the registry's listeners, too. Nothing is checked."""
         breaker = cls.__new__(cls)
-        breaker._begin(name, policy, clock, random, counts)
-        breaker._in_registry = True
-        breaker._registry_change_listeners = changes
-        breaker._registry_rejection_listeners = rejections
+        Machine.__init__(breaker, name, policy, clock, random, counts, changes, rejections)
+        _breakers.add(breaker)
         return breaker
-
-    def _begin(
-        self,
-        name: str,
-        policy: BreakerPolicy,
-        clock: Callable[[], float],
-        random: Callable[[], float],
-        counts: CallCounts,
-    ) -> None:
-        super().__init__(name, policy, clock, random, counts)
-        self._in_registry = self._reconfigured = False
-        _breakers.add(self)
 
     # ── What it is ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,7 +101,7 @@ class CircuitBreaker(Machine):
 
     @property
     def generation(self) -> int:
-        """Goes up with every change of state; results of calls from an earlier one are stale."""
+        """Goes up with every change of state and every `reset()`; results of calls from an earlier one are stale."""
         return self._latest().number
 
     @property
@@ -294,7 +281,7 @@ class CircuitBreaker(Machine):
 
     def _operate(self, state: State, reason: Reason) -> None:
         """Do what an operator said."""
-        if self._used == _LONG_AGO and not self._counts.rejected and self._in_registry:
+        if self._used == _LONG_AGO and not self._counts.rejected and self._registry_change_listeners is not NOBODY:
             logger.warning("circuit breaker %s: %s, but no call has used this name yet", printable(self.name), reason)
         now = self._clock()
         while (old := self._latest()).state is not state:

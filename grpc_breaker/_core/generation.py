@@ -70,7 +70,7 @@ class Generation:
         """What was counted since the breaker last closed; kept for display while it is open and half-open."""
         self.refusing = refusing
         self.reopenings = reopenings
-        """How often in a row a probe has failed since the breaker was last closed, plus one while it is not closed."""
+        """How often it has opened since it was last closed, by itself; what the open period grows with."""
         self.sequence = 0
         """The sequence number of the last event up to this generation."""
         self.event: StateChange | None = None

@@ -17,6 +17,8 @@ R = TypeVar("R")
 
 _SUCCESS: Final = Outcome.SUCCESS
 
+# Without a classifier a call that ended well is settled here, as `permit.conclude(None)` does it one function later.
+
 
 def guarded(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
     """The function with every call of it guarded.
