@@ -1,10 +1,12 @@
-"""When the first answer of a stream counts for a probe: its response headers, once they have stood alone for a moment.
+"""When a stream has its first answer: its response headers, once they have stood alone for a moment.
 
-1.  Only streams that are probes are looked at, and only while they hold their slot.
+1.  Only a stream whose answer would be news is looked at: a probe, and any stream of a breaker that has counted
+    failures. So on a day without failures nothing here runs.
 2.  A server that fails at once sends its headers and its status together, but grpcio reports them one after the other.
     So headers count when the call still has no status `GRACE` later.
 3.  grpcio calls nothing back when headers come, so they are looked for now and then: in asyncio by a timer of the loop
-    for each stream, elsewhere by one thread for all streams, which ends when there is none left.
+    for each stream, elsewhere by one thread for all streams, which ends when there is none left. A stream that stays
+    silent is looked at less and less often, down to once a second.
 4.  Nothing here keeps a call alive, or a loop. A look that cannot be taken is none: the stream's final status counts.
 """
 
@@ -22,50 +24,63 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 
 GRACE: Final = 0.05
-"""Seconds that headers must stay alone, and between two looks."""
+"""Seconds that headers must stay alone, and until the first look."""
+
+_LONGEST_PAUSE: Final = 1.0
+"""Seconds between two looks at a stream that has been silent for long."""
 
 
 class HeaderLook:
     """Looks whether the headers of one stream have come, and says so to its permit."""
 
-    __slots__ = ("_headers_came", "_permit", "_since", "_stream")
+    __slots__ = ("_headers_came", "_pause", "_permit", "_since", "_stream", "due")
 
     def __init__(self, permit: Permit, stream: Any, headers_came: Callable[[Any], bool | None]) -> None:
-        """Make a look at the stream of a probe.
+        """Make a look at a stream.
 
         Args:
-            permit: The probe's.
+            permit: The stream's.
             stream: The call, or what grpcio keeps of it; held weakly.
             headers_came: Whether its headers have; `None` once it has ended.
         """
         self._permit = permit
         self._headers_came = headers_came
         self._since = math.inf
+        self._pause = GRACE
+        self.due = time.monotonic() + GRACE
+        """When to look."""
         try:
             self._stream: Callable[[], Any] = weakref.ref(stream)
         except TypeError:  # another interceptor's, of a class that cannot be held weakly
             self._stream = _nothing
 
-    def again(self) -> bool:
-        """Look once; returns whether to look again, `GRACE` later."""
+    def again(self) -> float | None:
+        """Look once; returns the seconds until the next look, or `None` where there is nothing more to see."""
         try:
             return self._look()
         except Exception as error:  # bookkeeping must not end the thread
             if passes_through(error):
                 raise
-            log_once("looking for the headers of a probe failed; its final status counts")
-            return False
+            log_once("looking for the headers of a stream failed; its final status counts")
+            return None
 
-    def _look(self) -> bool:
+    def _look(self) -> float | None:
         stream, now = self._stream(), time.monotonic()
-        if stream is None or not self._permit.is_probe:
-            return False
+        if stream is None or not self._permit.awaits_answer:
+            return None
         came = self._headers_came(stream)
-        if came:
-            if now - self._since >= GRACE:
-                self._permit.answered()
+        if came is None:
+            return None
+        if not came:
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        elif now - self._since >= GRACE:
+            self._permit.answered()
+            return None
+        else:
             self._since = min(self._since, now)
-        return came is not None
+            self._pause = GRACE
+        self.due = now + self._pause
+        return self._pause
 
 
 def _nothing() -> None:
@@ -99,8 +114,9 @@ class HeaderThread:
     def _run(self) -> None:
         while self._looks:
             time.sleep(GRACE)
+            now = time.monotonic()
             for look in list(self._looks):
-                if not look.again():
+                if look.due <= now and look.again() is None:
                     self._looks.pop(look, None)
             if not self._looks:
                 self._thread = None  # and then the last look whether there is one: who adds one now starts a thread

@@ -5,14 +5,17 @@
 
     success   OK, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION,
               OUT_OF_RANGE, ABORTED, UNIMPLEMENTED
-    failure   UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
-    ignored   CANCELLED, and what was made on the client's side
+    failure   UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, CANCELLED
+    ignored   what was made on the client's side, its own CANCELLED above all
 
 2.  A status made on the client's side has the code of a server's, and is known by what grpcio writes in its details; a
     proxy in Python that hands on the details of such a failure of its own is taken for one. A DEADLINE_EXCEEDED of the
     client's and one of the server's are alike in every field; only the breaker's own clock tells them apart.
-3.  A call that cannot be judged is ignored, so that its permit comes back.
-4.  An error of this package's own bookkeeping, or of a user's hook, is logged once and never reaches the application;
+3.  A proxy that replies for the service says an HTTP status, of which grpcio makes a code of its own. Then the HTTP
+    status counts: 401, 403, 413 and 431 are about the request, and ignored, because the service was not asked; every
+    other one is a failure, 404 too, which looks like UNIMPLEMENTED.
+4.  A call that cannot be judged is ignored, so that its permit comes back.
+5.  An error of this package's own bookkeeping, or of a user's hook, is logged once and never reaches the application;
     where a breaker cannot be asked, the call goes on unguarded. What a signal handler raises meanwhile, or another
     thread injects, is neither, and goes on to the caller (`_core/interrupts.py`); the permit is given back first.
 """
@@ -20,6 +23,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -59,7 +63,7 @@ _VERDICTS: Final = {
     grpc.StatusCode.DATA_LOSS: Outcome.FAILURE,
     grpc.StatusCode.DEADLINE_EXCEEDED: Outcome.FAILURE,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Outcome.FAILURE,
-    grpc.StatusCode.CANCELLED: Outcome.IGNORED,
+    grpc.StatusCode.CANCELLED: Outcome.FAILURE,
 }
 
 _STREAM_RESET: Final = "RST_STREAM"  # "Received RST_STREAM with error code 2", and how newer versions say it
@@ -69,6 +73,27 @@ _MADE_LOCALLY: Final = {
     grpc.StatusCode.UNKNOWN: frozenset({"Exception iterating requests!"}),
     grpc.StatusCode.UNAVAILABLE: frozenset({"Illegal metadata"}),  # from call credentials
 }
+_OWN_CANCELLATION: Final = re.compile(
+    "Locally cancelled by application!|Cancelled upon garbage collection!|Channel closed"  # "!", or " due to fork"
+)
+"""grpcio's words, among others of its newer versions, for a call that this side cancelled."""
+_NO_CHANNEL: Final = ("Failed to create channel to ", "Failed to create secure client channel")
+"""How the words begin, whatever the code, when the channel could not be made: of a bad service configuration, say."""
+_NO_CONNECTION: Final = (
+    "failed to connect to all addresses",
+    "connections to all backends failing",
+    "DNS resolution failed",
+    "errors resolving ",
+    "empty address list",
+)
+"""How the words of UNAVAILABLE begin when the call never left the client. The channel says them from memory until its
+own back-off is over."""
+_ATTEMPT_HUNG: Final = "perAttemptRecvTimeout exceeded"
+"""grpcio's words, with CANCELLED, when no try of a call was answered in time."""
+_HTTP_STATUS: Final = re.compile(r"headers? with status:? (\d{3})")
+"""grpcio's words for a reply that is HTTP and not gRPC: "Received http2 header with status: 404"."""
+_ABOUT_THE_REQUEST: Final = frozenset({"401", "403", "413", "431"})
+"""HTTP statuses of a proxy that are about the request: who may ask, and how large it is."""
 _TOO_LARGE: Final = "message larger than max"  # among other words, which differ with the version
 _TOO_MUCH_METADATA: Final = "received metadata size exceeds"  # the server's words; of its own too large ones differ
 _LONGEST_TIMEOUT: Final = 7e9
@@ -158,13 +183,13 @@ class Guard:
                 timeout = None  # it ends at once, or never
             capture = self._capture
             return breaker.try_admit(method, None if capture is None else capture(), timed, timeout)
-        except Exception as error:  # noqa: BLE001 - see rule 4
+        except Exception as error:  # noqa: BLE001 - see rule 5
             report(error, "asking the breaker failed; the call goes on unguarded")
             return None
 
 
 def report(error: BaseException, message: str) -> None:
-    """Log, once, an error that must not reach the application; raise one that only passes through (rule 4).
+    """Log, once, an error that must not reach the application; raise one that only passes through (rule 5).
 
     To be called where `error` has been caught.
     """
@@ -251,8 +276,12 @@ def settle(
                 error=None if code is OK else error,
             )
             outcome = classified(policy.classify, ended, outcome)
-        permit.settle(outcome, code.name, words, shared=_may_be_a_connection(code, words))
-    except BaseException as trouble:  # noqa: BLE001 - see rule 4
+        if outcome is Outcome.FAILURE:
+            unreached = code is grpc.StatusCode.UNAVAILABLE and words.startswith(_NO_CONNECTION)
+            permit.settle(outcome, code.name, words, shared=_may_be_a_connection(code, words), unreached=unreached)
+        else:
+            permit.settle(outcome, code.name, words)
+    except BaseException as trouble:  # noqa: BLE001 - see rule 5
         give_back(permit)
         report(trouble, "judging an ended call failed; it is ignored")
 
@@ -282,21 +311,25 @@ def give_back(permit: Permit) -> None:
     """Settle a permit from which nothing was learned."""
     try:
         permit.settle(_IGNORED)
-    except Exception as error:  # noqa: BLE001 - see rule 4
+    except Exception as error:  # noqa: BLE001 - see rule 5
         report(error, "giving a permit back failed")
 
 
 def answered(permit: Permit) -> None:
-    """Count the first answer of a stream, where it is a probe."""
+    """Count the first answer of a stream."""
     try:
         permit.answered()
-    except Exception as error:  # noqa: BLE001 - see rule 4
+    except Exception as error:  # noqa: BLE001 - see rule 5
         report(error, "counting the first answer of a stream failed; its final status counts")
 
 
 def _may_be_a_connection(code: grpc.StatusCode, details: str) -> bool:
     """Whether a status may be that of a lost connection, which every call on it gets at once."""
-    return code is grpc.StatusCode.UNAVAILABLE or (code is grpc.StatusCode.INTERNAL and _STREAM_RESET in details)
+    return (
+        code is grpc.StatusCode.UNAVAILABLE
+        or (code is grpc.StatusCode.INTERNAL and _STREAM_RESET in details)
+        or (code is grpc.StatusCode.CANCELLED and _ATTEMPT_HUNG not in details)
+    )
 
 
 def write_failed(code: Any, details: Any) -> bool:
@@ -314,10 +347,21 @@ def verdict(
         never_sent = not 0 < timeout <= _LONGEST_TIMEOUT  # nor NaN
         too_short = timeout < policy.minimum_deadline and elapsed >= timeout
         return Outcome.IGNORED if never_sent or too_short else Outcome.FAILURE
-    if details in _MADE_LOCALLY.get(code, ()):
+    if _made_locally(code, details):
         return Outcome.IGNORED
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (_TOO_LARGE in details or details.startswith(_TOO_MUCH_METADATA)):
-        return Outcome.IGNORED
-    if code in _NO_CREDENTIALS and details.startswith(_NO_CREDENTIALS[code]):
-        return Outcome.IGNORED
+    proxy = _HTTP_STATUS.search(details)
+    if proxy is not None:
+        return Outcome.IGNORED if proxy[1] in _ABOUT_THE_REQUEST else Outcome.FAILURE
     return _VERDICTS[code]
+
+
+def _made_locally(code: grpc.StatusCode, details: str) -> bool:
+    """Whether a status was made on the client's side, and says nothing about the server."""
+    too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and (
+        _TOO_LARGE in details or details.startswith(_TOO_MUCH_METADATA)
+    )
+    no_credentials = code in _NO_CREDENTIALS and details.startswith(_NO_CREDENTIALS[code])
+    own = code is grpc.StatusCode.CANCELLED and _OWN_CANCELLATION.search(details) is not None
+    return (
+        own or too_large or no_credentials or details in _MADE_LOCALLY.get(code, ()) or details.startswith(_NO_CHANNEL)
+    )

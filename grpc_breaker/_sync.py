@@ -7,7 +7,7 @@
     what `continuation` returns           how it ends                               settled
     a finished call (blocking)            it has                                    at once, by its status
     a running call (future, stream)       its callback, on the channel's thread     there, by its final status
-    a running call that is thrown away    our weak reference to it ends             there; ignored unless it had ended
+    a running call that is thrown away    our weak reference to it ends             there; ignored if it had no answer
     a bare iterator                       it runs out, raises, or is closed         there
 
 3.  A running call is handed to the application as it is: no wrapper, so its whole API is there and a stream costs
@@ -16,8 +16,9 @@
     and so has no such state, is asked through the weak reference while it lives.
 4.  A bare iterator comes from interceptors that wrap streams (OpenTelemetry's, which runs inside ours when it
     instruments channels). It has no call's API to lose, so it is the one thing that is wrapped.
-5.  The headers of a stream that is a probe count as its success, see `_headers.py`.
-6.  Errors of our own bookkeeping are logged once, and the call goes on; see rule 4 of `_rpc.py`.
+5.  The headers of a stream are an answer, see `_headers.py`. A stream that is thrown away after its headers came had
+    one, too: a success.
+6.  Errors of our own bookkeeping are logged once, and the call goes on; see rule 5 of `_rpc.py`.
 """
 
 # pyright: reportMissingTypeArgument=false
@@ -58,6 +59,10 @@ _SUCCESS: Final = Outcome.SUCCESS
 _ENDED_WELL: Final[Any] = getattr(import_module("grpc._interceptor"), "_UnaryOutcome", None)
 _CALL: Final[Any] = getattr(import_module("grpc._channel"), "_MultiThreadedRendezvous", None)
 """What grpcio makes of a blocking call that ended with OK: the first around the second, whose `code()` takes a lock."""
+
+_THROWN_AWAY: Final = "Cancelled upon garbage collection!"
+"""The details of a call that grpcio's finalizer cancels. Unlike `cancel()`, that leaves the metadata of a call without
+an answer at `None`."""
 
 
 class CircuitBreakerInterceptor(
@@ -158,7 +163,7 @@ def _follow(permit: Permit, call: Any, call_details: Any, streams: bool) -> None
         if not call.add_callback(follower.settle):
             follower.settle()
             return
-        if streams and permit.is_probe and (state := getattr(call, "_state", None)) is not None:
+        if streams and permit.awaits_answer and (state := getattr(call, "_state", None)) is not None:
             header_thread.add(HeaderLook(permit, state, _headers_came))
 
 
@@ -177,6 +182,7 @@ def _settle_finished(permit: Permit, call: Any, timeout: float | None) -> None:
 class _Messages:
     """Hands on the messages of a bare iterator, and settles the permit when it ends or is thrown away."""
 
+    _answered = False
     _messages: Iterator[Any] = iter(())  # until it has its own
     _permit: Permit
 
@@ -197,7 +203,8 @@ class _Messages:
         except BaseException as error:
             settle_raised(self._permit, error, self._timeout)
             raise
-        if self._permit.is_probe:
+        if not self._answered:
+            self._answered = True
             answered(self._permit)
         return message
 
@@ -247,6 +254,8 @@ class _Follower(weakref.ref[Any]):
         try:
             state, call = self._state, self()
             if hasattr(state, "code") and hasattr(state, "details"):
+                if state.details == _THROWN_AWAY and getattr(state, "initial_metadata", None) is not None:
+                    answered(permit)
                 trailing = getattr(state, "trailing_metadata", ())
                 settle(permit, state.code, state.details, trailing, self._timeout, call)
             elif call is not None:

@@ -30,8 +30,8 @@
 4.  A server may answer before it has read every request. The write that then fails makes grpcio show an INTERNAL of its
     own, and call its callbacks, moments before the server's answer takes that one's place. So that status is not
     believed at once.
-5.  The headers of a stream that is a probe count as its success, see `_headers.py`.
-6.  Errors of our own bookkeeping are logged once, and the call goes on; see rule 4 of `_rpc.py`.
+5.  The headers of a stream are an answer, see `_headers.py`.
+6.  Errors of our own bookkeeping are logged once, and the call goes on; see rule 5 of `_rpc.py`.
 7.  There are four classes because one object that implements several kinds is silently used for the first of them alone
     (grpc #31442).
 """
@@ -75,9 +75,9 @@ from grpc_breaker.telemetry import BreakerTelemetry, attach
 
 _SUCCESS: Final = Outcome.SUCCESS
 
-_LOOK_AGAIN: Final = 0.02
-_LOOKS: Final = 5
-"""Seconds between looks for the status that follows a failed write, and how many there are."""
+_LOOKS: Final = (0.0, 0.0, 0.0, 0.001, 0.005, 0.02, 0.07)
+"""Seconds before each look for the status that follows a failed write. Most often it is there at once, so that the
+result of a call counts before its caller goes on."""
 
 
 def interceptors(
@@ -226,15 +226,16 @@ def _follow(permit: Permit, call: Any, call_details: Any) -> None:
     beginning = getattr(call, "_call_response", None) or getattr(call, "_preparation", None)
     if beginning is not None:
         beginning.add_done_callback(partial(_give_back_if_never_begun, permit))
-    if permit.is_probe:
+    if permit.awaits_answer:
         look = HeaderLook(permit, call, _headers_came)
         loop = asyncio.get_running_loop()
         loop.call_later(GRACE, _look_for_headers, look, loop)
 
 
 def _look_for_headers(look: HeaderLook, loop: asyncio.AbstractEventLoop) -> None:
-    if look.again():
-        loop.call_later(GRACE, _look_for_headers, look, loop)
+    pause = look.again()
+    if pause is not None:
+        loop.call_later(pause, _look_for_headers, look, loop)
 
 
 def _headers_came(call: Any) -> bool | None:
@@ -257,7 +258,7 @@ def _give_back_if_never_begun(permit: Permit, beginning: asyncio.Task[Any]) -> N
 
 
 def _settle_ended(permit: Permit, call: Any, call_details: Any, later: _LaterLook | None = None) -> None:
-    """Settle by the status of a call that has ended. Raises only what passes through (see rule 4 of `_rpc.py`).
+    """Settle by the status of a call that has ended. Raises only what passes through (see rule 5 of `_rpc.py`).
 
     `later`: the look that this is, at a call whose write had failed when it ended.
     """
@@ -315,15 +316,14 @@ class _LaterLook:
         self._permit = permit
         self._call = call
         self._call_details = call_details
-        self._looks = _LOOKS
+        self._looks = iter(_LOOKS)
 
     def looks_again(self) -> bool:
         """Have the loop, which alone holds this object, call it once more, unless it did often enough, or is gone."""
-        self._looks -= 1
-        loop = _get_running_loop()
-        if loop is None or self._looks < 0:
+        loop, pause = _get_running_loop(), next(self._looks, None)
+        if loop is None or pause is None:
             return False
-        loop.call_later(_LOOK_AGAIN, self)
+        loop.call_later(pause, self)
         return True
 
     def __call__(self) -> None:

@@ -277,7 +277,6 @@ class CircuitBreaker(Machine):
             policy.window_calls is None and policy.window_seconds != old.window_seconds
         ):
             generation.window = window_for(policy, now).after(generation.window)
-        generation.window.decisive = generation.window.calls + 1
 
     def _operate(self, state: State, reason: Reason) -> None:
         """Do what an operator said."""

@@ -4,13 +4,15 @@ A *generation* is one stay in one state. What belongs to that stay lives in its 
 of the open period while open, the probes while half-open, and the event that reports how it began.
 
     state        admits                                  a success                   a failure
-    closed       every call                              counted; may reach a rate   counted; may trip
+    closed       every call                              counted                     counted; may trip
     open         none, until its period is over          -                           -
     half_open    up to `half_open_max_calls` probes      one nearer to closed        open again
     forced_open  none                                    -                           -
     disabled     every call                              counted                     counted
 
-An ignored result only gives back what its call held. A slow probe is a failed probe. A probe's slot is free again at
+An ignored result only gives back what its call held; but where the call had an answer before, that was its success. A
+slow result may trip like a failure, and a slow probe is a failed probe. Of the failures of one incident, the calls that
+were on a connection when it was lost, only the first may trip; all are counted. A probe's slot is free again at
 the first of: its result; its first answer, for a stream; the end of its lease. A slot whose probe was ignored is handed
 on at most once every `reset_timeout / half_open_max_calls` (or `probe_timeout`, where that is less): else a half-open
 breaker would let everything through while its probes teach nothing.
@@ -106,10 +108,6 @@ class Generation:
         """Take in a success that was slow; returns the reason to leave the state, if there is one."""
         raise NotImplementedError
 
-    def look(self, now: float, policy: BreakerPolicy) -> Reason | None:
-        """Judge a success that has just been added to the window's calls, where every call passes."""
-        raise NotImplementedError
-
     def free(self, probe: Any) -> bool:  # noqa: ARG002 - only a half-open generation has slots
         """Free the slot of a probe; false if it has none."""
         return False
@@ -136,23 +134,21 @@ class Passing(Generation):
 
     passes = True
 
-    def succeed(self, now: float, policy: BreakerPolicy) -> Reason | None:
-        """Count it; almost always there is nothing to judge."""
+    def succeed(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - the same for each state
+        """Count it."""
         window = self.window
         window.in_a_row = 0
-        window.calls = calls = window.calls + 1
-        return self.look(now, policy) if now >= window.quiet_until or calls <= window.decisive else None
-
-    def look(self, now: float, policy: BreakerPolicy) -> Reason | None:
-        """Judge a success that has just been added to the window's calls."""
-        self.window.good(now)
-        return self.judge(self.window.held(now), policy)
+        window.calls += 1
+        if now >= window.quiet_until:
+            window.good(now)
+        return None
 
     def fail(
         self, now: float, began: float, slow: bool, status: str, details: str, policy: BreakerPolicy
     ) -> Reason | None:
-        """Count it, and judge."""
-        return self.judge(self.window.failure(now, began, slow, status, details), policy)
+        """Count it, and judge, unless it is one more failure of an incident."""
+        held = self.window.failure(now, began, slow, status, details)
+        return None if held is None else self.judge(held, policy)
 
     def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:
         """Count it, and judge."""
@@ -172,19 +168,16 @@ class Closed(Passing):
 
     def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:
         """The trip condition that holds, if any."""
-        window = self.window
         calls, failures, slow = held
         if policy.failure_threshold is not None and failures >= policy.failure_threshold:
             return Reason.FAILURE_THRESHOLD
-        if policy.consecutive_failures is not None and window.in_a_row >= policy.consecutive_failures:
+        if policy.consecutive_failures is not None and self.window.in_a_row >= policy.consecutive_failures:
             return Reason.CONSECUTIVE_FAILURES
         if calls >= policy.minimum_calls:
             if policy.failure_rate is not None and failures / calls >= policy.failure_rate:
                 return Reason.FAILURE_RATE
             if policy.slow_call_rate is not None and slow / calls >= policy.slow_call_rate:
                 return Reason.SLOW_CALL_RATE
-        elif failures or slow:
-            window.decisive = window.calls + policy.minimum_calls - calls
         return None
 
 

@@ -48,6 +48,10 @@ _IGNORED: Final = Outcome.IGNORED
 _TIDY_EVERY: Final = 1.0
 """Seconds between two admissions that look for calls whose lease has ended, and note that the breaker is in use."""
 
+_UNREACHED_REOPENINGS: Final = 2
+"""How often the open period grows while probes reach no server: to four seconds, where it doubles from one. Nobody but
+the client is spared by waiting longer then, and the channel has a back-off of its own."""
+
 NOBODY: Final[Listeners[Any]] = Listeners()
 """The registry's listeners of a breaker without a registry: there are none."""
 
@@ -195,20 +199,18 @@ class Machine:
                 raise
             self._in_flight.pop(permit, None)  # pragma: no cover - another caller was faster: tests/model
 
-    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str, shared: bool) -> None:
+    def _take_in(
+        self, permit: Permit, outcome: Outcome, status: str, details: str, shared: bool, unreached: bool
+    ) -> None:
         """Take in the result of a permit that has just been settled."""
         generation = self._current
         if generation.successor:  # pragma: no cover - another caller was faster: tests/model
             generation = self._latest()
         if outcome is _IGNORED:
-            if permit.generation != generation.number or self._expired(permit):
-                generation.free(permit)
-                self._counts.add(STALE, status)
+            if not hasattr(permit, "had_answer"):
+                self._take_back(permit, generation, status)
                 return
-            if generation.probes:
-                generation.hand_on(permit, self._now(permit), self._policy)
-            self._counts.add(IGNORED, status)
-            return
+            outcome = _SUCCESS
         now = self._clock()
         if permit.generation != generation.number or now >= permit.lease_end:
             generation.free(permit)
@@ -219,6 +221,8 @@ class Machine:
             self._counts.add_failure(status)
             began = permit.started if shared else _NEVER
             reason = generation.fail(now, began, slow, status, details, self._policy)
+            if unreached:
+                generation.reopenings = min(generation.reopenings, _UNREACHED_REOPENINGS)
         else:
             self._counts.add_success(status)
             if slow:
@@ -231,11 +235,15 @@ class Machine:
         if reason is not None:
             self._leave(generation, reason, now, permit, status, details)
 
-    def _look(self, permit: Permit, generation: Generation, now: float) -> None:
-        """Judge a success that has just been counted."""
-        reason = generation.look(now, self._policy)
-        if reason is not None:
-            self._leave(generation, reason, now, permit, "OK", "")
+    def _take_back(self, permit: Permit, generation: Generation, status: str) -> None:
+        """Take back a permit from which nothing was learned."""
+        if permit.generation != generation.number or self._expired(permit):
+            generation.free(permit)
+            self._counts.add(STALE, status)
+            return
+        if generation.probes:
+            generation.hand_on(permit, self._now(permit), self._policy)
+        self._counts.add(IGNORED, status)
 
     def _settle_late(self, permit: Permit, status: str) -> bool:
         """Count the late result of a permit that was swept, once; false if the permit had been settled."""
@@ -246,16 +254,31 @@ class Machine:
         self._counts.add(STALE, status)
         return True
 
-    def _answer(self, permit: Probe) -> None:
+    def _answer(self, permit: Permit) -> None:
         """Take in the first answer of a stream; see `Permit.answered`."""
+        if permit not in self._in_flight:
+            return
         generation = self._latest()
-        if permit in self._in_flight and generation.free(permit):
-            now = self._clock()
-            if now < permit.lease_end:
-                permit.lease_end = permit.deadline_lease_end
-                reason = generation.succeed(now, self._policy)
-                if reason is not None:
-                    self._leave(generation, reason, now, permit, "", "")
+        frees = generation.free(permit)
+        now = self._clock()
+        if now >= permit.lease_end:
+            return
+        permit.had_answer = True
+        if frees and isinstance(permit, Probe):
+            permit.lease_end = permit.deadline_lease_end
+            reason = generation.succeed(now, self._policy)
+            if reason is not None:
+                self._leave(generation, reason, now, permit, "", "")
+        elif permit.generation == generation.passing:
+            generation.window.in_a_row = 0
+
+    def _awaits_answer(self, permit: Permit) -> bool:
+        """Whether `Permit.answered` would change anything, or may later."""
+        if hasattr(permit, "had_answer") or not self._is_in_flight(permit):
+            return False
+        generation = self._latest()
+        counts = permit.generation == generation.passing and generation.window.has_failures
+        return counts or permit in generation.probes
 
     def _is_probing(self, permit: Permit) -> bool:
         """Whether a permit holds a slot of the present generation."""

@@ -52,13 +52,15 @@ class Issuer(Protocol):
         """The policy in force."""
         ...
 
-    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str, shared: bool) -> None: ...
+    def _take_in(
+        self, permit: Permit, outcome: Outcome, status: str, details: str, shared: bool, unreached: bool
+    ) -> None: ...
 
     def _settle_late(self, permit: Permit, status: str) -> bool: ...
 
-    def _look(self, permit: Permit, generation: Generation, now: float) -> None: ...
+    def _answer(self, permit: Permit) -> None: ...
 
-    def _answer(self, permit: Probe) -> None: ...
+    def _awaits_answer(self, permit: Permit) -> bool: ...
 
     def _is_in_flight(self, permit: Permit) -> bool: ...
 
@@ -74,7 +76,7 @@ class Permit:
 
     # Without a constructor: the breaker sets each field, because a call with so many arguments would cost every call of
     # the application a tenth more.
-    __slots__ = ("_breaker", "context", "generation", "lease_end", "method", "started", "swept", "timed")
+    __slots__ = ("_breaker", "context", "generation", "had_answer", "lease_end", "method", "started", "swept", "timed")
 
     _breaker: Issuer
     generation: int
@@ -89,6 +91,8 @@ class Permit:
     """Whether the time it takes says how slow the server is."""
     lease_end: float
     """When the call is given up, by the breaker's clock; infinite without a deadline."""
+    had_answer: bool
+    """There once the first answer of a stream has come."""
     swept: bool
     """There from when the permit was given up until its late result comes."""
 
@@ -117,7 +121,20 @@ class Permit:
         """Whether this call holds one of the slots of a half-open breaker."""
         return False
 
-    def settle(self, outcome: Outcome, status: str = "", details: str = "", *, shared: bool = False) -> bool:
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether the first answer of a stream would be news: for a probe, and where failures have been counted."""
+        return self._breaker._awaits_answer(self)
+
+    def settle(
+        self,
+        outcome: Outcome,
+        status: str = "",
+        details: str = "",
+        *,
+        shared: bool = False,
+        unreached: bool = False,
+    ) -> bool:
         """End the call.
 
         Args:
@@ -125,7 +142,10 @@ class Permit:
             status: The name of its status, or of its exception: counted by name, so from a small set.
             details: Words for a person; kept with failures, cut to 200 characters.
             shared: Whether a failure may be that of a connection, which fails all its calls at once. Such a failure is
-                one more in a row only if its call was admitted a quarter of a second after the last one that was.
+                one more in a row, and may open the breaker, only if its call was admitted a quarter of a second after
+                the last one that was.
+            unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
+                open period does not grow beyond four times its first length.
 
         Returns:
             False when the permit had been settled before, or had been given up and forgotten.
@@ -146,9 +166,9 @@ class Permit:
                     breaker._counts.successes += 1
                     window = generation.window
                     window.in_a_row = 0
-                    window.calls = calls = window.calls + 1
-                    if now >= window.quiet_until or calls <= window.decisive:
-                        breaker._look(self, generation, now)
+                    window.calls += 1
+                    if now >= window.quiet_until:
+                        window.good(now)
                     return True
         else:
             if outcome.__class__ is not Outcome:
@@ -159,7 +179,7 @@ class Permit:
                 del breaker._in_flight[self]
             except KeyError:
                 return breaker._settle_late(self, status)
-        breaker._take_in(self, outcome, status, details, shared)
+        breaker._take_in(self, outcome, status, details, shared, unreached)
         return True
 
     def success(self) -> bool:
@@ -178,9 +198,10 @@ class Permit:
         """Say that the first answer of a stream has come.
 
         For a probe this is its success and frees its slot, so that a stream that lives for hours cannot hold the
-        breaker half-open. A failing end that comes while the breaker is still half-open counts after all. Outside
-        half-open this does nothing.
+        breaker half-open. For any other call it ends a row of failures. A failing end counts all the same; one that
+        would be ignored, as when the caller gives up the rest, is a success.
         """
+        self._breaker._answer(self)
 
     def __enter__(self) -> Self:
         return self
@@ -248,10 +269,6 @@ class Probe(Permit):
     def is_probe(self) -> bool:
         """Whether this call holds one of the slots of a half-open breaker."""
         return self._breaker._is_probing(self)
-
-    def answered(self) -> None:
-        """Say that the first answer of a stream has come: the probe's success."""
-        self._breaker._answer(self)
 
 
 def _words(error: BaseException) -> str:

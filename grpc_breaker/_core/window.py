@@ -7,9 +7,7 @@ Totals only ever grow, and what a window holds is the difference between two of 
 when the oldest result still inside came. So a result is counted by one addition or one append, and where threads meet,
 or an exception arrives between two lines, at most that one result is missing; nothing stays wrong.
 
-A success almost never changes a verdict: it only lowers both rates. The two exceptions are one that brings the window
-to `minimum_calls`, and the first one after the window has forgotten something. `decisive` and `quiet_until` say which
-these are, so that all others cost an addition.
+A success opens nothing, so it is only counted: until `quiet_until`, by an addition.
 """
 
 from __future__ import annotations
@@ -40,9 +38,9 @@ latter."""
 
 
 class Window:
-    """What both windows share: the totals, the row, the last failures, and when a success is worth a look."""
+    """What both windows share: the number of calls, the row, and the last failures."""
 
-    __slots__ = ("_counted_at", "_last", "calls", "decisive", "in_a_row", "quiet_until")
+    __slots__ = ("_counted_at", "_last", "calls", "in_a_row", "quiet_until")
 
     def __init__(self) -> None:
         self.calls: int = 0
@@ -54,15 +52,18 @@ class Window:
         self._last: list[tuple[str, str]] = []
         """Status and details of the last few failures, the oldest first: those that events report, and some before."""
         self.quiet_until = _LONG_AGO
-        """Until then, a success that comes later than the one numbered `decisive` needs nothing but to be added."""
-        self.decisive = -1
+        """Until then, a success needs nothing but to be added."""
 
     def good(self, now: float) -> None:
-        """Take in a success that has just been added to `calls` and came when it was worth a look."""
+        """Take in a success that has just been added to `calls`, at `quiet_until` or later."""
         raise NotImplementedError
 
-    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held:
-        """Count a failure; returns what the window holds then."""
+    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held | None:
+        """Count a failure.
+
+        Returns:
+            What the window holds then; `None` for one more failure of an incident.
+        """
         raise NotImplementedError
 
     def slow(self, now: float) -> Held:
@@ -73,21 +74,28 @@ class Window:
         """What the window holds at `now`."""
         raise NotImplementedError
 
-    def note_failure(self, now: float, began: float, status: str, details: str) -> None:
-        """Note a failure for the row and the last failures.
+    def note_failure(self, now: float, began: float, status: str, details: str) -> bool:
+        """Note a failure for the row and the last failures; false for one more failure of an incident.
 
         One incident is one failure in a row: a failure lengthens it only if its call began some time after the one
         before it that did.
         """
         if len(details) > DETAILS_LENGTH:
             details = details[:DETAILS_LENGTH]
-        if began >= self._counted_at + _INCIDENT:
-            self.in_a_row += 1
-            self._counted_at = now
         last = self._last
         last.append((status, details))
         if len(last) > 2 * LAST_FAILURES:
             del last[:LAST_FAILURES]
+        if began < self._counted_at + _INCIDENT:
+            return False
+        self.in_a_row += 1
+        self._counted_at = now
+        return True
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether any failure was counted since the window was made."""
+        return bool(self._last)
 
     def last_failures(self) -> list[tuple[str, str]]:
         """Status and details of the last few failures, the oldest first."""
@@ -116,13 +124,13 @@ class TimeWindow(Window):
         oldest once more. Replaced whole."""
 
     def good(self, now: float) -> None:
-        """Take in a success that has just been added to `calls` and came when it was worth a look."""
+        """Take in a success that has just been added to `calls`, at `quiet_until` or later."""
         if now >= self.quiet_until:
             self._begin_bucket(now, self.calls - 1)
 
-    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held:
-        """Count a failure; returns what the window holds then."""
-        self.note_failure(now, began, status, details)
+    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held | None:
+        """Count a failure; returns what the window holds then, or `None` for one more failure of an incident."""
+        separate = self.note_failure(now, began, status, details)
         if now >= self.quiet_until:
             self._begin_bucket(now, self.calls)
         _, _, (calls, failures, slow_calls) = self._buckets
@@ -130,7 +138,7 @@ class TimeWindow(Window):
         self._failures += 1
         if slow:
             self._slow += 1
-        return self.calls - calls, self._failures - failures, self._slow - slow_calls
+        return (self.calls - calls, self._failures - failures, self._slow - slow_calls) if separate else None
 
     def slow(self, now: float) -> Held:
         """Count a success that was slow; returns what the window holds then."""
@@ -179,16 +187,16 @@ class CountWindow(Window):
         Results that changed neither share one pair, so a good one costs eight bytes."""
 
     def good(self, now: float) -> None:  # noqa: ARG002 - the interface of both windows
-        """Take in a success that has just been added to `calls`: in this window every one is worth a look."""
+        """Take in a success that has just been added to `calls`: this window keeps each."""
         self._totals.append(self._totals[-1])
 
-    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held:
-        """Count a failure; returns what the window holds then."""
-        self.note_failure(now, began, status, details)
+    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held | None:
+        """Count a failure; returns what the window holds then, or `None` for one more failure of an incident."""
+        separate = self.note_failure(now, began, status, details)
         failures, slow_ones = self._totals[-1]
         self.calls += 1
         self._totals.append((failures + 1, slow_ones + slow))
-        return self.held(now)
+        return self.held(now) if separate else None
 
     def slow(self, now: float) -> Held:
         """Count a success that was slow; returns what the window holds then."""

@@ -43,6 +43,10 @@ ENDINGS = {
     "abandoned": ("messages 1;hang", "ignored"),
     "refused": ("messages 2", "rejected"),
 }
+THROWN_AWAY_ANSWERED = "success"
+"""The verdict of a stream of `grpc` that is abandoned after its first message. An asyncio stream is ended by its channel
+then, or as if the application cancelled it: nothing says whether it was answered, so it is ignored."""
+
 OPEN_REQUESTS = {"broken off", "server killed"}
 """Where the request iterator is still waiting when the call ends."""
 
@@ -369,6 +373,13 @@ def possible(world: str, idiom: str, ending: str) -> bool:
     if world == "sync" and ending == "task cancelled":
         return False
     return not (idiom in BLOCKING and ending in {"local cancel", "abandoned"})
+
+
+def verdict(cell: Cell) -> str:
+    """What the ending of a call counts as."""
+    if cell.ending == "abandoned" and cell.world == "sync" and cell.kind.endswith("s"):
+        return THROWN_AWAY_ANSWERED
+    return ENDINGS[cell.ending][1]
 
 
 CELLS = [

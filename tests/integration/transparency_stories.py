@@ -44,7 +44,6 @@ RETRIES = json.dumps(
 )
 
 NOT_THE_SERVERS_FAULT = (
-    "CANCELLED",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "ALREADY_EXISTS",

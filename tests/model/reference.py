@@ -116,6 +116,8 @@ class Reference:
         if self.expired(call) or call.generation != self.generation:
             self.totals["stale"] += 1
             return
+        if call.answered and outcome == "ignored":
+            outcome = "success"
         self.totals[outcome] += 1
         if outcome == "ignored":
             if self.state == "half_open" and held_slot:
@@ -135,16 +137,22 @@ class Reference:
                 self.win()
             return
         self.results.append((self.now, failed, slow))
-        if self.state == "closed":
+        if self.state == "closed" and (failed or slow):
             reason = self.tripped()
             if reason:
                 self.go("open", reason)
 
     def answer(self, call: Call) -> None:
         """The first answer of a stream comes."""
-        current = call.generation == self.generation and self.state == "half_open"
-        if call.probe and current and not call.settled and not call.answered and not self.expired(call):
-            call.answered = True
+        if call.settled or self.expired(call):
+            return
+        first = not call.answered
+        call.answered = True
+        if call.generation != self.generation:
+            return
+        if self.state != "half_open":
+            self.in_a_row = 0
+        elif first:
             call.lease_end = call.deadline_lease_end
             self.in_a_row = 0
             self.win()

@@ -1,4 +1,4 @@
-"""When the headers of a stream that is a probe count, and what looks for them."""
+"""When the headers of a stream count, and what looks for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, Permit, State, _headers, aio
+from grpc_breaker import (
+    BreakerPolicy,
+    BreakerRegistry,
+    CircuitBreaker,
+    CircuitBreakerInterceptor,
+    Permit,
+    State,
+    _headers,
+    aio,
+)
 from grpc_breaker.testing import FakeClock
 from tests.support.child import in_child
 from tests.unit.test_adapters import METHOD, Ended, Running, intercept, intercept_in_asyncio
@@ -96,13 +105,13 @@ def test_headers_that_stay_alone(breakers: BreakerRegistry, clock: FakeClock) ->
     """Headers are a probe's success when a second look still finds no status; then there is nothing to look for."""
     permit, stream = probe(breakers, clock), Stream()
     look = _headers.HeaderLook(permit, stream, came)
-    assert look.again()
+    assert look.again() is not None
     stream.came = True
-    assert look.again()
+    assert look.again() is not None
     assert breakers[METHOD].state is State.HALF_OPEN
     look.again()
     assert breakers[METHOD].state is State.CLOSED
-    assert not look.again()
+    assert look.again() is None
 
 
 def test_headers_count_no_sooner_than_after_the_grace(breakers: BreakerRegistry, clock: FakeClock) -> None:
@@ -110,7 +119,7 @@ def test_headers_count_no_sooner_than_after_the_grace(breakers: BreakerRegistry,
     permit, stream = probe(breakers, clock), Stream()
     stream.came = True
     look = _headers.HeaderLook(permit, stream, came)
-    assert [look.again() for _ in range(3)] == [True] * 3
+    assert None not in [look.again() for _ in range(3)]
     assert permit.is_probe
 
 
@@ -120,9 +129,9 @@ def test_headers_that_come_with_a_status(breakers: BreakerRegistry, clock: FakeC
     permit, stream = probe(breakers, clock), Stream()
     look = _headers.HeaderLook(permit, stream, came)
     stream.came = True
-    assert look.again()
+    assert look.again() is not None
     stream.came = None
-    assert not look.again()
+    assert look.again() is None
     assert permit.is_probe
 
 
@@ -131,24 +140,24 @@ def test_headers_after_the_lease(breakers: BreakerRegistry, clock: FakeClock) ->
     """A look ends when the stream is no probe any more: with its lease, or with its result."""
     permit, stream = probe(breakers, clock), Stream()
     look = _headers.HeaderLook(permit, stream, came)
-    assert look.again()
+    assert look.again() is not None
     clock.advance(permit.policy.probe_timeout)
-    assert not look.again()
+    assert look.again() is None
 
 
 def test_stream_that_is_gone(breakers: BreakerRegistry, clock: FakeClock) -> None:
     """A look does not keep its stream alive, and ends with it."""
     permit, stream = probe(breakers, clock), Stream()
     look, alive = _headers.HeaderLook(permit, stream, came), weakref.ref(stream)
-    assert look.again()
+    assert look.again() is not None
     del stream
     assert alive() is None
-    assert not look.again()
+    assert look.again() is None
 
 
 def test_stream_that_cannot_be_held_weakly(breakers: BreakerRegistry, clock: FakeClock) -> None:
     """A stream of another interceptor's that nothing can hold weakly is not looked at: its status counts."""
-    assert not _headers.HeaderLook(probe(breakers, clock), (), came).again()
+    assert _headers.HeaderLook(probe(breakers, clock), (), came).again() is None
 
 
 def test_look_that_fails(breakers: BreakerRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
@@ -158,10 +167,33 @@ def test_look_that_fails(breakers: BreakerRegistry, clock: FakeClock, caplog: py
         raise LookupError
 
     permit, stream = probe(breakers, clock), Stream()
-    assert not _headers.HeaderLook(permit, stream, broken).again()
-    assert not _headers.HeaderLook(permit, stream, broken).again()
-    assert caplog.text.count("looking for the headers of a probe failed") == 1
+    assert _headers.HeaderLook(permit, stream, broken).again() is None
+    assert _headers.HeaderLook(permit, stream, broken).again() is None
+    assert caplog.text.count("looking for the headers of a stream failed") == 1
     assert permit.is_probe
+
+
+def test_headers_where_failures_were_counted(clock: FakeClock) -> None:
+    """A stream of a closed breaker that has counted a failure is looked at, and its headers end the row; then no more."""
+    breaker = CircuitBreaker("watch", BreakerPolicy(consecutive_failures=2), clock=clock)
+    permit, stream = breaker.admit(), Stream()
+    assert _headers.HeaderLook(permit, stream, came).again() is None
+    breaker.admit().failure()
+    look = _headers.HeaderLook(permit, stream, came)
+    assert look.again() is not None
+    permit.answered()
+    assert look.again() is None
+    breaker.admit().failure()
+    assert breaker.state is State.CLOSED
+
+
+def test_silent_stream_is_looked_at_less_and_less(breakers: BreakerRegistry, clock: FakeClock) -> None:
+    """The pause between looks at a stream without headers grows to a second; headers are confirmed soon."""
+    stream = Stream()
+    look = _headers.HeaderLook(probe(breakers, clock), stream, came)
+    assert [look.again() for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    stream.came = True
+    assert look.again() == 0.05
 
 
 # ── Sync ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -83,7 +83,25 @@ def test_every_status_has_a_verdict() -> None:
             Outcome.FAILURE,
         ),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "quota", 0.0, None, Outcome.FAILURE),
-        (grpc.StatusCode.CANCELLED, "", 0.0, None, Outcome.IGNORED),
+        (grpc.StatusCode.CANCELLED, "", 0.0, None, Outcome.FAILURE),
+        (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", 0.0, None, Outcome.IGNORED),
+        (grpc.StatusCode.CANCELLED, "Cancelled upon garbage collection!", 0.0, None, Outcome.IGNORED),
+        (grpc.StatusCode.CANCELLED, "Channel closed!", 0.0, None, Outcome.IGNORED),
+        (grpc.StatusCode.CANCELLED, "Stream removed (Channel closed!)", 0.0, None, Outcome.IGNORED),
+        (grpc.StatusCode.INVALID_ARGUMENT, "Failed to create secure client channel", 0.0, None, Outcome.IGNORED),
+        (grpc.StatusCode.UNKNOWN, "Failed to create channel to 'x':the target", 0.0, None, Outcome.IGNORED),
+        *(
+            (code, f"Received http2 header with status: {status}", 0.0, None, outcome)
+            for code, status, outcome in (
+                (grpc.StatusCode.UNAUTHENTICATED, 401, Outcome.IGNORED),
+                (grpc.StatusCode.PERMISSION_DENIED, 403, Outcome.IGNORED),
+                (grpc.StatusCode.UNIMPLEMENTED, 404, Outcome.FAILURE),
+                (grpc.StatusCode.UNKNOWN, 413, Outcome.IGNORED),
+                (grpc.StatusCode.INTERNAL, 431, Outcome.IGNORED),
+                (grpc.StatusCode.UNAVAILABLE, 503, Outcome.FAILURE),
+            )
+        ),
+        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", 0.0, None, Outcome.SUCCESS),
     ],
 )
 def test_verdict(code: grpc.StatusCode, details: str, elapsed: float, timeout: float | None, outcome: Outcome) -> None:
@@ -97,6 +115,54 @@ def test_own_verdicts_come_first() -> None:
     assert rpc.verdict(policy, grpc.StatusCode.NOT_FOUND, "", 0, None) is Outcome.FAILURE
     assert rpc.verdict(policy, DEADLINE, "", 0, 0) is Outcome.SUCCESS
     assert rpc.verdict(policy, grpc.StatusCode.INTERNAL, "", 0, None) is Outcome.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "failures"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", 1),
+        (grpc.StatusCode.CANCELLED, "going away", 1),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", 1),
+        (grpc.StatusCode.INTERNAL, "index out of range", 3),
+        (DEADLINE, "Deadline Exceeded", 3),
+        (grpc.StatusCode.CANCELLED, "Stream removed (retry perAttemptRecvTimeout exceeded)", 3),
+    ],
+)
+def test_what_one_incident_may_be(code: grpc.StatusCode, details: str, failures: int) -> None:
+    """Calls in flight at once that may have lost one connection are one failure in a row; others are so many."""
+    breaker = CircuitBreaker("test", BreakerPolicy(consecutive_failures=5), clock=FakeClock())
+    for permit in [breaker.admit() for _ in range(3)]:
+        rpc.settle(permit, code, details)
+    assert breaker.snapshot()["window"]["consecutive_failures"] == failures
+
+
+@pytest.mark.parametrize(
+    ("details", "seconds"),
+    [
+        ("Socket closed", [1, 2, 4, 8, 16]),
+        *(
+            (details, [1, 2, 4, 4, 4])
+            for details in (
+                "failed to connect to all addresses; last error: refused",
+                "connections to all backends failing; last error: refused",
+                "DNS resolution failed for nowhere",
+                "errors resolving nowhere",
+                "empty address list: ",
+            )
+        ),
+    ],
+)
+def test_probes_that_reach_no_server(details: str, seconds: list[float]) -> None:
+    """While probes fail on a channel without a connection, the open period stops to grow at four seconds."""
+    clock = FakeClock()
+    breaker = CircuitBreaker("test", BreakerPolicy(consecutive_failures=1, reset_timeout_jitter=0), clock=clock)
+    breaker.admit().failure()
+    waits = []
+    for _ in seconds:
+        waits.append(breaker.retry_after)
+        clock.advance(breaker.retry_after)
+        rpc.settle(breaker.admit(), grpc.StatusCode.UNAVAILABLE, details)
+    assert waits == pytest.approx(seconds)
 
 
 def permit_of(policy: BreakerPolicy | None = None) -> tuple[CircuitBreaker, Permit]:

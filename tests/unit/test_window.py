@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -12,7 +13,7 @@ from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
 def record(window: Window, now: float, *, failed: bool = False, slow: bool = False) -> Held:
     """Count a result, as a breaker does; returns what the window holds then."""
     if failed:
-        return window.failure(now, now, slow, "STATUS", "details")
+        return window.failure(now, math.inf, slow, "STATUS", "details") or (0, 0, 0)
     if slow:
         return window.slow(now)
     window.calls += 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, State
-from grpc_breaker.testing import EventRecorder, FakeClock
+from grpc_breaker.testing import FakeClock
 from tests.unit.breaker.calls import end_calls, trip
 
 
@@ -24,26 +26,14 @@ def test_successes_that_open_nothing_are_counted(results: str, clock: FakeClock)
     assert breaker.state is State.CLOSED
 
 
-@pytest.mark.parametrize(("results", "reason"), [("ffss", "failure_rate"), ("llss", "slow_call_rate")])
-def test_success_that_fills_the_window_can_open_it(results: str, reason: str, clock: FakeClock) -> None:
-    """The success that brings the window to `minimum_calls` makes the rate count, though it lowers it."""
-    policy = BreakerPolicy(minimum_calls=4, failure_rate=0.5, slow_call_duration=0.1)
-    breaker = CircuitBreaker("filling", policy, clock=clock)
-    events = EventRecorder(breaker)
-    end_calls(breaker, clock, results)
-    assert [change.reason for change in events.changes] == [reason]
-
-
-def test_success_can_open_it_when_the_window_forgets(clock: FakeClock) -> None:
-    """A success that comes when earlier successes have left the window can leave a rate of failures that opens it."""
-    policy = BreakerPolicy(minimum_calls=4, consecutive_failures=None, window_seconds=10)
-    breaker = CircuitBreaker("forgetting", policy, clock=clock)
-    end_calls(breaker, clock, "ssssss")
-    clock.advance(5)
-    end_calls(breaker, clock, "fsffs")
+def test_success_opens_nothing(clock: FakeClock) -> None:
+    """A success that brings the window to `minimum_calls`, or comes when it forgets, opens nothing; the next failure
+    does, if the rate is still reached then.
+    """
+    breaker = CircuitBreaker("filling", BreakerPolicy(minimum_calls=4, failure_rate=0.5), clock=clock)
+    end_calls(breaker, clock, "ffss")
     assert breaker.state is State.CLOSED
-    clock.advance(5.5)
-    end_calls(breaker, clock, "s")
+    end_calls(breaker, clock, "f")
     assert breaker.snapshot()["reason"] == "failure_rate"
 
 
@@ -126,6 +116,56 @@ def test_one_incident_is_one_failure_in_a_row(clock: FakeClock) -> None:
     clock.advance(1)
     breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
     assert breaker.state is State.OPEN
+
+
+def test_one_incident_opens_nothing_by_itself(clock: FakeClock) -> None:
+    """Twenty calls lost with one connection reach every rate, and open nothing; a call that fails after them does."""
+    policy = BreakerPolicy(failure_rate=0.5, failure_threshold=10, minimum_calls=20)
+    for window_calls in (None, 50):
+        breaker = CircuitBreaker("incident", replace(policy, window_calls=window_calls), clock=clock)
+        permits = [breaker.admit() for _ in range(20)]
+        clock.advance(1)
+        for permit in permits:
+            permit.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+        assert breaker.snapshot()["window"]["failures"] == 20
+        breaker.admit().success()
+        assert breaker.state is State.CLOSED
+        clock.advance(1)
+        breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+        assert breaker.state is State.OPEN
+
+
+def test_answer_ends_a_row(clock: FakeClock) -> None:
+    """A stream that was answered and is then cut, day after day, is never in a row with the cut before."""
+    breaker = CircuitBreaker("watch", BreakerPolicy(consecutive_failures=2), clock=clock)
+    for _ in range(5):
+        permit = breaker.admit()
+        permit.answered()
+        clock.advance(86_400)
+        permit.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+    assert breaker.state is State.CLOSED
+    assert breaker.tallies() == {("failure", "UNAVAILABLE"): 5}
+
+
+def test_answered_call_that_is_given_up_is_a_success(breaker: CircuitBreaker) -> None:
+    """A call that is ignored in the end, after an answer came, is a success: the caller had what it wanted."""
+    permit = breaker.admit()
+    permit.answered()
+    permit.settle(Outcome.IGNORED, "CANCELLED")
+    assert breaker.tallies() == {("success", "CANCELLED"): 1}
+
+
+def test_answer_of_a_call_that_is_over_changes_nothing(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """An answer after the end of a call, after its lease, or of a generation before, ends no row."""
+    over, given_up, old = breaker.admit(), breaker.admit(timeout=1), breaker.admit()
+    over.success()
+    breaker.disable()
+    breaker.reset()
+    clock.advance(10)
+    breaker.admit().failure()
+    for permit in (over, given_up, old):
+        permit.answered()
+    assert breaker.snapshot()["window"]["consecutive_failures"] == 1
 
 
 def test_failures_of_their_own_count_each(clock: FakeClock) -> None:

@@ -96,11 +96,11 @@ def test_new_policy_keeps_the_window(breaker: CircuitBreaker) -> None:
 
 
 def test_new_conditions_hold_for_the_next_result(clock: FakeClock) -> None:
-    """The next result is judged by the new policy, also where it is a success."""
+    """The next failure is judged by the new policy, with what the window holds."""
     breaker = CircuitBreaker("quiet", BreakerPolicy(minimum_calls=10), clock=clock)
     end_calls(breaker, clock, "fs")
-    breaker.reconfigure(BreakerPolicy(failure_threshold=1))
-    end_calls(breaker, clock, "s")
+    breaker.reconfigure(BreakerPolicy(failure_threshold=2))
+    end_calls(breaker, clock, "f")
     assert breaker.state is State.OPEN
 
 
