@@ -37,6 +37,8 @@ from grpc_breaker._core.state import Reason, State
 from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
 
 _LONG_AGO: Final = -math.inf
+_NOTHING_TO_CLAIM: Final[dict[int, Any]] = {}
+"""The claims of the first generation, which has no event: shared, because most breakers never have another."""
 _NO_PROBES: Final[Mapping[Any, None]] = MappingProxyType({})
 
 
@@ -303,6 +305,7 @@ def first(name: str, policy: BreakerPolicy, now: float) -> Generation:
     """The generation a breaker begins with."""
     generation = Closed(0, window_for(policy, now), _never_refusing(name, State.CLOSED))
     generation.delivered = True
+    generation.claims = _NOTHING_TO_CLAIM
     return generation
 
 
