@@ -26,16 +26,16 @@ def often(share: float, bad: str, good: str = "ok") -> Script:
     return script
 
 
-def watch_cut_daily(play: Play, days: int = 8) -> None:
+def watch_cut_daily(play: Play, days: int = 8, day: float = 180) -> None:
     """One watch (stream) is cut once a day by a redeploy and answered at once when it comes back; {days} days. A day is
-    shortened to 180 s, which is longer than every time of the policies.
+    shortened to {day} s, which is longer than every time of the policies.
     """
     cuts = play.load_balancer(play.server())
     play.start(cuts.target, Traffic("watch", every=2.0, script=QUIET))
     for _ in range(days):
-        play.sleep(180)
+        play.sleep(day)
         cuts.cut()
-    play.sleep(180)
+    play.sleep(day)
 
 
 def connections_age(play: Play, ages: int = 6) -> None:

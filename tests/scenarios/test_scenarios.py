@@ -14,10 +14,10 @@ import pytest
 from tests.scenarios.applications import first_message_only
 from tests.scenarios.clients import Traffic
 from tests.scenarios.environment import NGINX
-from tests.scenarios.healthy_days import rolling_restart
+from tests.scenarios.healthy_days import connection_dies, rolling_restart, watch_cut_daily
 from tests.scenarios.outages import dead, hung
 from tests.scenarios.play import Result, Scenario, play
-from tests.scenarios.proxies import http_status
+from tests.scenarios.proxies import cancelled, http_status, too_large
 
 SPEED = 30
 PATIENT = Traffic(callers=4, every=4.0, timeout=15.0)
@@ -90,3 +90,46 @@ def test_dropped_streams_of_a_server_that_is_well_open_nothing() -> None:
     for _, guarded in bare_and_guarded(scenario):
         assert guarded.calls
         assert (guarded.openings, guarded.refused) == (0, 0)
+
+
+def test_a_watch_that_is_cut_and_answered_opens_nothing() -> None:
+    """A watch that is cut six times and answered each time, in threads and asyncio: the breaker stays closed."""
+    arguments = {"days": 6, "day": 60}
+    scenario = Scenario("watch", watch_cut_daily, SPEED, ("threads", "asyncio"), arguments=arguments)
+    for _, guarded in bare_and_guarded(scenario):
+        assert guarded.calls >= 6
+        assert (guarded.openings, guarded.refused) == (0, 0)
+
+
+def test_a_connection_that_dies_opens_nothing() -> None:
+    """One connection is reset under eight calls, in threads and asyncio: the breaker stays closed."""
+    scenario = Scenario("reset", connection_dies, 10, ("threads", "asyncio"), arguments={"deaths": 1})
+    for bare, guarded in bare_and_guarded(scenario):
+        assert bare.lost
+        assert (guarded.openings, guarded.refused) == (0, 0)
+
+
+@pytest.mark.usefixtures("nginx")
+def test_a_proxy_without_a_route_is_an_outage() -> None:
+    """HTTP 404 of a proxy, which gRPC shows as UNIMPLEMENTED, opens the breaker, and does not close it."""
+    arguments = {"status": 404, "opens": True, "after": LONG, "traffic": PATIENT}
+    for bare, guarded in bare_and_guarded(Scenario("404", http_status, SPEED, nginx=True, arguments=arguments)):
+        assert_found_and_left_behind(bare, guarded)
+
+
+@pytest.mark.usefixtures("nginx")
+def test_what_a_proxy_says_of_one_request_opens_nothing() -> None:
+    """HTTP 403 and 413 of a proxy are about the request: the breaker stays closed."""
+    arguments = {"status": 403, "opens": False, "after": 10, "traffic": PATIENT}
+    for _, guarded in bare_and_guarded(Scenario("403", http_status, SPEED, nginx=True, arguments=arguments)):
+        assert (guarded.openings, guarded.refused) == (0, 0)
+    for _, guarded in bare_and_guarded(Scenario("413", too_large, SPEED, nginx=True)):
+        assert guarded.lost
+        assert (guarded.openings, guarded.refused) == (0, 0)
+
+
+@pytest.mark.parametrize("first", ["CANCELLED", "UNAVAILABLE"])
+def test_cancelled_by_the_server_is_an_outage(first: str) -> None:
+    """CANCELLED that no client asked for opens the breaker, and lets no calls through while it is half-open."""
+    for bare, guarded in bare_and_guarded(Scenario("cancelled", cancelled, SPEED, arguments={"first": first})):
+        assert_found_and_left_behind(bare, guarded)
