@@ -332,6 +332,11 @@ def _may_be_a_connection(code: grpc.StatusCode, details: str) -> bool:
     )
 
 
+def own_cancellation(code: Any, details: Any) -> bool:
+    """Whether a status says that this side cancelled the call."""
+    return code is grpc.StatusCode.CANCELLED and _OWN_CANCELLATION.search(str(details)) is not None
+
+
 def write_failed(code: Any, details: Any) -> bool:
     """Whether a status is the one that grpcio makes of a request that could not be written."""
     return code is grpc.StatusCode.INTERNAL and details == _WRITE_FAILED
@@ -361,7 +366,7 @@ def _made_locally(code: grpc.StatusCode, details: str) -> bool:
         _TOO_LARGE in details or details.startswith(_TOO_MUCH_METADATA)
     )
     no_credentials = code in _NO_CREDENTIALS and details.startswith(_NO_CREDENTIALS[code])
-    own = code is grpc.StatusCode.CANCELLED and _OWN_CANCELLATION.search(details) is not None
+    own = own_cancellation(code, details)
     return (
         own or too_large or no_credentials or details in _MADE_LOCALLY.get(code, ()) or details.startswith(_NO_CHANNEL)
     )

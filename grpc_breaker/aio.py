@@ -20,7 +20,8 @@
     an inner interceptor has answered a stream     at once, by the status it shows; a bare stream shows none: ignored
     a call cannot begin: odd metadata              ignored
     a request cannot be written                    by the status that follows, looked for a few times; else ignored
-    a stream is abandoned                          ignored when grpcio says so; since grpcio 1.83 it never does
+    a stream is cancelled here                     a success if it was answered, else ignored
+    a stream is abandoned                          the same when grpcio says so; since grpcio 1.83 it never does
                                                    (grpc #43462), and then its lease ends it, if it has one
 
 3.  A stream's done callback runs on the loop before the application resumes, and one that raises would break the
@@ -62,6 +63,7 @@ from grpc_breaker._rpc import (
     Guard,
     Probing,
     give_back,
+    own_cancellation,
     refusal_code,
     refusal_in_words,
     report,
@@ -275,6 +277,8 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, later: _LaterLoo
             later = later or _LaterLook(permit, call, call_details)
             if later.looks_again():
                 return
+        if own_cancellation(code, words) and _was_answered(call):
+            permit.answered()
         trailing = _now(call.trailing_metadata())
         error = None
         if permit.policy.classify is not None and isinstance(code, grpc.StatusCode):
@@ -283,6 +287,16 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, later: _LaterLoo
     except BaseException as error:  # noqa: BLE001 - see rule 6
         give_back(permit)
         report_in_callback(error, "settling an ended call failed; it is ignored")
+
+
+def _was_answered(call: Any) -> bool:
+    """Whether the headers of a stream had come when it was cancelled.
+
+    grpcio keeps the task that begins a stream, which ends when they come. It cancels the task, if it still runs, after
+    it has called back.
+    """
+    beginning = getattr(_made_by_interceptors(call), "_preparation", None)
+    return beginning is not None and beginning.done() and not beginning.cancelled() and beginning.exception() is None
 
 
 def _made_by_interceptors(call: Any) -> Any:
