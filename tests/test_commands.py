@@ -1,0 +1,71 @@
+"""The commands of the Makefile: what `make help` shows, and what each installs. Nothing is installed here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+COMMANDS = MAKEFILE.partition(".PHONY: ")[2].partition("\n\n")[0].replace("\\\n", " ").split()
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(*arguments: str) -> str:
+    """What make prints. It gets nothing from the environment but the path: make may be what runs these tests."""
+    command = ["make", "--no-print-directory", *arguments]
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout
+
+
+def installed_by(command: str, venv: Path) -> set[str]:
+    """The extras that a command would install into an environment that is not there yet."""
+    return set(re.findall(r"-e '\.\[(\w+)\]'", make("--dry-run", command, f"VENV={venv}", "PYTHON=python3")))
+
+
+def test_help_shows_every_command_under_a_heading() -> None:
+    """`make help` lists every command once, each but itself under a heading."""
+    first, *groups = make("help").strip().split("\n\n")
+    assert first.split()[0] == "help"
+    headings = [group.splitlines()[0] for group in groups]
+    assert not any(heading.startswith(" ") for heading in headings)
+    listed = [line.split()[0] for group in groups for line in group.splitlines()[1:]]
+    assert sorted(["help", *listed]) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "extras"),
+    [
+        ("demo", {"otel"}),
+        ("test", {"test"}),
+        ("lint", {"lint"}),
+        ("format", {"lint"}),
+        ("types", {"types"}),
+        ("docs", {"docs"}),
+        ("test-model", {"test"}),
+        ("soak", {"test"}),
+        ("bench", {"bench"}),
+        ("outage", {"bench"}),
+        ("proto-check", set()),
+    ],
+)
+def test_a_command_installs_what_it_needs(command: str, extras: set[str], tmp_path: Path) -> None:
+    """A command installs its own extra of the package and no other, in an environment that has nothing."""
+    assert installed_by(command, tmp_path / "venv") == extras
+
+
+def test_continuous_integration_installs_before_steps_run_side_by_side() -> None:
+    """The steps that share an environment find their extras in it: its first step has installed all of them."""
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    first, *later = re.findall(r"make --no-print-directory (\w+(?:-\w+)?) .*VENV=\"\$venvs/newest\"(.*)", script)
+    assert first[0] == "test"
+    asked = {"test", *re.findall(r'EXTRAS="([\w ]+)"', first[1])[0].split()}
+    side_by_side = {command for command, _ in later} - {"docs", "proto-check"}
+    assert {re.sub("^models$", "test", command) for command in side_by_side} <= asked
