@@ -34,3 +34,5 @@ __all__ = [
     "aio",
     "telemetry",
 ]
+
+__version__ = "0.1.0"
