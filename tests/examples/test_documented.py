@@ -1,0 +1,113 @@
+"""The page about the example is true: its commands run as printed, but for the address of the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from http.client import HTTPConnection
+from pathlib import Path
+
+import grpc
+import pytest
+
+from examples.pricing.switchboard import PricingServer
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "example.md").read_text("utf-8")
+BLOCKS = [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)]
+INSTALLING, SERVING, ASKING, TROUBLE, WEB = BLOCKS
+PATIENCE = 20.0
+
+
+def program(command: str) -> tuple[str, list[str]]:
+    """The module that a command runs, and its arguments."""
+    python, run, module, *arguments = shlex.split(command)
+    assert (python, run) == ("python", "-m")
+    return module, arguments
+
+
+def run(command: str, server: PricingServer) -> str:
+    """Run a command for this server; returns what it prints."""
+    module, arguments = program(command)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--target", server.address, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_extras_are_there() -> None:
+    """The command that installs names extras that the package has."""
+    (command,) = INSTALLING
+    extras = re.findall(r"\w+", command.partition("[")[2])
+    assert extras
+    pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert all(f"\n{extra} = [" in pyproject for extra in extras)
+
+
+def test_the_server_starts() -> None:
+    """The command of the server prints that it listens, and where; Ctrl-C ends it."""
+    (command,) = SERVING
+    module, arguments = program(command)
+    started = [sys.executable, "-m", module, "--port", "0", *arguments]
+    with subprocess.Popen(started, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("listening on 127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+
+
+def test_the_checkouts_show_prices(server: PricingServer) -> None:
+    """The commands of the checkouts run one after the other, and show what the page says of them."""
+    basket, baskets, quote, upload, watch = [run(command, server) for command in ASKING]
+    assert "total: 27.95 EUR" in basket
+    assert baskets.count("89.00 EUR") == 6  # the line and the total, three times
+    assert "total so far 42.40 EUR" in quote
+    assert upload == "2 lines received, 2 prices changed\n"
+    assert "92.50 EUR" in watch
+
+
+def test_the_switchboard_makes_the_server_fail(server: PricingServer) -> None:
+    """A hung server costs a checkout five deadlines, then it is refused; the last command ends the server."""
+    hang, hung, errors, half, end, die = TROUBLE
+    run(hang, server)
+    reasons = re.findall(r"because: (\w+)", run(hung, server))
+    assert reasons == ["DEADLINE_EXCEEDED"] * 5 + ["circuit"] * 3
+    run(errors, server)
+    assert run(half, server).count("because: DATA_LOSS") == 1
+    run(end, server)
+    assert "because" not in run(half, server)
+    run(die, server)
+    with pytest.raises(grpc.RpcError):
+        server.switchboard.calls()
+
+
+@pytest.mark.parametrize("command", WEB, ids=lambda command: shlex.split(command)[1])
+def test_the_web_apps_show_prices(command: str, server: PricingServer) -> None:
+    """The command of a web app serves the price of a product."""
+    setting, name, *arguments = shlex.split(command)
+    pytest.importorskip(name)
+    assert setting.startswith("PRICING_TARGET=")
+    environment = os.environ | {"PRICING_TARGET": server.address, "PYTHONUNBUFFERED": "1"}
+    started = [sys.executable, "-m", name, *arguments, "--port", "0"]
+    with subprocess.Popen(started, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            where = next(filter(None, (re.search(r"http://(127\.0\.0\.1:\d+)", line) for line in process.stderr)))
+            connection = HTTPConnection(where[1], timeout=PATIENCE)
+            connection.request("GET", "/price/grinder")
+            shown = connection.getresponse().read()
+            connection.close()
+        finally:
+            process.terminate()
+    assert json.loads(shown)["price"] == "89.00"
