@@ -36,3 +36,5 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+CircuitBreakerError = CircuitOpenError  # what pybreaker, aiobreaker and circuitbreaker call it: docs/migrating.md

@@ -22,6 +22,7 @@ from grpc_breaker._core.events import Listeners, Refusing, Rejection, StateChang
 from grpc_breaker._core.generation import HalfOpen, after, window_for
 from grpc_breaker._core.log import logger, printable
 from grpc_breaker._core.machine import NOBODY, Machine
+from grpc_breaker._core.other_names import explain_in
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
@@ -347,6 +348,9 @@ def _plain(change: StateChange) -> dict[str, Any]:
     plain: dict[str, Any] = {name: getattr(change, name) for name in shown}
     plain.update(previous=str(change.previous), state=str(change.state), reason=str(change.reason))
     return {**plain, "last_failures": [asdict(it) for it in change.last_failures]}
+
+
+explain_in(CircuitBreaker)
 
 
 def _check_name(name: object) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import grpc_breaker
 from grpc_breaker import BreakerPolicy, CircuitBreaker, CircuitOpenError, Outcome, Reason, Rejection, State
 from grpc_breaker.testing import FakeClock
 from tests.unit.breaker.calls import trip
@@ -200,3 +201,31 @@ def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError)) as wrong:
         CircuitBreaker(**{"name": "test", **arguments})
     assert re.search(words, str(wrong.value))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("call", "with breaker.admit():"),
+        ("call_async", "async with breaker.admit():"),
+        ("close", "'reset()'"),
+        ("current_state", "'state'"),
+        ("open", "'force_open()'"),
+        ("protect", "'@breaker'"),
+        ("protect_async", "'@breaker'"),
+    ],
+)
+def test_names_of_other_breakers_are_explained(breaker: CircuitBreaker, name: str, hint: str) -> None:
+    """An attribute that other circuit breakers have is an AttributeError that says what to write here."""
+    with pytest.raises(
+        AttributeError, match=re.escape(f"'CircuitBreaker' object has no attribute '{name}': ")
+    ) as caught:
+        getattr(breaker, name)
+    assert hint in str(caught.value)
+    assert (caught.value.name, caught.value.obj) == (name, breaker)
+    assert not hasattr(CircuitBreaker, name)
+
+
+def test_the_error_of_other_breakers_is_this_one() -> None:
+    """`CircuitBreakerError`, as other circuit breakers call it, is `CircuitOpenError`."""
+    assert grpc_breaker.CircuitBreakerError is CircuitOpenError
