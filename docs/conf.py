@@ -25,12 +25,17 @@ CONTENTS: Final = """
 ```{toctree}
 :hidden:
 
+docs/policy
+docs/telemetry
 docs/recipes
+docs/example
+docs/migrating
 docs/reference
 docs/design
 docs/performance
 docs/scenarios
 docs/verification
+docs/limits
 docs/endings
 CHANGELOG
 CONTRIBUTING

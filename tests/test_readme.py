@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, State
+from examples.pricing.v1.pricing_pb2 import GetPriceRequest
+from examples.pricing.v1.pricing_pb2_grpc import PricingStub
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, State
 from grpc_breaker._rpc import verdict
 from grpc_breaker.telemetry import BreakerTelemetry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+POLICY = (ROOT / "docs" / "policy.md").read_text("utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
 
 
@@ -33,10 +38,30 @@ def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
 
 
-def test_first_example_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def run(code: str) -> str:
+    """Run code in a process of its own, as a user who copies it does; returns what it prints."""
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def names_of(code: str) -> dict[str, Any]:
+    """What code defines, run alone."""
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), namespace)
+    return namespace
+
+
+def block_with(text: str) -> str:
+    """The one block of the README with this text in it."""
+    (block,) = (block for block in BLOCKS if text in block)
+    return block
+
+
+def test_first_example_runs_as_printed() -> None:
     """The first example prints what the README says: five expired deadlines, then two refusals."""
-    exec(compile(BLOCKS[0], "README.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
+    lines = run(BLOCKS[0]).splitlines()
     assert [line.split()[0] for line in lines] == ["DEADLINE_EXCEEDED"] * 5 + ["UNAVAILABLE"] * 2
     refused = ["circuit breaker open for pricing.v1.Pricing/GetPrice; next probe in" in line for line in lines]
     assert refused == [False] * 5 + [True] * 2
@@ -47,16 +72,43 @@ def test_first_example_has_nine_lines() -> None:
     assert len(BLOCKS[0].splitlines()) == 9
 
 
-def test_every_example_runs_in_order() -> None:
-    """Every other Python block runs as printed, one after the other, in one namespace."""
-    namespace: dict[str, object] = {}
-    for block in BLOCKS[1:]:
-        exec(compile(block, "README.md", "exec"), namespace)
+@pytest.mark.parametrize("number", range(1, len(BLOCKS)))
+def test_every_example_runs_alone(number: int) -> None:
+    """Every other Python block of the README runs as printed, alone, in a process of its own."""
+    run(BLOCKS[number])
+
+
+def test_the_asyncio_example_opens_a_channel() -> None:
+    """The asyncio example's channel is made, guarded and closed."""
+    asyncio.run(names_of(block_with("aio.interceptors"))["main"]())
+
+
+def test_a_refused_caller_shows_the_last_known_price(capsys: pytest.CaptureFixture[str]) -> None:
+    """The example of a refused caller returns the last known price, and prints that an operator must close the breaker."""
+    breakers = BreakerRegistry()
+    breakers["pricing.v1.Pricing/GetPrice"].force_open()
+    price = names_of(block_with("def price_or_last_known"))["price_or_last_known"]
+    with grpc.insecure_channel("localhost:1") as bare:
+        stub = PricingStub(grpc.intercept_channel(bare, CircuitBreakerInterceptor(breakers)))
+        assert price(stub, GetPriceRequest(product_id="grinder"), "last known") == "last known"
+    assert capsys.readouterr().out == "next probe in None\n"
+
+
+def test_the_example_of_operation_prints_a_change_and_a_snapshot() -> None:
+    """The example of operation prints the change of state that it causes, and the registry as plain data."""
+    change, snapshot = run(block_with("force_open()")).splitlines()
+    assert change == "pricing.v1.Pricing/GetPrice closed -> forced_open forced_open"
+    assert "'state': 'forced_open'" in snapshot
+
+
+def test_the_example_of_a_test_passes() -> None:
+    """The example of a user's own test passes."""
+    names_of(block_with("hold_open"))["test_an_outage"]()
 
 
 def test_knobs_table_shows_every_field_and_its_default() -> None:
-    """Each field of `BreakerPolicy` is in the README with its default."""
-    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    """Each field of `BreakerPolicy` is in the README or in the page about policies, with its default."""
+    rows = [line for line in (README + POLICY).splitlines() if line.startswith("| `")]
     for field in fields(BreakerPolicy):
         row = next((row for row in rows if f"`{field.name}`" in row.split("|")[1]), None)
         assert row is not None, field.name
@@ -86,11 +138,7 @@ def test_states_table_has_every_state() -> None:
 
 def test_every_recipe_runs_in_order() -> None:
     """Every Python block of the recipes runs as printed, in a process of its own: they set global providers and handlers."""
-    code = "\n".join(blocks(RECIPES)) + "\nserver.shutdown()\n"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
+    run("\n".join(blocks(RECIPES)) + "\nserver.shutdown()\n")
 
 
 def test_the_alerts_read_metrics_that_are_there() -> None:
