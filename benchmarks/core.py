@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import FAILURES, Guard, aio_peers, sync_peers
-from benchmarks.plots import pyplot, save
+from benchmarks.plots import in_words, pyplot, save
 from benchmarks.timing import Loop, interleaved, table
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitOpenError, Outcome, Permit
 from grpc_breaker.testing import FakeClock
@@ -295,7 +295,7 @@ def plot(panels: Mapping[str, Mapping[str, list[float]]], path: Path) -> None:
     for axes, (title, samples) in zip(rows, panels.items(), strict=True):
         medians = {name: statistics.median(values) for name, values in samples.items()}
         colours = ["#0072B2" if name.startswith("grpc_breaker") else "#999999" for name in medians]
-        bars = axes.barh(list(medians), list(medians.values()), color=colours)
+        bars = axes.barh([in_words(name) for name in medians], list(medians.values()), color=colours)
         axes.bar_label(bars, fmt="%.2f", padding=3)
         axes.invert_yaxis()
         axes.set_title(title, loc="left")

@@ -28,7 +28,7 @@ from typing import Any, Self
 import grpc
 
 from benchmarks.peers import aio_interceptor_peers, aio_peers, sync_peers
-from benchmarks.plots import pyplot, save
+from benchmarks.plots import in_words, pyplot, save
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, aio
 from tests.support.server import ServerProcess
 
@@ -311,27 +311,47 @@ def table(title: str, runs: list[Run]) -> str:
 
 
 def plot(title: str, runs: list[Run], path: Path) -> None:
-    """Latency and busy workers over time."""
-    colours = ("#000000", "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#882255", "#0072B2")
-    figure, (above, below) = pyplot().subplots(2, 1, figsize=(8, 5.5), sharex=True, layout="constrained")
-    end = 0.0
-    for shade, (phase, seconds) in zip((1.0, 0.85, 0.92, 1.0), PHASES.items(), strict=True):
-        for axes in (above, below):
-            axes.axvspan(end, end + seconds, color=str(shade), zorder=0)
-        above.text(end + seconds / 2, 1.02, phase, ha="center", transform=above.get_xaxis_transform())
-        end += seconds
-    for run, colour in zip(runs, [*colours[: len(runs) - 1], colours[-1]], strict=True):
-        style: dict[str, Any] = {"color": colour, "label": run.name, "lw": 2.5 if run.name == OURS else 1.2}
-        seconds = range(int(end))
-        slowest = [percentile((took for came, took, _ in run.checkouts if int(came) == n), 0.99) for n in seconds]
-        above.plot([n + 0.5 for n in seconds], [1e3 * it for it in slowest], **style)
-        busy = [statistics.mean([n for at, n in run.busy if int(at) == s] or [0]) for s in seconds]
-        below.plot([n + 0.5 for n in seconds], [100 * it / WORKERS for it in busy], **style)
-    above.set(yscale="log", ylabel="p99 latency of each second, ms", xlim=(0, end))
-    below.set(ylabel="workers busy, %", xlabel="seconds", ylim=(0, 105))
-    above.set_title(title, pad=18)
-    below.legend(ncols=2, fontsize=8, loc="upper right")
+    """Latency and busy workers over time: a row for each breaker, each beside what happens without one.
+
+    Breakers that do equally well would hide one another as lines of one picture.
+    """
+    bare, *guarded = runs
+    figure, rows = pyplot().subplots(
+        len(guarded), 2, figsize=(8, 0.5 + 0.85 * len(guarded)), sharex=True, sharey="col", layout="constrained"
+    )
+    seconds = range(int(sum(PHASES.values())))
+    at = [n + 0.5 for n in seconds]
+    without = slowest(bare, seconds), busy(bare, seconds)
+    for row, run in zip(rows, guarded, strict=True):
+        colour = "#0072B2" if run.name == OURS else "#D55E00"
+        for axes, grey, line in zip(row, without, (slowest(run, seconds), busy(run, seconds)), strict=True):
+            axes.fill_between(at, grey, step="mid", color="#cccccc")
+            axes.plot(at, line, color=colour, lw=1.8)
+            end = 0.0
+            for phase, length in PHASES.items():
+                axes.axvline(end, color="#666666", lw=0.6, ls=":")
+                if run is guarded[0]:
+                    axes.text(end + length / 2, 1.04, phase, ha="center", size=8, transform=axes.get_xaxis_transform())
+                end += length
+        row[0].set(yscale="log", xlim=(0, seconds[-1] + 1), ylim=(8, 1.4 * max(without[0])))
+        row[0].set_yticks([10, 100, 1000], ["10", "100", "1000"])
+        row[1].set(ylim=(0, 105))
+        name = in_words(run.name)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", color=colour, fontsize=8)
+    for axes, measured in zip(rows[-1], ("p99 latency of each second, ms", "workers busy, %"), strict=True):
+        axes.set_xlabel(f"{measured}; by seconds")
+    figure.suptitle(f"{title}: with a breaker (line), and without (grey)")
     save(figure, path)
+
+
+def slowest(run: Run, seconds: Iterable[int]) -> list[float]:
+    """The p99 latency of each second, in milliseconds."""
+    return [1e3 * percentile((took for came, took, _ in run.checkouts if int(came) == n), 0.99) for n in seconds]
+
+
+def busy(run: Run, seconds: Iterable[int]) -> list[float]:
+    """The share of workers that were busy in each second, in percent."""
+    return [100 * statistics.mean([n for at, n in run.busy if int(at) == it] or [0]) / WORKERS for it in seconds]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The peers: every circuit breaker for Python that can be put around a call, and the guide's recipe, made alike.
+"""The peers: every circuit breaker for Python that can be put around a call, and the recipe of tutorials, made alike.
 
 Each peer opens after five failures in a row or, where it counts otherwise, at the nearest thing it has, and asks again
 after `reset` seconds. A peer is attached as its users attach it: a decorator around the function that makes the call,
@@ -32,7 +32,7 @@ FAILURES = 5
 
 
 class Recipe:
-    """The recipe such guides print: failure times in a deque, a lock around admission, `try` around the call.
+    """What tutorials have readers write: failure times in a deque, a lock around admission, `try` around the call.
 
     With its defects: a probe that fails leaves it half-open, where it waits for a success with the probes it has left,
     and for ever once they are used up; results of calls from before the outage count in any state.

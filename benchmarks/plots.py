@@ -1,9 +1,20 @@
-"""How plots are drawn here: the same file for the same figures, with text that stays text."""
+"""How plots are drawn here: the same file for the same figures, with text that stays text, and names in plain words."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+IN_WORDS: Final = {
+    "the recipe": "written by hand, as tutorials\nhave it (the recipe), a decorator",
+    "`try` around `continuation`": "the recipe in an interceptor:\n`try` around `continuation`",
+}
+"""What a plot calls those whose names in the tables do not say what they are."""
+
+
+def in_words(name: str) -> str:
+    """What a plot calls a candidate."""
+    return IN_WORDS.get(name, name)
 
 
 def pyplot() -> Any:
