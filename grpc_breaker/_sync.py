@@ -28,11 +28,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from typing import Any, Final, NoReturn
 
 import grpc
 
+from grpc_breaker._callbacks import CallbackThread
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.permit import Permit, Probe
@@ -92,6 +94,7 @@ class CircuitBreakerInterceptor(
         """
         self._guard = Guard(breakers)
         self._guard.capture_with(attach(self._guard.breakers, telemetry))
+        self._callbacks = CallbackThread()
 
     @property
     def breakers(self) -> BreakerRegistry:
@@ -129,7 +132,7 @@ class CircuitBreakerInterceptor(
         if permit is None:
             return continuation(call_details, request)
         if isinstance(permit, Rejection):
-            return RefusedCall(permit, refusal_code(permit))
+            return RefusedCall(permit, refusal_code(permit), self._callbacks)
         try:
             if type(permit) is Probe:
                 with Probing(permit):
@@ -282,14 +285,24 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # n
 
     Returned rather than raised. What is raised inside an interceptor reaches `.future()` as INTERNAL, and reaches the
     interceptors around us as an object without a call's API.
+
+    It has ended, unless a callback is added before its end was seen: then it ends a moment later, see `_callbacks.py`.
+    A blocking call has been raised before anyone can add one; what is added then is called at once, as for every call
+    of grpcio that has ended.
     """
 
-    def __init__(self, rejection: Rejection, code: grpc.StatusCode) -> None:
+    __module__ = "grpc_breaker"
+    __qualname__ = "CircuitOpenError"  # what a traceback shows is what is documented
+
+    _ends_later = False
+
+    def __init__(self, rejection: Rejection, code: grpc.StatusCode, callbacks: CallbackThread | None = None) -> None:
         super().__init__(rejection)
         self._code = code
+        self._callbacks = callbacks  # until its end was seen
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RefusedCall, (self._rejection, self._code)
+        return refused_call, (self._rejection, self._code)
 
     def __repr__(self) -> str:
         return refusal_in_words("CircuitOpenError", self._code, self.details())
@@ -308,13 +321,17 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # n
         return self.details()
 
     def is_active(self) -> bool:
-        return False
+        """False, but while a callback waits for its end."""
+        return self._ends_later
 
     def time_remaining(self) -> Any:
         return None
 
-    def add_callback(self, callback: Callable[[], None]) -> bool:  # noqa: ARG002 - gRPC's signature
-        """False, as for every call that has ended: the callback will not be called."""
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """False if it has ended, as for every such call: the callback will not be called."""
+        if self._ends_later and (callbacks := self._callbacks) is not None:
+            callbacks.call_later(callback)
+            return True
         return False
 
     def cancel(self) -> bool:
@@ -324,32 +341,58 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # n
         return False
 
     def running(self) -> bool:
-        return False
+        return self._ends_later
 
     def done(self) -> bool:
-        return True
+        return not self._ends_later
 
     def result(self, timeout: float | None = None) -> NoReturn:  # noqa: ARG002 - gRPC's signature
         """Raises the refusal."""
-        raise self
+        raise self._ended()
 
     def exception(self, timeout: float | None = None) -> RefusedCall:  # noqa: ARG002 - gRPC's signature
         """The refusal."""
-        return self
+        return self._ended()
 
     def traceback(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - gRPC's signature
-        return self.__traceback__
+        return self._ended().__traceback__
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        """Calls `fn` at once."""
+        """Calls `fn` from another thread, or at once if the end of the call was seen."""
+        callbacks = self._callbacks
+        if callbacks is None:
+            fn(self)
+        else:
+            self._ends_later = True
+            callbacks.call_later(partial(self._call_back, fn))
+
+    def _call_back(self, fn: Callable[[Any], None]) -> None:
+        self._callbacks = None
+        self._ends_later = False
         fn(self)
+
+    def _ended(self) -> RefusedCall:
+        """The call itself, once it has ended."""
+        if self._ends_later and (callbacks := self._callbacks) is not None:
+            callbacks.wait_until(self.done)
+        self._callbacks = None
+        self._ends_later = False
+        return self
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> NoReturn:
-        raise self
+        raise self._ended()
 
     def next(self) -> NoReturn:
         """Raises the refusal, as every call of grpcio has it."""
-        raise self
+        raise self._ended()
+
+
+RefusedCall.__name__ = "CircuitOpenError"
+
+
+def refused_call(rejection: Rejection, code: grpc.StatusCode) -> RefusedCall:
+    """A refused call that was pickled or copied: its end has been seen."""
+    return RefusedCall(rejection, code)

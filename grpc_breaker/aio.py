@@ -357,12 +357,16 @@ def _now(coroutine: Any) -> Any:
     return None
 
 
-def _error(rejection: Rejection) -> AioCircuitOpenError:
-    return AioCircuitOpenError(rejection, refusal_code(rejection))
+def _error(rejection: Rejection) -> _AioCircuitOpenError:
+    """The error of a refused call, also one that was pickled or copied."""
+    return _AioCircuitOpenError(rejection, refusal_code(rejection))
 
 
-class AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):
+class _AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):
     """What a refused asyncio call raises: a `CircuitOpenError` that is a `grpc.aio.AioRpcError`."""
+
+    __module__ = "grpc_breaker"
+    __qualname__ = "CircuitOpenError"  # what a traceback shows is what is documented
 
     def __init__(self, rejection: Rejection, code: grpc.StatusCode) -> None:
         CircuitOpenError.__init__(self, rejection)
@@ -372,7 +376,7 @@ class AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):
         self._initial_metadata = self._trailing_metadata = aio.Metadata()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return AioCircuitOpenError, (self._rejection, self._code)
+        return _error, (self._rejection,)
 
     def __repr__(self) -> str:
         return refusal_in_words("CircuitOpenError", self._code, self.details())
@@ -382,12 +386,15 @@ class AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):
         return self._code
 
 
+_AioCircuitOpenError.__name__ = "CircuitOpenError"
+
+
 class _RefusedCall:
     """A call that ended before it began. Returned rather than raised, so that the interceptors around us see a call."""
 
     _KIND: ClassVar[str]
 
-    def __init__(self, error: AioCircuitOpenError) -> None:
+    def __init__(self, error: _AioCircuitOpenError) -> None:
         self._error = error
 
     def __repr__(self) -> str:
@@ -406,7 +413,12 @@ class _RefusedCall:
         return False
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        callback(self)
+        """Calls `callback` from the loop: a caller must not be called back inside its own call."""
+        loop = _get_running_loop()
+        if loop is None:
+            callback(self)
+        else:
+            loop.call_soon(callback, self)
 
     async def initial_metadata(self) -> aio.Metadata:
         return self._error.initial_metadata()

@@ -104,7 +104,7 @@ def test_refusal_is_a_call_to_the_interceptor_around_us(kind: str, server: Serve
     (refused,) = got
     called_with: list[Any] = []
     refused.add_done_callback(called_with.append)
-    assert called_with == [refused]
+    assert called_with == [refused], "its end was seen, so it is called at once"
     assert refused.code() is grpc.StatusCode.UNAVAILABLE
     assert refused.details().startswith("circuit breaker forced_open")
     assert (refused.done(), refused.running(), refused.cancelled(), refused.is_active()) == (True, False, False, False)
@@ -144,6 +144,8 @@ def test_aio_refusal_is_a_call_to_the_interceptor_around_us(
         assert isinstance(refused, bases[kind])
         called_with: list[Any] = []
         refused.add_done_callback(called_with.append)
+        assert called_with == [], "it is the loop that calls back"
+        await asyncio.sleep(0)
         assert called_with == [refused]
         assert await refused.code() is grpc.StatusCode.UNAVAILABLE
         assert (await refused.details()).startswith("circuit breaker forced_open")
