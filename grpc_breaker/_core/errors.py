@@ -1,12 +1,14 @@
 """The one error a refused caller meets.
 
 A fresh one for every refusal: an instance that is raised again and again grows its traceback for ever (Polly #1877).
-The refusals of RPCs are subclasses of it that are gRPC errors too; see `grpc_breaker/_sync.py` and `aio.py`.
+The refusals of RPCs are subclasses of it that are gRPC errors too; see `grpc_breaker/_sync.py` and `aio.py`. They have
+its name and module, so that tracebacks and logs show the name that is documented.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from typing import Any, cast
 
 from grpc_breaker._core.events import Rejection
 from grpc_breaker._core.state import Reason, State
@@ -27,7 +29,39 @@ class CircuitOpenError(Exception):
         reason: Which condition had opened the breaker.
     """
 
+    __module__ = "grpc_breaker"
+
     args: tuple[Any, ...]
+
+    @staticmethod
+    def find(error: BaseException | None) -> CircuitOpenError | None:
+        """The refusal behind an exception: the exception itself, or the nearest one that it was made from.
+
+        Clients that translate gRPC's errors hide the refusal: Google's raise a `ServiceUnavailable` from it, which
+        `except CircuitOpenError` does not match. Looked through are what a traceback shows (`__cause__`, or else
+        `__context__`), the members of exception groups, and the `errors` of Google's exceptions.
+
+        Args:
+            error: Any exception, or `None`.
+
+        Returns:
+            The refusal; `None` if there is none.
+        """
+        waiting: deque[object] = deque([error])
+        seen: set[int] = set()
+        while waiting:
+            found = waiting.popleft()
+            if isinstance(found, CircuitOpenError):
+                return found
+            if not isinstance(found, BaseException) or id(found) in seen:
+                continue
+            seen.add(id(found))
+            waiting.append(found.__cause__ or (None if found.__suppress_context__ else found.__context__))
+            for name in ("exceptions", "errors"):
+                members = getattr(found, name, None)
+                if isinstance(members, list | tuple):
+                    waiting.extend(cast("list[object]", members))
+        return None
 
     @property
     def _rejection(self) -> Rejection:

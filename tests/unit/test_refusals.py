@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import traceback
 from typing import Any
 
 import grpc
@@ -83,3 +84,88 @@ def same(other: Any, error: Any) -> None:
     assert facts == [("pkg.S/M", "pkg.S/M", "open", 1.0, "consecutive_failures")] * 2
     assert isinstance(other, CircuitOpenError)
     assert isinstance(other, grpc.RpcError)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "asyncio"])
+def test_refusal_has_the_documented_name(asynchronous: bool, breakers: BreakerRegistry) -> None:
+    """The last line of a traceback, and whatever else names the class of a refusal, says `grpc_breaker.CircuitOpenError`."""
+    error = raised(intercept_aio(breakers, None)) if asynchronous else intercept(breakers, None)
+    assert traceback.format_exception_only(error) == [f"grpc_breaker.CircuitOpenError: {WORDS}\n"]
+    assert type(error).__name__ == "CircuitOpenError"
+
+
+def test_refusal_outside_grpc_has_the_documented_name(breakers: BreakerRegistry) -> None:
+    """So does the refusal of a breaker that guards plain code, and it pickles with every protocol."""
+    with pytest.raises(CircuitOpenError) as error:
+        breakers[METHOD].admit()
+    (line,) = traceback.format_exception_only(error.value)
+    assert line.startswith("grpc_breaker.CircuitOpenError: circuit breaker open for pkg.S/M")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        again = pickle.loads(pickle.dumps(error.value, protocol))
+        assert (type(again), str(again)) == (CircuitOpenError, str(error.value))
+
+
+# ── Finding the refusal behind an exception ───────────────────────────────────────────────────────────────────────
+
+
+class TranslatedError(Exception):
+    """What a client makes of gRPC's errors, like Google's."""
+
+    def __init__(self, *errors: object) -> None:
+        super().__init__("unavailable")
+        self.errors = errors
+
+
+def made_from(cause: BaseException | None = None, context: BaseException | None = None) -> Exception:
+    """An exception that was raised from one, or while one was handled."""
+    error = ValueError("translated")
+    error.__context__ = context
+    if cause is not None:
+        error.__cause__ = cause
+    return error
+
+
+def test_refusal_is_found_behind_an_exception(breakers: BreakerRegistry) -> None:
+    """`find` returns the refusal itself, or the one an exception was made from, however deep."""
+    refused = intercept(breakers, None)
+    for error in (
+        refused,
+        made_from(cause=refused),
+        made_from(context=refused),
+        made_from(cause=made_from(context=made_from(cause=refused))),
+        ExceptionGroup("two", [ValueError("another"), ExceptionGroup("inner", [made_from(cause=refused)])]),
+        TranslatedError(refused),
+        made_from(cause=TranslatedError("no exception", TranslatedError(refused))),
+    ):
+        assert CircuitOpenError.find(error) is refused, repr(error)
+
+
+def test_no_refusal_behind_an_exception(breakers: BreakerRegistry) -> None:
+    """`find` returns nothing where there is no refusal, nor for one that the traceback would not show."""
+    refused = intercept(breakers, None)
+    hidden = made_from(context=refused)
+    hidden.__suppress_context__ = True
+    other = made_from(cause=ValueError("the cause"), context=refused)
+    for error in (
+        None,
+        ValueError("alone"),
+        TranslatedError(),
+        ExceptionGroup("one", [ValueError("alone")]),
+        hidden,
+        other,
+    ):
+        assert CircuitOpenError.find(error) is None, repr(error)
+
+
+def test_nearest_refusal_is_found(breakers: BreakerRegistry) -> None:
+    """Of several refusals `find` returns the one nearest to the exception."""
+    near, far = intercept(breakers, None), intercept(breakers, None)
+    for members in ([made_from(cause=far), near], [near, made_from(cause=far)]):
+        assert CircuitOpenError.find(ExceptionGroup("two", members)) is near
+
+
+def test_cycle_of_exceptions_is_harmless() -> None:
+    """`find` ends where exceptions are one another's causes."""
+    first = made_from()
+    first.__cause__ = made_from(cause=made_from(cause=first))
+    assert CircuitOpenError.find(first) is None
