@@ -195,6 +195,9 @@ class Server:
 class ServerProcess:
     """The server in a process of its own. Making one does not wait for it; asking for its port does."""
 
+    module = "tests.support.server"
+    """What the process runs; it calls `serve`."""
+
     def __init__(self, **settings: Any) -> None:
         """Start it; `settings` are those of `Server` that JSON can carry: threads, options, script."""
         self.journal = Journal()
@@ -205,7 +208,7 @@ class ServerProcess:
         self._listening = threading.Event()
         self._port = port
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.server", str(port), self._settings],
+            [sys.executable, "-m", self.module, str(port), self._settings],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -273,13 +276,18 @@ class ServerProcess:
         self.kill()
 
 
-if __name__ == "__main__":
-    _pen = threading.Lock()
+def serve(make: Callable[..., Any]) -> None:
+    """Be a server process: make the server, say its port, and stop it when the parent says so or is gone."""
+    pen = threading.Lock()
 
-    def _say(line: str) -> None:
-        with _pen:
+    def say(line: str) -> None:
+        with pen:
             print(line, flush=True)
 
-    _running = Server(int(sys.argv[1]), _say, **json.loads(sys.argv[2]))  # held: a server that nobody holds stops
-    _say(f"port {_running.port}")
-    _running.stop(float(sys.stdin.readline() or 0))  # nothing is read where the parent process is gone
+    running = make(int(sys.argv[1]), say, **json.loads(sys.argv[2]))  # held: a server that nobody holds stops
+    say(f"port {running.port}")
+    running.stop(float(sys.stdin.readline() or 0))  # nothing is read where the parent process is gone
+
+
+if __name__ == "__main__":
+    serve(Server)
