@@ -138,7 +138,8 @@ def test_states_table_has_every_state() -> None:
 
 def test_every_recipe_runs_in_order() -> None:
     """Every Python block of the recipes runs as printed, in a process of its own: they set global providers and handlers."""
-    run("\n".join(blocks(RECIPES)) + "\nserver.shutdown()\n")
+    here, _, _ = RECIPES.partition("## Retries with ")  # the rest needs other packages: tests/clients/test_retries.py
+    run("\n".join(blocks(here)) + "\nserver.shutdown()\n")
 
 
 def test_the_alerts_read_metrics_that_are_there() -> None:
