@@ -21,7 +21,7 @@ INSTALL = "$(RUN)" -m pip install -qq --disable-pip-version-check \
 	$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(if $(GRPCIO),grpcio==$(GRPCIO)) -e
 
 .PHONY: help demo test lint format types proto proto-check docs clean bench outage day \
-	test-model test-conditions test-versions soak mutants
+	test-clients test-model test-conditions test-versions soak mutants
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-17s%s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,7 @@ NEEDED_FOR_test := the tests
 NEEDED_FOR_lint := checks of style
 NEEDED_FOR_types := checks of types (with node, for pyright; 300 MB)
 NEEDED_FOR_bench := benchmarks (other circuit breakers, matplotlib)
+NEEDED_FOR_clients := real clients (Google's, Celery, web servers)
 NEEDED_FOR_docs := the documentation (Sphinx)
 
 ##@ Try it
@@ -85,6 +86,9 @@ clean:  ## Remove what these commands made
 ##@ Test for longer
 
 CALLS := tests/integration tests/telemetry tests/test_pitfalls.py
+
+test-clients: $(VENV)/.has-test $(VENV)/.has-clients  ## Real clients: Pub/Sub, Firestore, retries, Celery, gunicorn, uvicorn, etcd (two minutes)
+	@"$(RUN)" -m pytest tests/clients
 
 test-model: $(VENV)/.has-test  ## The breaker against a reference model: long histories, all short ones, threads (half an hour)
 	@LONG=1 "$(RUN)" -m pytest tests/model --timeout 1200
