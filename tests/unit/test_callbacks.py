@@ -101,7 +101,7 @@ def test_callback_of_a_call_that_has_called_back(make: Callable[[], Any]) -> Non
 
 
 def test_reader_sees_the_end_no_sooner_than_the_callback(make: Callable[[], Any]) -> None:
-    """Whoever reads a refused call with a done callback gets the refusal when that callback is due."""
+    """A reader of a refused call with a done callback gets the refusal when that callback is due."""
     call, called = make(), threading.Event()
     call.add_done_callback(lambda ended: called.set())
     with pytest.raises(CircuitOpenError):

@@ -1,6 +1,6 @@
 """As much of Pub/Sub, Firestore and their long-running operations as the tests need, in memory, in one server.
 
-    Publisher/Publish            keeps the messages for whoever pulls next
+    Publisher/Publish            keeps the messages until somebody pulls
     Subscriber/StreamingPull     sends them
     Subscriber/ListSubscriptions two pages of one subscription each
     Firestore/Listen             sends one snapshot of one document whose field `server` names this process, and stays open
