@@ -41,6 +41,7 @@ from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy, classified
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
+from grpc_breaker._core.target import check_target
 
 OK: Final = grpc.StatusCode.OK
 _SUCCESS: Final = Outcome.SUCCESS
@@ -158,10 +159,12 @@ def _current_task() -> object:
 class Guard:
     """The breakers that an interceptor asks."""
 
-    __slots__ = ("_capture", "breakers")
+    __slots__ = ("_capture", "_routes", "_target", "breakers")
 
-    def __init__(self, breakers: BreakerRegistry | None) -> None:
+    def __init__(self, breakers: BreakerRegistry | None, target: str | None) -> None:
         self.breakers = check_registry(breakers)
+        self._target = check_target(target)
+        self._routes = self.breakers.routes_to(self._target)
         self._capture: Callable[[], object] | None = None
 
     def capture_with(self, capture: Callable[[], object] | None) -> None:
@@ -171,9 +174,11 @@ class Guard:
     def admit(self, call_details: Any, timed: bool) -> Permit | Rejection | None:
         """Ask for a permit; `None` where the method is left alone, or the breaker cannot be asked."""
         try:
-            route = self.breakers.route(call_details.method)
+            route = self._routes.get(call_details.method)
             if route is None:
-                return None
+                route = self.breakers.route(call_details.method, self._target)
+                if route is None:
+                    return None
             breaker, method = route
             probing = _probing.get()
             if probing is not None and (permit := probing.hand_down(breaker)) is not None:

@@ -15,6 +15,7 @@ METRIC_CALLS: Final = "grpc_breaker.calls"
 METRIC_IN_FLIGHT: Final = "grpc_breaker.calls.in_flight"
 
 NAME: Final = "grpc_breaker.name"
+TARGET: Final = "grpc_breaker.target"
 STATE: Final = "grpc_breaker.state"
 PREVIOUS_STATE: Final = "grpc_breaker.state.previous"
 REASON: Final = "grpc_breaker.reason"

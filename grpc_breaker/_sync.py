@@ -82,17 +82,26 @@ class CircuitBreakerInterceptor(
     One interceptor serves any number of channels and threads.
     """
 
-    def __init__(self, breakers: BreakerRegistry | None = None, *, telemetry: bool | BreakerTelemetry = True) -> None:
+    def __init__(
+        self,
+        breakers: BreakerRegistry | None = None,
+        *,
+        target: str | None = None,
+        telemetry: bool | BreakerTelemetry = True,
+    ) -> None:
         """Make an interceptor.
 
         Args:
             breakers: The registry to ask. Default: a new one, a breaker with the default policy for each method.
+            target: A name for the server that these channels call, where one registry guards channels to several: the
+                breakers are then this target's own, "pkg.Service/Method@eu". Default: none.
             telemetry: True for OpenTelemetry's global providers (the default), False for none, or a `BreakerTelemetry`.
 
         Raises:
             TypeError: An argument of the wrong kind.
+            ValueError: `target` has spaces or an "@" in it.
         """
-        self._guard = Guard(breakers)
+        self._guard = Guard(breakers, target)
         self._guard.capture_with(attach(self._guard.breakers, telemetry))
         self._callbacks = CallbackThread()
 

@@ -83,7 +83,10 @@ result of a call counts before its caller goes on."""
 
 
 def interceptors(
-    breakers: BreakerRegistry | None = None, *, telemetry: bool | BreakerTelemetry = True
+    breakers: BreakerRegistry | None = None,
+    *,
+    target: str | None = None,
+    telemetry: bool | BreakerTelemetry = True,
 ) -> list[aio.ClientInterceptor]:
     """The interceptors that guard every call of an asyncio channel.
 
@@ -98,12 +101,15 @@ def interceptors(
 
     Args:
         breakers: The registry to ask. Default: a new one, a breaker with the default policy for each method.
+        target: A name for the server that these channels call, where one registry guards channels to several: the
+            breakers are then this target's own, "pkg.Service/Method@eu". Default: none.
         telemetry: True for OpenTelemetry's global providers (the default), False for none, or a `BreakerTelemetry`.
 
     Raises:
         TypeError: An argument of the wrong kind.
+        ValueError: `target` has spaces or an "@" in it.
     """
-    guard = Guard(breakers)
+    guard = Guard(breakers, target)
     guard.capture_with(attach(guard.breakers, telemetry))
     return [_UnaryUnary(guard), _UnaryStream(guard), _StreamUnary(guard), _StreamStream(guard)]
 

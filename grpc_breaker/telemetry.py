@@ -42,6 +42,7 @@ from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, logger, printable
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import State
+from grpc_breaker._core.target import split_target
 
 __all__ = ["BreakerTelemetry"]
 
@@ -338,6 +339,8 @@ def _attributes(change: StateChange) -> dict[str, Any]:
 
 def _pairs(change: StateChange) -> Iterator[tuple[str, Any]]:
     yield names.NAME, change.breaker
+    if change.target:
+        yield names.TARGET, change.target
     yield names.PREVIOUS_STATE, str(change.previous)
     yield names.STATE, str(change.state)
     yield names.REASON, str(change.reason)
@@ -363,4 +366,10 @@ def _context(change: StateChange) -> otel_context.Context | None:
 
 
 def _label(label: str) -> dict[str, str]:
-    return {names.NAME: label, names.RPC_METHOD: label} if "/" in label else {names.NAME: label}
+    name, target = split_target(label)
+    attributes = {names.NAME: label}
+    if "/" in name:
+        attributes[names.RPC_METHOD] = name
+    if target:
+        attributes[names.TARGET] = target
+    return attributes

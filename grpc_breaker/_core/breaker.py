@@ -27,6 +27,7 @@ from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import Reason, State
+from grpc_breaker._core.target import split_target
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,6 +102,11 @@ class CircuitBreaker(Machine):
         return self._latest().state
 
     @property
+    def target(self) -> str:
+        """The target whose calls it guards, as the interceptor was told it; empty without one."""
+        return split_target(self.name)[1]
+
+    @property
     def generation(self) -> int:
         """Goes up with every change of state and every `reset()`; results of calls from an earlier one are stale."""
         return self._latest().number
@@ -139,6 +145,7 @@ class CircuitBreaker(Machine):
         calls, failures, slow = generation.held(now)
         return {
             "name": self.name,
+            "target": self.target,
             "state": str(generation.state),
             "retry_after": generation.refusing.retry_after(now),
             "reason": None if generation.passes else str(generation.refusing.reason),

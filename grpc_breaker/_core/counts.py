@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from grpc_breaker._core.state import OTHER, Outcome
+from grpc_breaker._core.target import split_target
 
 SUCCESS: Final = str(Outcome.SUCCESS)
 FAILURE: Final = str(Outcome.FAILURE)
@@ -111,14 +112,16 @@ class LabelledCounts:
     """The counts of a registry, by label. Safe to use from any thread; outlives the registry where it is kept."""
 
     def __init__(self, configured: Iterable[str], max_labels: int) -> None:
-        """Make empty counts; `configured` names are always labels of their own."""
-        self._by_label = {name: CallCounts() for name in configured}
+        """Make empty counts; `configured` names are always labels of their own, for every target."""
+        self._configured = frozenset(configured)
+        self._by_label = {name: CallCounts() for name in self._configured}
         _all_counts.add(self)
         self._most_labels = len(self._by_label) + max_labels
 
     def of(self, name: str) -> CallCounts:
         """The counts that a breaker of this name adds to."""
-        label = name if name in self._by_label or len(self._by_label) < self._most_labels else OTHER
+        known = name in self._by_label or split_target(name)[0] in self._configured
+        label = name if known or len(self._by_label) < self._most_labels else OTHER
         counts = self._by_label.get(label)
         return self._by_label.setdefault(label, CallCounts()) if counts is None else counts
 

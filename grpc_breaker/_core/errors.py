@@ -22,7 +22,8 @@ class CircuitOpenError(Exception):
 
     Attributes:
         method: The refused method, "pricing.v1.Pricing/GetPrice"; empty outside gRPC.
-        breaker: Name of the breaker that refused: the method, or the policy's group.
+        breaker: Name of the breaker that refused: the method, or the policy's group, and its target.
+        target: The target that the interceptor was told, "eu"; empty without one.
         state: `open`, `half_open` or `forced_open`.
         retry_after: Seconds until a call may pass: above 0 when open, 0 when half-open (a slot may be free at any
             moment), `None` when only an operator can end it.
@@ -76,6 +77,10 @@ class CircuitOpenError(Exception):
     @property
     def breaker(self) -> str:
         return self._rejection.breaker
+
+    @property
+    def target(self) -> str:
+        return self._rejection.target
 
     @property
     def state(self) -> State:

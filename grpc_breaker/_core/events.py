@@ -16,6 +16,7 @@ from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, printable
 from grpc_breaker._core.state import Reason, State
+from grpc_breaker._core.target import at_target, split_target
 
 Event = TypeVar("Event")
 
@@ -52,7 +53,8 @@ class StateChange(_Caused):
     sequence: int
     """1, 2, 3, … for each breaker, without a gap."""
     breaker: str
-    """Name of the breaker: the method, "pricing.v1.Pricing/GetPrice", or the policy's group."""
+    """Name of the breaker: the method, "pricing.v1.Pricing/GetPrice", or the policy's group; with a target
+    "pricing.v1.Pricing/GetPrice@eu"."""
     method: str
     """The method of the call that caused the change; empty when an operator did, and outside gRPC."""
     previous: State
@@ -80,6 +82,11 @@ class StateChange(_Caused):
     """When, by the breaker's own clock, in seconds."""
     time: float
     """When, in seconds since the epoch; for display alone."""
+
+    @property
+    def target(self) -> str:
+        """The target whose calls the breaker guards; empty without one."""
+        return split_target(self.breaker)[1]
 
     @property
     def context(self) -> object:
@@ -165,6 +172,11 @@ class Rejection:
         return self._refusing.breaker
 
     @property
+    def target(self) -> str:
+        """The target that its interceptor was told; empty without one."""
+        return split_target(self.breaker)[1]
+
+    @property
     def probes(self) -> int:
         """Probes in flight, when half-open."""
         return self._refusing.probes
@@ -198,7 +210,8 @@ class Rejection:
             until = f"{self.probes} probe{'s' if self.probes != 1 else ''} in flight"
         else:
             until = "until an operator resets it"
-        return f"circuit breaker {self.state} for {printable(self.method or self.breaker)}; {until}"
+        refused = at_target(self.method, self.target) if self.method else self.breaker
+        return f"circuit breaker {self.state} for {printable(refused)}; {until}"
 
     def __repr__(self) -> str:
         return f"<Rejection: {self.details}>"

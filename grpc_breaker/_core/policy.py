@@ -260,8 +260,8 @@ class BreakerPolicy:
             return
         if not isinstance(self.group, str):
             raise TypeError(self._complaint("group", "a name, or None"))
-        if not self.group or self.group != self.group.strip() or "/" in self.group:
-            raise ValueError(self._complaint("group", "a name without a slash or spaces around it, or None"))
+        if not self.group or self.group != self.group.strip() or "/" in self.group or "@" in self.group:
+            raise ValueError(self._complaint("group", "a name without '/', '@' or spaces around it, or None"))
         if self.group == OTHER:
             raise ValueError(self._complaint("group", "another name: methods share that one where there are too many"))
 

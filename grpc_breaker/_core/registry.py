@@ -2,8 +2,9 @@
 
 Names follow gRPC's own service config: a policy for "pkg.Service/Method" beats one for "pkg.Service" beats the default.
 Each method has a breaker of its own, also when its policy was given for the whole service; a `group` in the policy
-makes methods share one. Health checks, reflection and channelz are left alone unless named: a breaker must not refuse
-the very call that says whether the server is well (Mimir #5650).
+makes methods share one. Channels to several targets have breakers of their own where their interceptors are told the
+target's name, see `target.py`; a policy may be for one target, too. Health checks, reflection and channelz are left
+alone unless named: a breaker must not refuse the very call that says whether the server is well (Mimir #5650).
 
 The registry is bounded, so a client that makes up method names cannot exhaust memory. Above `max_breakers`, the tenth
 that has been idle longest is evicted. Idle means: closed, no call in flight, no policy or listener of its own. So no
@@ -23,7 +24,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from random import random as uniform
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.callables import check_clock, check_random
@@ -32,11 +33,15 @@ from grpc_breaker._core.events import Listeners, Rejection, StateChange
 from grpc_breaker._core.log import logger
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import OTHER, State
+from grpc_breaker._core.target import at_target, check_target, split_target
 
 _NAME: Final = re.compile(r"/?([^\s/]+)(?:/([^\s/]+))?")
 _CONFIGURABLE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*(/[A-Za-z_][\w-]*)?", re.ASCII)
 _LEFT_ALONE: Final = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
 _DEFAULT_POLICY: Final = BreakerPolicy()
+
+Route = tuple[CircuitBreaker, str]
+"""The breaker that guards a method's calls, and the method's name as events spell it."""
 
 _HARD_CAP: Final = 10
 """Times `max_breakers` that a registry may hold where too few of its breakers are idle."""
@@ -53,7 +58,7 @@ class BreakerRegistry:
 
     def __init__(
         self,
-        policies: Mapping[str, BreakerPolicy] | None = None,
+        policies: Mapping[Any, BreakerPolicy] | None = None,
         *,
         default: BreakerPolicy | None = _DEFAULT_POLICY,
         max_breakers: int = 1000,
@@ -63,7 +68,9 @@ class BreakerRegistry:
         """Make a registry.
 
         Args:
-            policies: Policies by "pkg.Service/Method" or "pkg.Service", with or without a leading slash.
+            policies: Policies by "pkg.Service/Method" or "pkg.Service", with or without a leading slash; for one
+                target alone by ("pkg.Service/Method", "eu"). A method's own policy beats its service's, and of two for
+                the same name, the one for the target counts.
             default: For every other method. `None`: methods not named are left alone.
             max_breakers: Above so many breakers, idle closed ones are evicted. Default 1000.
             clock: Seconds that never run backwards, from anywhere.
@@ -95,41 +102,50 @@ class BreakerRegistry:
         self._breakers: dict[str, CircuitBreaker] = {}
         self._held: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
         """Every breaker that somebody holds, evicted ones included."""
-        self._routes: dict[str | bytes, tuple[CircuitBreaker, str]] = {}
+        self._routes: dict[str, dict[str | bytes, Route]] = {}
+        """By target, then by method as gRPC spells it: the breakers that calls found lately."""
         self._search_after = -1e9
         self._warned = False
         self._changes: Listeners[StateChange] = Listeners()
         self._rejections: Listeners[Rejection] = Listeners()
 
-    def breaker_for(self, method: str | bytes) -> CircuitBreaker | None:
+    def breaker_for(self, method: str | bytes, target: str | None = None) -> CircuitBreaker | None:
         """The breaker that guards a call of `method`, as gRPC spells it; `None` when it is left alone.
 
-        Never raises for an odd name: gRPC lets applications call what they like.
+        Never raises for an odd name of a method: gRPC lets applications call what they like.
         """
-        route = self.route(method)
+        route = self.route(method, check_target(target))
         return None if route is None else route[0]
 
-    def route(self, method: str | bytes) -> tuple[CircuitBreaker, str] | None:
-        """Like `breaker_for`, with the method's name as events spell it, without the leading slash."""
-        return self._routes.get(method) or self._find_route(method)
+    def routes_to(self, target: str) -> dict[str | bytes, Route]:
+        """The breakers that calls to a target found lately, by method as gRPC spells it. Only to be read."""
+        return self._routes.setdefault(target, {})
 
-    def __getitem__(self, method: str) -> CircuitBreaker:
+    def route(self, method: str | bytes, target: str = "") -> Route | None:
+        """Like `breaker_for`, with the method's name as events spell it, without the leading slash."""
+        return self.routes_to(target).get(method) or self._find_route(method, target)
+
+    def __getitem__(self, key: str | tuple[str, str]) -> CircuitBreaker:
         """The breaker of a method, or of a group; made if no call has used it yet.
+
+        Args:
+            key: "pkg.Service/Method"; for one target ("pkg.Service/Method", "eu") or "pkg.Service/Method@eu".
 
         Raises:
             KeyError: No policy covers the name.
             TypeError: The name is not a string.
-            ValueError: The name is no method name.
+            ValueError: The name is no method name, or the target none.
         """
-        if isinstance(method, str) and (breaker := self._breakers.get(method)) is not None:
+        if isinstance(key, str) and (breaker := self._breakers.get(key)) is not None:
             return breaker
+        method, target = _split_key(key)
         if method in self._groups():
-            return self._make(method, self._groups()[method])
+            return self._make(at_target(method, target), self._groups()[method])
         service, name = split_method(method)
         if not name:
             message = f"{method!r} names a service; its breakers are one for each method: {service}/<method>"
             raise ValueError(message)
-        breaker = self.breaker_for(f"{service}/{name}")
+        breaker = self.breaker_for(f"{service}/{name}", target or None)
         if breaker is None:
             why = (
                 "no policy covers it, and there is no default"
@@ -140,13 +156,16 @@ class BreakerRegistry:
             raise KeyError(message)
         return breaker
 
-    def __contains__(self, method: object) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Whether the registry holds a breaker for the method or group now."""
-        if not isinstance(method, str):
+        try:
+            method, target = _split_key(key)
+        except (TypeError, ValueError):
             return False
         name = method.removeprefix("/")
-        policy = self._policy_of(name)
-        return name in self._breakers or (policy is not None and policy.group in self._breakers)
+        policy = self._policy_of(name, target)
+        group = "" if policy is None else policy.group or ""
+        return at_target(name, target) in self._breakers or at_target(group, target) in self._breakers
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
         """The breakers there are now, in the order they were made."""
@@ -184,27 +203,29 @@ class BreakerRegistry:
         """Call `listener` after each refusal by any breaker; see `CircuitBreaker.on_rejection`, also for its errors."""
         return self._rejections.add(listener)
 
-    def _find_route(self, method: str | bytes) -> tuple[CircuitBreaker, str] | None:
+    def _find_route(self, method: str | bytes, target: str) -> Route | None:
         """Find the breaker for a method that was not called lately, and remember it."""
         text = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
         name = text.removeprefix("/")
-        policy = self._policy_of(name)
+        policy = self._policy_of(name, target)
         if policy is None:
             return None
-        breaker = self._make(policy.group or name or "/", policy)  # a nameless method needs a name, too
-        if len(self._routes) >= 4 * self._max_breakers:
-            self._routes.clear()  # a cache of bounded size, rebuilt by the calls that come
-        self._routes[method] = route = (breaker, name)
+        breaker = self._make(at_target(policy.group or name or "/", target), policy)  # a nameless one needs a name, too
+        routes = self.routes_to(target)
+        if len(routes) >= 4 * self._max_breakers:
+            routes.clear()  # a cache of bounded size, rebuilt by the calls that come
+        routes[method] = route = (breaker, name)
         if (
             self._breakers.setdefault(breaker.name, breaker) is not breaker
         ):  # pragma: no cover - another caller was faster: tests/model
-            self._routes.pop(method, None)  # evicted meanwhile, and made again
+            routes.pop(method, None)  # evicted meanwhile, and made again
         return route
 
-    def _policy_of(self, name: str) -> BreakerPolicy | None:
+    def _policy_of(self, name: str, target: str) -> BreakerPolicy | None:
         """The policy that covers a method, named without the leading slash."""
         service = name.rpartition("/")[0]
-        policy = self._policies.get(name) or self._policies.get(service)
+        covering = (at_target(name, target), name, at_target(service, target), service)
+        policy = next((self._policies[it] for it in covering if it in self._policies), None)
         if policy is None and not service.startswith(_LEFT_ALONE):
             return self._default
         return policy
@@ -216,7 +237,8 @@ class BreakerRegistry:
             return breaker
         if len(self._breakers) >= self._max_breakers:
             self._evict_idle()
-            if len(self._breakers) >= _HARD_CAP * self._max_breakers and name not in self._configured:
+            names = {name, split_target(name)[0]}
+            if len(self._breakers) >= _HARD_CAP * self._max_breakers and not names & self._configured:
                 self._warn_of_names()
                 name, policy = OTHER, self._default or policy
         breaker = self._held.get(name)
@@ -248,9 +270,10 @@ class BreakerRegistry:
             if breaker._evictable and self._breakers.get(breaker.name) is breaker:
                 self._breakers.pop(breaker.name, None)
         names = {breaker.name for breaker in evicted}
-        for method, (breaker, _) in self._routes.copy().items():
-            if breaker.name in names:
-                self._routes.pop(method, None)
+        for routes in list(self._routes.values()):
+            for method, (breaker, _) in routes.copy().items():
+                if breaker.name in names:
+                    routes.pop(method, None)
 
     def _warn_of_names(self) -> None:
         """Say once that names share a breaker."""
@@ -285,19 +308,41 @@ def split_method(name: object) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
+def _split_key(key: object) -> tuple[str, str]:
+    """The name and the target of a key of a registry; the target may be empty.
+
+    Raises:
+        TypeError: The key is neither a string nor a pair of a string and a target.
+        ValueError: The target is none.
+    """
+    if isinstance(key, tuple) and len(key) == 2:  # pyright: ignore[reportUnknownArgumentType]
+        name, target = cast("tuple[object, object]", key)
+        target = check_target(target)
+    elif isinstance(key, str):
+        name, target = split_target(key)
+    else:
+        name, target = key, ""
+    if not isinstance(name, str):
+        message = f"a method name must be a string like 'pkg.Service/Method', got {name!r}"
+        raise TypeError(message)
+    return name, target
+
+
 def _checked_policies(
-    policies: Mapping[str, BreakerPolicy] | None, default: BreakerPolicy | None
+    policies: Mapping[Any, BreakerPolicy] | None, default: BreakerPolicy | None
 ) -> dict[str, BreakerPolicy]:
     if policies is not None and not isinstance(policies, Mapping):
         message = f"BreakerRegistry policies must be a mapping of method name to BreakerPolicy, got {policies!r}"
         raise TypeError(message)
     checked: dict[str, BreakerPolicy] = {}
     for key, policy in (policies or {}).items():
-        service, method = split_method(key)
+        of, target = _split_key(key)
+        service, method = split_method(of)
         name = f"{service}/{method}" if method else service
         if not _CONFIGURABLE.fullmatch(name):
             message = f"a method name must look like 'pkg.Service/Method' or 'pkg.Service', no wildcards, got {key!r}"
             raise ValueError(message)
+        name = at_target(name, target)
         if not isinstance(policy, BreakerPolicy):
             message = f"BreakerRegistry policy for {name!r} must be a BreakerPolicy, got {policy!r}"
             raise TypeError(message)

@@ -1,0 +1,152 @@
+"""Targets: one registry, and breakers of its own for each target."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, State, aio
+from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.unit.test_adapters import METHOD, Details, Ended
+
+NAME = METHOD.removeprefix("/")
+ONE_OPENS = BreakerPolicy(consecutive_failures=1)
+
+
+@pytest.fixture
+def breakers() -> BreakerRegistry:
+    """One failure opens."""
+    return BreakerRegistry(default=ONE_OPENS, clock=FakeClock())
+
+
+def call(breakers: BreakerRegistry, target: str | None, status: grpc.StatusCode = grpc.StatusCode.OK) -> Any:
+    """Make a call through an interceptor that was told `target`, and see its end."""
+    interceptor = CircuitBreakerInterceptor(breakers, target=target, telemetry=False)
+    return interceptor.intercept_unary_unary(lambda details, request: Ended(status), Details(), b"")
+
+
+def test_targets_have_breakers_of_their_own(breakers: BreakerRegistry) -> None:
+    """A target that is dead is refused; the other, and calls without a target, go on."""
+    call(breakers, "eu", grpc.StatusCode.UNAVAILABLE)
+    assert isinstance(call(breakers, "eu"), CircuitOpenError)
+    assert not isinstance(call(breakers, "us"), CircuitOpenError)
+    assert not isinstance(call(breakers, None), CircuitOpenError)
+    assert {breaker.name: breaker.state for breaker in breakers} == {
+        f"{NAME}@eu": State.OPEN,
+        f"{NAME}@us": State.CLOSED,
+        NAME: State.CLOSED,
+    }
+
+
+def test_asyncio_interceptors_are_told_their_target(breakers: BreakerRegistry) -> None:
+    """The same in asyncio."""
+
+    async def continuation(details: Any, request: Any) -> Any:
+        return Ended(grpc.StatusCode.UNAVAILABLE)
+
+    (interceptor,) = [
+        it for it in aio.interceptors(breakers, target="eu", telemetry=False) if hasattr(it, "intercept_unary_stream")
+    ]
+    asyncio.run(interceptor.intercept_unary_stream(continuation, Details(), b""))
+    assert {breaker.name: breaker.state for breaker in breakers} == {f"{NAME}@eu": State.OPEN}
+
+
+def test_everything_says_the_target(breakers: BreakerRegistry) -> None:
+    """Breaker, event, refusal and snapshot say the target; what has none says the empty one."""
+    events = EventRecorder(breakers)
+    breakers[NAME, "eu"].admit(NAME).failure("UNAVAILABLE")
+    with pytest.raises(CircuitOpenError, match=f"open for {NAME}@eu; next probe in") as refused:
+        breakers[NAME, "eu"].admit(NAME)
+    assert (refused.value.target, refused.value.method, refused.value.breaker) == ("eu", NAME, f"{NAME}@eu")
+    assert [(change.target, change.method) for change in events.changes] == [("eu", NAME)]
+    assert breakers.snapshot()[f"{NAME}@eu"]["target"] == "eu"
+    assert (breakers[NAME].target, breakers[NAME].snapshot()["target"]) == ("", "")
+
+
+def test_registry_finds_breakers_by_target(breakers: BreakerRegistry) -> None:
+    """A method and a target, as a pair or as the breaker's name has them, find one breaker."""
+    breaker = breakers.breaker_for(METHOD, "eu")
+    assert breaker is breakers[NAME, "eu"] is breakers[f"{NAME}@eu"] is breakers[METHOD, "eu"]
+    assert breaker is not breakers[NAME]
+    assert (NAME, "eu") in breakers
+    assert f"{NAME}@eu" in breakers
+    assert (NAME, "us") not in breakers
+    assert (NAME, "e u") not in breakers
+    assert 3 not in breakers
+
+
+def test_policies_for_a_target() -> None:
+    """A method's policy beats its service's; of two for one name, the target's own counts."""
+    numbers = {
+        "pkg.S": 1,
+        ("pkg.S", "eu"): 2,
+        "pkg.S/M": 3,
+        ("pkg.S/M", "eu"): 4,
+        "pkg.S/Other@us": 5,
+    }
+    policies = {key: BreakerPolicy(consecutive_failures=number) for key, number in numbers.items()}
+    breakers = BreakerRegistry(policies)
+    found = {
+        key: breakers[key].policy.consecutive_failures
+        for key in (("pkg.S/M", "eu"), ("pkg.S/M", "us"), ("pkg.S/X", "eu"), ("pkg.S/X", "us"), ("pkg.S/Other", "us"))
+    }
+    assert list(found.values()) == [4, 3, 2, 1, 5]
+
+
+def test_groups_by_target() -> None:
+    """The methods of a group share one breaker for each target."""
+    breakers = BreakerRegistry({"pkg.S": BreakerPolicy(group="prices")})
+    assert breakers["pkg.S/A", "eu"] is breakers["pkg.S/B", "eu"] is breakers["prices", "eu"]
+    assert breakers["pkg.S/A", "eu"] is not breakers["pkg.S/A"]
+    assert ("pkg.S/A", "eu") in breakers
+
+
+def test_eviction_forgets_routes_of_every_target() -> None:
+    """A breaker of a target that is evicted is made anew for its next call, and one registry's cap holds for all."""
+    breakers = BreakerRegistry(max_breakers=5)
+    for number in range(50):
+        assert breakers.breaker_for(f"/pkg.S/M{number}", "eu") is not None
+        assert breakers.breaker_for(f"/pkg.S/M{number}") is not None
+    assert len(breakers) <= 6
+
+
+def test_names_that_are_configured_stay_labels_for_every_target() -> None:
+    """Counts of a configured method are kept apart by target, however many other names there are."""
+    breakers = BreakerRegistry({"pkg.S/M": ONE_OPENS}, max_breakers=1)
+    for number in range(20):
+        breakers[f"pkg.Made/Up{number}"].admit().success()
+    breakers["pkg.S/M", "eu"].admit().success()
+    assert ("pkg.S/M@eu", "success", "OK", 1) in list(breakers.counts.tallies())
+
+
+@pytest.mark.parametrize("target", ["", "e u", "e@u", "e\nu", "x" * 201])
+def test_target_that_is_no_name(target: str, breakers: BreakerRegistry) -> None:
+    """A target that cannot stand in a breaker's name is an error that says what may."""
+    words = "target must be a name of 1 to 200 characters without spaces and '@', or None, got"
+    for attempt in (
+        lambda: CircuitBreakerInterceptor(breakers, target=target),
+        lambda: aio.interceptors(breakers, target=target),
+        lambda: breakers[NAME, target],
+        lambda: BreakerRegistry({(NAME, target): ONE_OPENS}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            attempt()
+
+
+def test_target_of_a_wrong_type(breakers: BreakerRegistry) -> None:
+    """A target is a string."""
+    with pytest.raises(TypeError, match="target must be a name"):
+        CircuitBreakerInterceptor(breakers, target=7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a method name must be a string"):
+        breakers[7, "eu"]  # type: ignore[index]
+    with pytest.raises(TypeError, match="a method name must be a string"):
+        breakers[NAME, "eu", 3]  # type: ignore[index]
+
+
+def test_two_policies_for_one_name_and_target() -> None:
+    """One name and target, written in two ways, has one policy."""
+    with pytest.raises(ValueError, match="two policies"):
+        BreakerRegistry({("pkg.S/M", "eu"): ONE_OPENS, "/pkg.S/M@eu": ONE_OPENS})
