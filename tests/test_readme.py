@@ -84,14 +84,18 @@ def test_the_asyncio_example_opens_a_channel() -> None:
 
 
 def test_a_refused_caller_shows_the_last_known_price(capsys: pytest.CaptureFixture[str]) -> None:
-    """The example of a refused caller returns the last known price, and prints that an operator must close the breaker."""
+    """The example of a refused caller returns the last known price, and prints whether it was refused or has failed."""
     breakers = BreakerRegistry()
-    breakers["pricing.v1.Pricing/GetPrice"].force_open()
+    breaker = breakers["pricing.v1.Pricing/GetPrice"]
     price = names_of(block_with("def price_or_last_known"))["price_or_last_known"]
     with grpc.insecure_channel("localhost:1") as bare:
         stub = PricingStub(grpc.intercept_channel(bare, CircuitBreakerInterceptor(breakers)))
-        assert price(stub, GetPriceRequest(product_id="grinder"), "last known") == "last known"
-    assert capsys.readouterr().out == "next probe in None\n"
+        for act in (breaker.force_open, breaker.reset):
+            act()
+            assert price(stub, GetPriceRequest(product_id="grinder"), "last known") == "last known"
+    refused, failed = capsys.readouterr().out.splitlines()
+    assert refused == "next probe in None"
+    assert failed.startswith("the server failed: StatusCode.")
 
 
 def test_the_example_of_operation_prints_a_change_and_a_snapshot() -> None:
