@@ -42,8 +42,8 @@ NEEDED_FOR_otel := the demo (grpcio, protobuf, OpenTelemetry; 60 MB)
 NEEDED_FOR_test := the tests
 NEEDED_FOR_lint := checks of style
 NEEDED_FOR_types := checks of types (with node, for pyright; 300 MB)
-NEEDED_FOR_clients := tests of real clients (Google's, Celery, gunicorn)
 NEEDED_FOR_bench := benchmarks (other circuit breakers, matplotlib)
+NEEDED_FOR_clients := real clients (Google's, Celery, web servers)
 NEEDED_FOR_docs := the documentation (Sphinx)
 
 ##@ Try it
