@@ -67,7 +67,13 @@ _VERDICTS: Final = {
     grpc.StatusCode.CANCELLED: Outcome.FAILURE,
 }
 
-_STREAM_RESET: Final = "RST_STREAM"  # "Received RST_STREAM with error code 2", and how newer versions say it
+_LOSES_CALLS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED})
+_LOST_CONNECTION: Final = re.compile(
+    "RST_STREAM|GOAWAY|Socket closed|Connection reset|Broken pipe|[Kk]eepalive|[Pp]ing "
+)
+"""grpcio's words, among others, for a call that was lost with its stream or its connection."""
+_RECONNECTING: Final = 0.25
+"""Seconds in which calls may still fail after a connection was lost, until another one is made."""
 _WRITE_FAILED: Final = "Internal error from Core"
 _MADE_LOCALLY: Final = {
     grpc.StatusCode.INTERNAL: frozenset({"Exception serializing request!", "Invalid metadata", _WRITE_FAILED}),
@@ -161,7 +167,7 @@ class Guard:
 
     __slots__ = ("_capture", "_routes", "_target", "breakers")
 
-    def __init__(self, breakers: BreakerRegistry | None, target: str | None) -> None:
+    def __init__(self, breakers: BreakerRegistry | None, target: str | None = None) -> None:
         self.breakers = check_registry(breakers)
         self._target = check_target(target)
         self._routes = self.breakers.routes_to(self._target)
@@ -283,7 +289,7 @@ def settle(
             outcome = classified(policy.classify, ended, outcome)
         if outcome is Outcome.FAILURE:
             unreached = code is grpc.StatusCode.UNAVAILABLE and words.startswith(_NO_CONNECTION)
-            permit.settle(outcome, code.name, words, shared=_may_be_a_connection(code, words), unreached=unreached)
+            permit.settle(outcome, code.name, words, incident=_incident(code, words), unreached=unreached)
         else:
             permit.settle(outcome, code.name, words)
     except BaseException as trouble:  # noqa: BLE001 - see rule 5
@@ -328,13 +334,16 @@ def answered(permit: Permit) -> None:
         report(error, "counting the first answer of a stream failed; its final status counts")
 
 
-def _may_be_a_connection(code: grpc.StatusCode, details: str) -> bool:
-    """Whether a status may be that of a lost connection, which every call on it gets at once."""
-    return (
-        code is grpc.StatusCode.UNAVAILABLE
-        or (code is grpc.StatusCode.INTERNAL and _STREAM_RESET in details)
-        or (code is grpc.StatusCode.CANCELLED and _ATTEMPT_HUNG not in details)
-    )
+def _incident(code: grpc.StatusCode, details: str) -> float | None:
+    """For how long others belong to the incident of a failure; see `Permit.settle`.
+
+    A connection that is lost fails every call on it at once, and for a moment those that come while another is made. A
+    server or proxy that is gone for its clients fails calls that are in flight together, but each call after it anew.
+    """
+    if code in _LOSES_CALLS and _LOST_CONNECTION.search(details):
+        return _RECONNECTING
+    alone = code not in _LOSES_CALLS or code is grpc.StatusCode.INTERNAL or _ATTEMPT_HUNG in details
+    return None if alone else 0.0
 
 
 def own_cancellation(code: Any, details: Any) -> bool:

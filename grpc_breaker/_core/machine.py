@@ -200,7 +200,13 @@ class Machine:
             self._in_flight.pop(permit, None)  # pragma: no cover - another caller was faster: tests/model
 
     def _take_in(
-        self, permit: Permit, outcome: Outcome, status: str, details: str, shared: bool, unreached: bool
+        self,
+        permit: Permit,
+        outcome: Outcome,
+        status: str,
+        details: str,
+        incident: float | None,
+        unreached: bool,
     ) -> None:
         """Take in the result of a permit that has just been settled."""
         generation = self._current
@@ -219,7 +225,7 @@ class Machine:
         slow = now - permit.started > self._slow_after and permit.timed
         if outcome is _FAILURE:  # a probe keeps its slot, so that no call passes before the change that follows
             self._counts.add_failure(status)
-            began = permit.started if shared else _NEVER
+            began = _NEVER if incident is None else permit.started - incident
             reason = generation.fail(now, began, slow, status, details, self._policy)
             if unreached:
                 generation.reopenings = min(generation.reopenings, _UNREACHED_REOPENINGS)

@@ -53,7 +53,13 @@ class Issuer(Protocol):
         ...
 
     def _take_in(
-        self, permit: Permit, outcome: Outcome, status: str, details: str, shared: bool, unreached: bool
+        self,
+        permit: Permit,
+        outcome: Outcome,
+        status: str,
+        details: str,
+        incident: float | None,
+        unreached: bool,
     ) -> None: ...
 
     def _settle_late(self, permit: Permit, status: str) -> bool: ...
@@ -132,7 +138,7 @@ class Permit:
         status: str = "",
         details: str = "",
         *,
-        shared: bool = False,
+        incident: float | None = None,
         unreached: bool = False,
     ) -> bool:
         """End the call.
@@ -141,9 +147,10 @@ class Permit:
             outcome: What the call says about the server.
             status: The name of its status, or of its exception: counted by name, so from a small set.
             details: Words for a person; kept with failures, cut to 200 characters.
-            shared: Whether a failure may be that of a connection, which fails all its calls at once. Such a failure is
-                one more in a row, and may open the breaker, only if its call was admitted a quarter of a second after
-                the last one that was.
+            incident: For a failure that may be one of many with one cause, as when a connection is lost under its
+                calls: for how many seconds after the first of them others belong to it. It is one more in a row, and
+                may open the breaker, only if its call was admitted so long after the last one that was. 0: if it was
+                admitted since then. Default: a failure by itself.
             unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
                 open period does not grow beyond four times its first length.
 
@@ -179,7 +186,7 @@ class Permit:
                 del breaker._in_flight[self]
             except KeyError:
                 return breaker._settle_late(self, status)
-        breaker._take_in(self, outcome, status, details, shared, unreached)
+        breaker._take_in(self, outcome, status, details, incident, unreached)
         return True
 
     def success(self) -> bool:

@@ -25,10 +25,6 @@ _BUCKETS: Final = 10
 _TOTALS: Final = 3
 """Numbers kept for each bucket: calls, failures, slow."""
 
-_INCIDENT: Final = 0.25
-"""Seconds within which the failures of a lost connection are one incident: of the calls that were on it, and of those
-that come while another one is made."""
-
 _LONG_AGO: Final = -math.inf
 
 
@@ -77,8 +73,7 @@ class Window:
     def note_failure(self, now: float, began: float, status: str, details: str) -> bool:
         """Note a failure for the row and the last failures; false for one more failure of an incident.
 
-        One incident is one failure in a row: a failure lengthens it only if its call began some time after the one
-        before it that did.
+        One incident is one failure in a row: a failure lengthens it only if it began after the one before it that did.
         """
         if len(details) > DETAILS_LENGTH:
             details = details[:DETAILS_LENGTH]
@@ -86,7 +81,7 @@ class Window:
         last.append((status, details))
         if len(last) > 2 * LAST_FAILURES:
             del last[:LAST_FAILURES]
-        if began < self._counted_at + _INCIDENT:
+        if began < self._counted_at:
             return False
         self.in_a_row += 1
         self._counted_at = now

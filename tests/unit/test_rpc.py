@@ -118,22 +118,36 @@ def test_own_verdicts_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "details", "failures"),
+    ("code", "details", "at_once", "one_by_one"),
     [
-        (grpc.StatusCode.UNAVAILABLE, "Socket closed", 1),
-        (grpc.StatusCode.CANCELLED, "going away", 1),
-        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", 1),
-        (grpc.StatusCode.INTERNAL, "index out of range", 3),
-        (DEADLINE, "Deadline Exceeded", 3),
-        (grpc.StatusCode.CANCELLED, "Stream removed (retry perAttemptRecvTimeout exceeded)", 3),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", 1, 1),
+        (grpc.StatusCode.UNAVAILABLE, "Stream removed (GOAWAY received; Error code: 0)", 1, 1),
+        (grpc.StatusCode.UNAVAILABLE, "recvmsg:Connection reset by peer", 1, 1),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", 1, 1),
+        (grpc.StatusCode.UNAVAILABLE, "the service is ill", 1, 3),
+        (grpc.StatusCode.CANCELLED, "going away", 1, 3),
+        (grpc.StatusCode.INTERNAL, "index out of range", 3, 3),
+        (DEADLINE, "Deadline Exceeded", 3, 3),
+        (grpc.StatusCode.CANCELLED, "Stream removed (retry perAttemptRecvTimeout exceeded)", 3, 3),
     ],
 )
-def test_what_one_incident_may_be(code: grpc.StatusCode, details: str, failures: int) -> None:
-    """Calls in flight at once that may have lost one connection are one failure in a row; others are so many."""
-    breaker = CircuitBreaker("test", BreakerPolicy(consecutive_failures=5), clock=FakeClock())
-    for permit in [breaker.admit() for _ in range(3)]:
+def test_what_one_incident_may_be(code: grpc.StatusCode, details: str, at_once: int, one_by_one: int) -> None:
+    """Calls in flight at once that may have one cause are one failure in a row, and so are those that come while a lost
+    connection is made again; calls that fail one after the other are so many.
+    """
+    clock = FakeClock()
+    breaker = CircuitBreaker("test", BreakerPolicy(consecutive_failures=5), clock=clock)
+    permits = [breaker.admit() for _ in range(3)]
+    clock.advance(0.1)
+    for permit in permits:
         rpc.settle(permit, code, details)
-    assert breaker.snapshot()["window"]["consecutive_failures"] == failures
+    assert breaker.snapshot()["window"]["consecutive_failures"] == at_once
+    breaker.reset()
+    for _ in range(3):
+        permit = breaker.admit()
+        clock.advance(0.05)
+        rpc.settle(permit, code, details)
+    assert breaker.snapshot()["window"]["consecutive_failures"] == one_by_one
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,32 @@ def breakers() -> BreakerRegistry:
     return BreakerRegistry(default=ONE_OPENS, clock=FakeClock())
 
 
+class Finished:
+    """A blocking call that has ended."""
+
+    def __init__(self, status: grpc.StatusCode) -> None:
+        self.status = status
+
+    def done(self) -> bool:
+        return True
+
+    def code(self) -> grpc.StatusCode:
+        return self.status
+
+    def exception(self) -> None:
+        return None
+
+    def details(self) -> str:
+        return "gone"
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
 def call(breakers: BreakerRegistry, target: str | None, status: grpc.StatusCode = grpc.StatusCode.OK) -> Any:
     """Make a call through an interceptor that was told `target`, and see its end."""
     interceptor = CircuitBreakerInterceptor(breakers, target=target, telemetry=False)
-    return interceptor.intercept_unary_unary(lambda details, request: Ended(status), Details(), b"")
+    return interceptor.intercept_unary_unary(lambda details, request: Finished(status), Details(), b"")
 
 
 def test_targets_have_breakers_of_their_own(breakers: BreakerRegistry) -> None:

@@ -111,10 +111,10 @@ def test_one_incident_is_one_failure_in_a_row(clock: FakeClock) -> None:
     permits = [breaker.admit() for _ in range(8)]
     clock.advance(1)
     for permit in permits:
-        permit.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+        permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
     assert breaker.snapshot()["window"] == {"calls": 8, "failures": 8, "slow": 0, "consecutive_failures": 1}
     clock.advance(1)
-    breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+    breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
     assert breaker.state is State.OPEN
 
 
@@ -126,12 +126,12 @@ def test_one_incident_opens_nothing_by_itself(clock: FakeClock) -> None:
         permits = [breaker.admit() for _ in range(20)]
         clock.advance(1)
         for permit in permits:
-            permit.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+            permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
         assert breaker.snapshot()["window"]["failures"] == 20
         breaker.admit().success()
         assert breaker.state is State.CLOSED
         clock.advance(1)
-        breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+        breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
         assert breaker.state is State.OPEN
 
 
@@ -142,7 +142,7 @@ def test_answer_ends_a_row(clock: FakeClock) -> None:
         permit = breaker.admit()
         permit.answered()
         clock.advance(86_400)
-        permit.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+        permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
     assert breaker.state is State.CLOSED
     assert breaker.tallies() == {("failure", "UNAVAILABLE"): 5}
 
@@ -183,8 +183,8 @@ def test_late_failure_of_an_incident_begins_no_row(clock: FakeClock) -> None:
     breaker = CircuitBreaker("late", BreakerPolicy(consecutive_failures=2), clock=clock)
     early, late = breaker.admit(), breaker.admit()
     clock.advance(1)
-    early.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+    early.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
     breaker.admit().success()
     clock.advance(1)
-    late.settle(Outcome.FAILURE, "UNAVAILABLE", shared=True)
+    late.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
     assert breaker.snapshot()["window"]["consecutive_failures"] == 0

@@ -38,6 +38,7 @@ def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
     assert plain.pop("since") == change["time"]
     assert plain == {
         "name": "prices",
+        "target": "",
         "state": "open",
         "retry_after": 10.0,
         "reason": "consecutive_failures",
