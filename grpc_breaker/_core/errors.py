@@ -18,7 +18,8 @@ class CircuitOpenError(Exception):
     """The breaker refused the call; the server was not asked.
 
     Refused RPCs raise a subclass that is also a `grpc.RpcError` (in asyncio a `grpc.aio.AioRpcError`), so existing
-    `except grpc.RpcError` clauses keep working. Every refusal is an object of its own.
+    `except grpc.RpcError` clauses keep working. Every refusal is an object of its own. It pickles; where it is passed
+    on as JSON (Celery's results), its words are left, and no attribute below.
 
     Attributes:
         method: The refused method, "pricing.v1.Pricing/GetPrice"; empty outside gRPC.
@@ -67,7 +68,10 @@ class CircuitOpenError(Exception):
     @property
     def _rejection(self) -> Rejection:
         # Kept where the interpreter itself puts it: an error made for every refusal should cost no more than it must.
-        rejection: Rejection = self.args[0]
+        rejection = self.args[0] if self.args else None
+        if not isinstance(rejection, Rejection):
+            message = "this refusal was made from its words alone"
+            raise AttributeError(message)  # noqa: TRY004 - as of an attribute that is not there
         return rejection
 
     @property
@@ -100,7 +104,8 @@ class CircuitOpenError(Exception):
 
     def details(self) -> str:
         """The refusal in words, with the seconds to the next probe."""
-        return self._rejection.details
+        words = self.args[0] if self.args else ""
+        return words.details if isinstance(words, Rejection) else str(words)
 
     def __str__(self) -> str:
         return self.details()

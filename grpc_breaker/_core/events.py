@@ -216,6 +216,10 @@ class Rejection:
     def __repr__(self) -> str:
         return f"<Rejection: {self.details}>"
 
+    def __json__(self) -> str:
+        """The refusal in words, for serialisers that ask: kombu's, and with it Celery's results."""
+        return self.details
+
 
 def _rejection(facts: tuple[str, State, Reason, float, str, int], at: float, method: str) -> Rejection:
     """Make a rejection from its pickled parts."""

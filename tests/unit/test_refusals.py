@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import pickle
 import traceback
 from typing import Any
@@ -103,6 +104,17 @@ def test_refusal_outside_grpc_has_the_documented_name(breakers: BreakerRegistry)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         again = pickle.loads(pickle.dumps(error.value, protocol))
         assert (type(again), str(again)) == (CircuitOpenError, str(error.value))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "asyncio"])
+def test_refusal_keeps_its_words_as_json(asynchronous: bool, breakers: BreakerRegistry) -> None:
+    """A refusal that is made again from the JSON of its arguments, as Celery does, says the same words."""
+    error = raised(intercept_aio(breakers, None)) if asynchronous else intercept(breakers, None)
+    written = json.dumps(error.args, default=lambda it: it.__json__())
+    again = CircuitOpenError(*json.loads(written))
+    assert (str(again), again.details(), again.code()) == (WORDS, WORDS, None)
+    assert getattr(again, "retry_after", "not known") == "not known"
+    assert str(CircuitOpenError()) == ""
 
 
 # ── Finding the refusal behind an exception ───────────────────────────────────────────────────────────────────────
