@@ -260,7 +260,7 @@ class CircuitBreaker(Machine):
                     return
                 continue
             new = after(old, State.CLOSED, Reason.RESET, now, self._policy, self._random, None)
-            new.sequence, new.history, new.delivered = old.sequence, old.history, True
+            new.sequence, new.history = old.sequence, old.history
             if self._succeed(old, new):  # pragma: no branch - else another caller was faster: tests/model
                 return
 
@@ -333,7 +333,7 @@ class CircuitBreaker(Machine):
         self._counts.clear()
         if isinstance(generation, HalfOpen):
             generation.probes.clear()
-        generation.delivered = True
+        generation.event = None
         self._undelivered = generation
 
 

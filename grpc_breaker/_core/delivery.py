@@ -37,16 +37,15 @@ def deliver_from(
     """
     passing: BaseException | None = None
     for claim in _one_claim():
-        while generation.delivered or _claimed(generation, claim):
+        while generation.event is None or _claimed(generation, claim):
             event = generation.event
-            if not generation.delivered and event is not None:
+            if event is not None:
                 try:
                     deliver(lists, event)
                 except BaseException as error:  # noqa: BLE001 - raised by the caller
                     passing = passing or error
                 finally:
-                    generation.delivered = True
-                    generation.event = None  # with the context of the call that caused it
+                    generation.event = None
                     generation.claims = {}
             following = generation.successor.get("next")
             if following is None:

@@ -47,7 +47,6 @@ class Generation:
 
     __slots__ = (
         "claims",
-        "delivered",
         "event",
         "history",
         "number",
@@ -78,10 +77,9 @@ class Generation:
         self.sequence = 0
         """The sequence number of the last event up to this generation."""
         self.event: StateChange | None = None
+        """How it began, until the listeners have been called with it; `None` where there is nothing to deliver."""
         self.history: tuple[StateChange, ...] = ()
         """The last changes of the breaker up to this generation, the oldest first."""
-        self.delivered = False
-        """Whether the listeners have been called with the event."""
         self.successor: dict[str, Generation] = {}
         """Empty until the generation has ended, then {"next": the next one}."""
         self.claims: dict[int, Any] = {}
@@ -304,7 +302,6 @@ class HalfOpen(Generation):
 def first(name: str, policy: BreakerPolicy, now: float) -> Generation:
     """The generation a breaker begins with."""
     generation = Closed(0, window_for(policy, now), _never_refusing(name, State.CLOSED))
-    generation.delivered = True
     generation.claims = _NOTHING_TO_CLAIM
     return generation
 
