@@ -122,8 +122,7 @@ class LabelledCounts:
         """The counts that a breaker of this name adds to."""
         known = name in self._by_label or split_target(name)[0] in self._configured
         label = name if known or len(self._by_label) < self._most_labels else OTHER
-        counts = self._by_label.get(label)
-        return self._by_label.setdefault(label, CallCounts()) if counts is None else counts
+        return self._by_label.setdefault(label, CallCounts())
 
     def label(self, name: str) -> str:
         """The label under which a breaker of this name is counted."""
