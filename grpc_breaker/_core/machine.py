@@ -41,7 +41,6 @@ from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
 
 _NEVER: Final = math.inf
-_SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
 _IGNORED: Final = Outcome.IGNORED
 
@@ -108,7 +107,6 @@ class Machine:
         self._registry_rejection_listeners = rejections
         self._reconfigured = False
         self._tidy_at = -math.inf
-        self._slow_after = _NEVER
         self._note_policy()
 
     @property
@@ -212,14 +210,11 @@ class Machine:
         generation = self._current
         if generation.successor:  # pragma: no cover - another caller was faster: tests/model
             generation = self._latest()
-        if outcome is _IGNORED:
-            if not hasattr(permit, "had_answer"):
-                self._take_back(permit, generation, status)
-                return
-            outcome = _SUCCESS
+        if outcome is _IGNORED and not hasattr(permit, "had_answer"):
+            self._take_back(permit, generation, status)
+            return
         now = self._clock()
         if permit.generation != generation.number or now >= permit.lease_end:
-            generation.free(permit)
             self._counts.add(STALE, status)
             return
         slow = now - permit.started > self._slow_after and permit.timed
@@ -229,7 +224,7 @@ class Machine:
             reason = generation.fail(now, began, slow, status, details, self._policy)
             if unreached:
                 generation.reopenings = min(generation.reopenings, _UNREACHED_REOPENINGS)
-        else:
+        else:  # a success, as an ignored result is after an answer
             self._counts.add_success(status)
             if slow:
                 reason = generation.be_slow(now, self._policy)
@@ -244,7 +239,6 @@ class Machine:
     def _take_back(self, permit: Permit, generation: Generation, status: str) -> None:
         """Take back a permit from which nothing was learned."""
         if permit.generation != generation.number or self._expired(permit):
-            generation.free(permit)
             self._counts.add(STALE, status)
             return
         if generation.probes:
