@@ -40,7 +40,7 @@ class Window:
 
     def __init__(self) -> None:
         self.calls: int = 0
-        """Results since the window was made."""
+        """Results since a time window was made; a window of the last calls does not use it."""
         self.in_a_row = 0
         """Failures without a success between them, whatever the window holds."""
         self._counted_at = _LONG_AGO
@@ -189,7 +189,6 @@ class CountWindow(Window):
         """Count a failure; returns what the window holds then, or `None` for one more failure of an incident."""
         separate = self.note_failure(now, began, status, details)
         failures, slow_ones = self._totals[-1]
-        self.calls += 1
         self._totals.append((failures + 1, slow_ones + slow))
         return self.held(now) if separate else None
 
@@ -197,7 +196,6 @@ class CountWindow(Window):
         """Count a success that was slow; returns what the window holds then."""
         self.in_a_row = 0
         failures, slow_ones = self._totals[-1]
-        self.calls += 1
         self._totals.append((failures, slow_ones + 1))
         return self.held(now)
 
