@@ -9,7 +9,8 @@ from itertools import count
 
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry
+from grpc_breaker import BreakerPolicy, BreakerRegistry, Outcome
+from grpc_breaker._core.counts import LabelledCounts, summed
 from grpc_breaker.testing import FakeClock
 from tests.support.core import WATCHED
 from tests.support.lines import act_at
@@ -133,3 +134,33 @@ def test_no_count_is_lost_while_names_churn() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert sum(totals(breakers).values()) == calls * threads
+
+
+def test_counts_of_registries_add_up() -> None:
+    """What several registries counted adds up, by label, outcome and status, also in one that goes on counting."""
+
+    def counted() -> LabelledCounts:
+        breakers = BreakerRegistry(default=BreakerPolicy(consecutive_failures=1), clock=FakeClock())
+        breaker = breakers["pkg.S/M"]
+        breaker.admit().success()
+        breaker.admit().settle(Outcome.SUCCESS, "NOT_FOUND")
+        breaker.admit().failure("INTERNAL")
+        breaker.try_admit()
+        breakers["pkg.S/N"].admit().success()
+        return breakers.counts
+
+    once = {
+        ("pkg.S/M", "success", "OK"): 1,
+        ("pkg.S/M", "success", "NOT_FOUND"): 1,
+        ("pkg.S/M", "failure", "INTERNAL"): 1,
+        ("pkg.S/M", "rejected", ""): 1,
+        ("pkg.S/N", "success", "OK"): 1,
+    }
+    assert summed([]) == {}
+    assert summed([counted()]) == once
+    assert summed([counted(), counted()]) == dict.fromkeys(once, 2)
+    for counts in (counted(), LabelledCounts((), 10)):
+        before = summed([counts])
+        for times in (1, 2):
+            counts.add_all(once)
+            assert summed([counts]) == {key: before.get(key, 0) + times for key in once}

@@ -137,6 +137,41 @@ def test_evicted_breaker_that_is_held_is_found_again() -> None:
     assert held.state is State.FORCED_OPEN
 
 
+def test_call_of_an_evicted_name_enters_it_again() -> None:
+    """A method that was evicted is in the registry again with its next call, and the others stay as they were."""
+    breakers = BreakerRegistry(max_breakers=1, clock=FakeClock())
+    for name in ("pkg.S/A", "pkg.S/B", "pkg.S/A"):
+        breaker = breakers.breaker_for(f"/{name}")
+        assert list(breakers) == [breaker]
+        assert names(breakers) == [name]
+
+
+def test_use_is_noted_each_second() -> None:
+    """A breaker that is called a second after it was noted as used is noted again, and evicted after idler ones."""
+    clock = FakeClock()
+    breakers = BreakerRegistry(max_breakers=2, clock=clock)
+    for name in ("pkg.S/A", "pkg.S/B", "pkg.S/A"):
+        breakers[name].admit().success()
+        clock.advance(0.5)
+    breakers["pkg.S/C"]
+    assert names(breakers) == ["pkg.S/A", "pkg.S/C"]
+
+
+def test_search_that_found_none_is_repeated_after_a_second() -> None:
+    """After a search for idle breakers that found none, a new name searches again when a second has passed."""
+    clock = FakeClock()
+    breakers = BreakerRegistry(max_breakers=1, clock=clock)
+    busy = [breakers["pkg.S/A"].admit(), breakers["pkg.S/B"].admit()]
+    for permit in busy:
+        permit.success()
+    clock.advance(0.75)
+    breakers["pkg.S/C"]
+    assert names(breakers) == ["pkg.S/A", "pkg.S/B", "pkg.S/C"]
+    clock.advance(0.25)
+    breakers["pkg.S/D"]
+    assert names(breakers) == ["pkg.S/D"]
+
+
 @pytest.mark.parametrize("entered", ["pkg.S/Own", "pkg.S/Other", "pkg.S/M0"])
 def test_calls_made_in_the_middle(entered: str) -> None:
     """A finalizer or signal handler that makes a call while a breaker is made, or evicted, loses no call and no breaker."""
@@ -219,7 +254,20 @@ def test_names_that_each_open_share_one_breaker_in_the_end(
     assert flooded["flood.S/M5000"].name == "other"
     assert flooded["flood.S/M0"].name == "flood.S/M0"
     (said,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "'other'" in said.getMessage()
+    assert said.getMessage() == (
+        "200 breakers and none of them is idle: from now on, methods with new names share the breaker 'other'; "
+        "are these names made up?"
+    )
+
+
+@pytest.mark.parametrize("default", [DEFAULT, None])
+def test_names_share_a_breaker_of_the_default_policy(default: BreakerPolicy | None) -> None:
+    """The shared breaker has the default policy, whatever policy covers its first method; without one it has that."""
+    breakers = BreakerRegistry({"pkg.S": POLICY}, default=default, max_breakers=1, clock=FakeClock())
+    for n in range(10):
+        breakers[f"pkg.S/M{n}"].force_open()
+    shared = breakers["pkg.S/M10"]
+    assert (shared.name, shared.policy) == ("other", default or POLICY)
 
 
 def test_configured_names_never_share() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grpc_breaker._core.callables import name_of
-from grpc_breaker._core.log import log_once
+from grpc_breaker._core.log import log_once, printable
 
 
 def test_logged_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
@@ -55,10 +55,31 @@ def test_log_that_raises() -> None:
         logging.getLogger("grpc_breaker").removeHandler(handler)
 
 
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("plain \u00e9\\", "plain \u00e9\\"),
+        ("a\\b\nc", r"a\b\nc"),
+        ("\x1b[31mred'\u2028\"", "\\x1b[31mred'\\u2028\""),
+        ("", ""),
+    ],
+)
+def test_control_characters_are_written_out(text: str, printed: str) -> None:
+    """Control characters are written out as in source code; everything else stays as it is."""
+    assert printable(text) == printed
+
+
 class Listener:
     def __call__(self) -> None: ...
 
     def method(self) -> None: ...
+
+
+class Bare:
+    """What has none of the usual attributes."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AttributeError(name)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +91,7 @@ class Listener:
         (functools.partial(print), "functools.partial"),
         (print, "builtins.print"),
         ([].append, "builtins.list.append"),
+        (Bare(), "tests.unit.test_log.Bare"),
     ],
 )
 def test_names(function: Any, name: str) -> None:

@@ -131,7 +131,9 @@ def test_policy_with_verdicts_is_a_value() -> None:
     for again in (copy.deepcopy(policy), dataclasses.replace(policy), *pickled):
         assert again == policy
         assert hash(again) == hash(policy)
-    assert policy != dataclasses.replace(policy, verdicts={"NOT_FOUND": Outcome.IGNORED})
+    other = dataclasses.replace(policy, verdicts={"NOT_FOUND": Outcome.IGNORED})
+    assert policy != other
+    assert hash(policy) != hash(other)
     assert dataclasses.asdict(policy)["verdicts"] == {"NOT_FOUND": Outcome.FAILURE}
     assert "verdicts={'NOT_FOUND': <Outcome.FAILURE: 'failure'>}" in repr(policy)
     assert (len(policy.verdicts or ()), list(policy.verdicts or ())) == (1, ["NOT_FOUND"])

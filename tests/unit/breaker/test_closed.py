@@ -11,6 +11,24 @@ from grpc_breaker.testing import FakeClock
 from tests.unit.breaker.calls import end_calls, trip
 
 
+@pytest.mark.parametrize("status", ["OK", "NOT_FOUND"])
+def test_success_of_any_status_counts(breaker: CircuitBreaker, status: str) -> None:
+    """A success is in the window and ends a row of failures, whatever its status."""
+    breaker.admit().failure()
+    for _ in range(3):
+        breaker.admit().settle(Outcome.SUCCESS, status)
+    assert breaker.snapshot()["window"] == {"calls": 4, "failures": 1, "slow": 0, "consecutive_failures": 0}
+
+
+@pytest.mark.parametrize(("results", "opens"), [("sl", True), ("ssl", False), ("sf", True), ("ssf", False)])
+def test_rate_that_is_just_reached(results: str, opens: bool, clock: FakeClock) -> None:
+    """A rate opens the breaker when it is reached, and not below that."""
+    policy = BreakerPolicy(minimum_calls=2, failure_rate=0.5, slow_call_duration=0.1, slow_call_rate=0.5)
+    breaker = CircuitBreaker("rates", policy, clock=clock)
+    end_calls(breaker, clock, results)
+    assert (breaker.state is State.OPEN) == opens
+
+
 @pytest.mark.parametrize("results", ["s", "fs", "ffsfs", "ls", "fffss"])
 def test_successes_that_open_nothing_are_counted(results: str, clock: FakeClock) -> None:
     """Successes after failed and slow calls are in the window, and open nothing while no rate is reached."""
@@ -90,12 +108,13 @@ def test_clock_that_stands_still(breaker: CircuitBreaker) -> None:
     assert breaker.state is State.OPEN
 
 
-def test_success_at_the_end_of_a_bucket_is_in_the_next(clock: FakeClock) -> None:
+@pytest.mark.parametrize("status", ["OK", "NOT_FOUND"])
+def test_success_at_the_end_of_a_bucket_is_in_the_next(clock: FakeClock, status: str) -> None:
     """A success at the very moment a bucket of the window ends belongs to the next bucket."""
     breaker = CircuitBreaker("prices", BreakerPolicy(window_seconds=10), clock=clock)
     breaker.admit().success()
     clock.advance(1)
-    breaker.admit().success()
+    breaker.admit().settle(Outcome.SUCCESS, status)
     clock.advance(9.5)
     assert breaker.snapshot()["window"]["calls"] == 1
 
@@ -145,6 +164,40 @@ def test_answer_ends_a_row(clock: FakeClock) -> None:
         permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
     assert breaker.state is State.CLOSED
     assert breaker.tallies() == {("failure", "UNAVAILABLE"): 5}
+
+
+def test_answer_is_the_success_between_two_failures(breaker: CircuitBreaker) -> None:
+    """The answer of a stream that is still under way ends the row of failures of the calls beside it."""
+    stream = breaker.admit()
+    breaker.admit().failure()
+    stream.answered()
+    assert breaker.snapshot()["window"]["consecutive_failures"] == 0
+    breaker.admit().failure()
+    assert breaker.state is State.CLOSED
+
+
+@pytest.mark.parametrize("window_calls", [None, 50])
+def test_slow_success_ends_a_row(clock: FakeClock, window_calls: int | None) -> None:
+    """A slow success ends a row of failures, in a window of time and in one of calls."""
+    policy = BreakerPolicy(consecutive_failures=2, slow_call_duration=0.1, window_calls=window_calls)
+    breaker = CircuitBreaker("slow", policy, clock=clock)
+    end_calls(breaker, clock, "flf")
+    assert breaker.snapshot()["window"] == {"calls": 3, "failures": 2, "slow": 1, "consecutive_failures": 1}
+
+
+@pytest.mark.parametrize(
+    ("incident", "after", "row"), [(0.0, 0.0, 2), (0.25, 0.0, 1), (0.25, 0.125, 1), (0.25, 0.25, 2)]
+)
+def test_incident_has_an_end(clock: FakeClock, incident: float, after: float, row: int) -> None:
+    """A call that was admitted at the very end of an incident, or later, is one more failure in a row."""
+    breaker = CircuitBreaker("incident", BreakerPolicy(consecutive_failures=3), clock=clock)
+    clock.advance(10)
+    breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", incident=incident)
+    clock.advance(after)
+    permit = breaker.admit()
+    clock.advance(1)
+    permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=incident)
+    assert breaker.snapshot()["window"]["consecutive_failures"] == row
 
 
 def test_answered_call_that_is_given_up_is_a_success(breaker: CircuitBreaker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,6 +13,8 @@ import pytest
 
 from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit, State
 from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.support.core import CORE
+from tests.support.lines import act_at
 from tests.unit.breaker.calls import trip
 
 
@@ -74,14 +77,16 @@ def test_event_of_an_opening(breaker: CircuitBreaker, clock: FakeClock) -> None:
     assert [reason.details for reason in change.last_failures] == ["details 0", "details 1"]
 
 
-def test_last_five_failures_cut_to_length() -> None:
+@pytest.mark.parametrize("window_calls", [None, 20])
+def test_last_five_failures_cut_to_length(window_calls: int | None) -> None:
     """Five failures go with an event, the details of each cut to 200 characters."""
-    breaker = CircuitBreaker("test", BreakerPolicy(consecutive_failures=7), clock=FakeClock())
+    policy = BreakerPolicy(consecutive_failures=7, window_calls=window_calls)
+    breaker = CircuitBreaker("test", policy, clock=FakeClock())
     events = EventRecorder(breaker)
     for n in range(7):
         breaker.admit().failure("INTERNAL", str(n) * 1000)
     reasons = events.changes[0].last_failures
-    assert [reason.details for reason in reasons] == [str(n) * 200 for n in range(2, 7)]
+    assert [(reason.status, reason.details) for reason in reasons] == [("INTERNAL", str(n) * 200) for n in range(2, 7)]
     assert events.changes[0].details == "6" * 200
 
 
@@ -291,3 +296,18 @@ def test_interrupted_listener_of_refusals(breaker: CircuitBreaker) -> None:
     with pytest.raises(KeyboardInterrupt):
         breaker.try_admit()
     assert breaker.snapshot()["totals"]["rejected"] == 1
+
+
+def test_interrupted_delivery_does_not_stop_the_next(clock: FakeClock) -> None:
+    """Ctrl-C at any line of a delivery reaches the caller and costs that event at most; the next change is delivered."""
+    for at in count(1):
+        breaker = CircuitBreaker("interrupted", clock=clock)
+        events = EventRecorder(breaker)
+        try:
+            if not act_at({str(CORE / "delivery.py")}, breaker.force_open, Mock(side_effect=KeyboardInterrupt), at):
+                break
+        except KeyboardInterrupt:
+            breaker.reset()
+        assert events.states[-1] is State.CLOSED
+        assert events.states.count(State.CLOSED) == 1
+    assert at > 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit, Reason, Rejection, State
@@ -42,6 +44,7 @@ def test_one_failure_reopens_it(breaker: CircuitBreaker, clock: FakeClock) -> No
     probe_of(breaker, clock).failure("UNAVAILABLE")
     assert events.states == [State.OPEN, State.HALF_OPEN, State.OPEN]
     assert (events.changes[-1].reason, breaker.retry_after) == (Reason.PROBE_FAILED, 10)
+    assert [reason.status for reason in events.changes[-1].last_failures] == ["UNAVAILABLE"] * 3
 
 
 def test_slow_probe_says_so(clock: FakeClock) -> None:
@@ -63,9 +66,29 @@ def test_slow_probe_says_so(clock: FakeClock) -> None:
         clock.advance(2)
         probe.success()
         assert (events.changes[-1].reason, breaker.retry_after) == (Reason.PROBE_SLOW, 20)
+        assert breaker.snapshot()["window"]["consecutive_failures"] == 0
         clock.advance(20)
         breaker.admit().success()
         assert breaker.state is State.CLOSED
+
+
+def test_refusal_while_probes_are_in_flight(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A half-open breaker refuses with its policy's code, for the reason that opened it, and says how many probes fly."""
+    breaker.reconfigure(replace(breaker.policy, refusal_code="ABORTED"))
+    probe_of(breaker, clock)
+    refusal = breaker.try_admit()
+    assert isinstance(refusal, Rejection)
+    assert (refusal.code, refusal.reason, refusal.probes) == ("ABORTED", Reason.CONSECUTIVE_FAILURES, 1)
+    assert repr(refusal) == "<Rejection: circuit breaker half_open for prices; 1 probe in flight>"
+
+
+def test_probe_that_closes_it_ended_with_ok(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """The event of the close has the status of the probe: OK for a success, and for a block that ended well."""
+    events = EventRecorder(breaker)
+    probe_of(breaker, clock).success()
+    with probe_of(breaker, clock):
+        pass
+    assert [change.status for change in events.changes if change.state is State.CLOSED] == ["OK", "OK"]
 
 
 def test_ignored_probe_frees_its_slot(breaker: CircuitBreaker, clock: FakeClock) -> None:
@@ -125,6 +148,30 @@ def test_first_answer_means_nothing_outside_half_open(breaker: CircuitBreaker) -
     assert (stream.settled, breaker.snapshot()["totals"]["success"]) == (False, 0)
 
 
+def test_answer_of_a_probe_from_before_a_reset_changes_nothing(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """The first answer of a probe that comes after an operator closed the breaker is no result of the closed breaker."""
+    stream = probe_of(breaker, clock)
+    breaker.reset()
+    breaker.admit().failure()
+    stream.answered()
+    assert breaker.snapshot()["window"] == {"calls": 1, "failures": 1, "slow": 0, "consecutive_failures": 1}
+
+
+def test_when_an_answer_is_awaited(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A first answer is news for a probe and after a failure, once; not in a breaker where all went well."""
+    first, second = breaker.admit(), breaker.admit()
+    assert not first.awaits_answer
+    breaker.admit().failure()
+    assert (first.awaits_answer, second.awaits_answer) == (True, True)
+    first.answered()
+    second.success()
+    assert (first.awaits_answer, second.awaits_answer) == (False, False)
+    probe = probe_of(breaker, clock)
+    assert probe.awaits_answer
+    breaker.reset()
+    assert not probe.awaits_answer
+
+
 # ── Leases ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -136,6 +183,7 @@ def test_expired_probe_frees_its_slot(breaker: CircuitBreaker, clock: FakeClock)
     assert isinstance(breaker.try_admit(), Rejection)
     clock.advance(0.25)
     assert (lost.is_probe, breaker.in_flight) == (False, 0)
+    assert repr(breaker) == "<CircuitBreaker 'prices' half_open: 0 of 1 probes succeeded, 0 in flight>"
     breaker.admit().success()
     assert breaker.state is State.CLOSED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -102,8 +103,11 @@ def test_refusal_of_an_open_breaker_has_no_probes(breaker: CircuitBreaker) -> No
     assert refused.probes == 0
 
 
-def test_result_from_before_the_opening_is_stale(breaker: CircuitBreaker) -> None:
+@pytest.mark.parametrize("changes_before", range(4))
+def test_result_from_before_the_opening_is_stale(breaker: CircuitBreaker, changes_before: int) -> None:
     """The result of a call that was admitted before the breaker opened is counted as stale, and changes nothing."""
+    for _ in range(changes_before):
+        breaker.reset()
     late = [breaker.admit(), breaker.admit()]
     trip(breaker)
     events = EventRecorder(breaker)
@@ -127,6 +131,8 @@ def test_breaker_that_changes_while_a_call_asks(then: State) -> None:
     assert breaker.state is then
     if isinstance(answer, Permit):
         assert (answer.method, answer.context, answer.timed, answer.started) == ("S/M", "context", False, 10)
+        clock.advance(1000)
+        assert not answer.settled  # it has the lease of a call without a deadline, not that of a probe
         answer.failure("INTERNAL")
         assert breaker.snapshot()["window"]["failures"] == 1
 
@@ -135,13 +141,21 @@ def test_breaker_that_changes_while_a_call_asks(then: State) -> None:
 def test_random_that_fails_later(drawn: list[Any], clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     """A `random` that goes wrong costs the jitter, never the opening, and is logged once."""
     policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=1)
-    breaker = CircuitBreaker("unlucky", policy, clock=clock, random=iter(drawn).__next__)
+    draw = iter(drawn)
+
+    def unlucky() -> Any:
+        return next(draw)
+
+    breaker = CircuitBreaker("unlucky", policy, clock=clock, random=unlucky)
     breaker.admit().failure()
     assert (breaker.state, breaker.retry_after) == (State.OPEN, 10)
-    assert len(caplog.records) == 1
-    assert "random must" in caplog.text
-    assert "a number in [0, 1)" in caplog.text
-    assert not caplog.records[0].exc_info
+    (record,) = caplog.records
+    assert re.fullmatch(
+        r"random must return a number in \[0, 1\), and tests\.unit\.breaker\.test_open\..*unlucky:\d+ did not; "
+        r"there is no jitter \(logged once\)",
+        record.getMessage(),
+    )
+    assert not record.exc_info
 
 
 def test_random_may_be_zero(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:

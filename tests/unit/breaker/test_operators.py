@@ -46,6 +46,17 @@ def test_disabled_breaker_counts_and_never_trips(breaker: CircuitBreaker, clock:
     assert (breaker.state, breaker.snapshot()["window"]["calls"]) == (State.CLOSED, 0)
 
 
+@pytest.mark.parametrize("commands", [["disable"], ["reset"], ["disable", "reset"], ["force_open", "reset", "disable"]])
+def test_breaker_keeps_its_name(breaker: CircuitBreaker, commands: list[str]) -> None:
+    """A refusal names the breaker, whatever an operator did to it before."""
+    for command in commands:
+        getattr(breaker, command)()
+    breaker.force_open()
+    refusal = breaker.try_admit()
+    assert isinstance(refusal, Rejection)
+    assert refusal.breaker == "prices"
+
+
 def test_operators_event_names_no_call(breaker: CircuitBreaker) -> None:
     """The event of an operator's command has no method, no context and no status."""
     events = EventRecorder(breaker)
@@ -121,6 +132,7 @@ def test_new_refusal_code_shows_at_once(breaker: CircuitBreaker) -> None:
     refusal = breaker.try_admit()
     assert isinstance(refusal, Rejection)
     assert (refusal.reason, refusal.code) == (Reason.CONSECUTIVE_FAILURES, "ABORTED")
+    assert repr(refusal) == "<Rejection: circuit breaker open for prices; next probe in 10.0 s>"
 
 
 def test_new_window_begins_empty(breaker: CircuitBreaker) -> None:

@@ -106,7 +106,9 @@ def test_probe_with_a_deadline_has_the_shorter_lease(breaker: CircuitBreaker, cl
     trip(breaker)
     clock.advance(10)
     breaker.admit(timeout=1)
-    clock.advance(6)
+    clock.advance(5.75)
+    assert breaker.in_flight == 1
+    clock.advance(0.25)
     assert breaker.in_flight == 0
     assert breaker.admit().is_probe
 

@@ -58,6 +58,15 @@ def test_block_is_refused(breaker: CircuitBreaker) -> None:
     assert breaker.snapshot()["totals"]["rejected"] == 1
 
 
+def test_block_that_outlasts_its_lease(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """A block that ends after its permit was given up is stale, counted by its exception."""
+    with pytest.raises(LookupError), breaker.admit(timeout=1):
+        clock.advance(6)
+        assert breaker.in_flight == 0
+        raise LookupError
+    assert breaker.tallies() == {("stale", "LookupError"): 1}
+
+
 @pytest.mark.parametrize("error", LEAVING)
 def test_leaving_is_no_failure(breaker: CircuitBreaker, error: type[BaseException]) -> None:
     """Ctrl-C, exit and cancellation pass untouched, and are ignored."""
@@ -163,10 +172,17 @@ def test_breaker_itself_is_no_block(breaker: CircuitBreaker, asynchronous: bool)
             raise AssertionError
 
     if asynchronous:
-        with pytest.raises(TypeError, match=r"async with breaker\.admit\(\)"):
+        with pytest.raises(
+            TypeError, match=r"^a breaker is no context manager, .*: write 'async with breaker\.admit\(\) as permit:'$"
+        ):
             asyncio.run(entered())
     else:
-        with pytest.raises(TypeError, match=r"with breaker\.admit\(\)"), breaker:
+        with (
+            pytest.raises(
+                TypeError, match=r"^a breaker is no context manager, .*: write 'with breaker\.admit\(\) as permit:'$"
+            ),
+            breaker,
+        ):
             raise AssertionError
     assert breaker.in_flight == 0
 

@@ -13,6 +13,7 @@ import pytest
 
 import grpc_breaker
 from grpc_breaker import BreakerPolicy, CircuitBreaker, CircuitOpenError, Outcome, Reason, Rejection, State
+from grpc_breaker._core.other_names import explain_in
 from grpc_breaker.testing import FakeClock
 from tests.unit.breaker.calls import trip
 
@@ -35,7 +36,20 @@ def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
     plain = json.loads(json.dumps(breaker.snapshot()))
     assert plain.pop("policy")["consecutive_failures"] == 2
     (change,) = plain.pop("changes")
-    assert plain.pop("since") == change["time"]
+    assert plain.pop("since") == change.pop("time")
+    assert change == {
+        "sequence": 1,
+        "previous": "closed",
+        "state": "open",
+        "reason": "consecutive_failures",
+        "method": "pkg.S/M",
+        "calls": 2,
+        "failures": 2,
+        "slow": 0,
+        "status": "UNAVAILABLE",
+        "details": "details 1",
+        "last_failures": plain["last_failures"],
+    }
     assert plain == {
         "name": "prices",
         "target": "",
@@ -52,6 +66,17 @@ def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
             {"status": "UNAVAILABLE", "details": "details 1"},
         ],
     }
+
+
+def test_snapshot_has_no_types_of_this_package(breaker: CircuitBreaker) -> None:
+    """What a snapshot holds, and what that holds, is of Python's own plain types, for formats that know no other."""
+
+    def types(value: Any) -> set[type]:
+        inside = value.items() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        return {type(value)}.union(*map(types, inside))
+
+    trip(breaker)
+    assert types(breaker.snapshot()) <= {dict, list, tuple, str, int, float, type(None)}
 
 
 def test_why_it_opened_is_known_after_recovery(clock: FakeClock) -> None:
@@ -96,10 +121,46 @@ def test_statuses_are_counted_by_name_in_bounds(breaker: CircuitBreaker) -> None
     breaker.admit().success()
     tallies = breaker.tallies()
     assert sum(calls for (outcome, _), calls in tallies.items() if outcome == "ignored") == 107
-    assert tallies["ignored", "other"] >= 7
-    assert len(tallies) <= 110
+    assert (tallies["ignored", "text 98"], tallies["ignored", "other"]) == (1, 8)
+    assert len(tallies) == 102
     assert (tallies["success", "NOT_FOUND"], tallies["success", "OK"]) == (1, 1)
     assert breaker.snapshot()["totals"]["success"] == 2
+
+
+def test_names_of_failures_are_counted_in_bounds(breaker: CircuitBreaker) -> None:
+    """A hundred names of failures are counted each by itself, all others together."""
+    for n in range(107):
+        breaker.admit().failure(f"text {n}")
+        breaker.reset()
+    assert breaker.tallies() == {**{("failure", f"text {n}"): 1 for n in range(100)}, ("failure", "other"): 7}
+
+
+@pytest.mark.parametrize("status", ["", "OK"])
+def test_ok_is_counted_by_name_beside_any_number_of_others(
+    breaker: CircuitBreaker, clock: FakeClock, status: str
+) -> None:
+    """A success of a probe, with OK or without a status, is counted as OK, however many other names were counted."""
+    for n in range(107):
+        breaker.admit().settle(Outcome.IGNORED, f"text {n}")
+    trip(breaker)
+    clock.advance(10)
+    breaker.admit().settle(Outcome.SUCCESS, status)
+    assert breaker.tallies()["success", "OK"] == 1
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_stale_results_are_counted_by_name(breaker: CircuitBreaker, clock: FakeClock, outcome: Outcome) -> None:
+    """Results that come too late are counted by the name of their status, whatever made them stale."""
+    old = breaker.admit()
+    breaker.reset()
+    old.settle(outcome, "OLD")
+    late, forgotten = breaker.admit(timeout=1), breaker.admit(timeout=1)
+    clock.advance(6)
+    late.settle(outcome, "LATE")
+    assert breaker.in_flight == 0
+    assert forgotten.settle(outcome, "FORGOTTEN")
+    assert not forgotten.settle(outcome, "FORGOTTEN")
+    assert breaker.tallies() == {("stale", "OLD"): 1, ("stale", "LATE"): 1, ("stale", "FORGOTTEN"): 1}
 
 
 def test_names_of_outcomes_are_counted(breaker: CircuitBreaker) -> None:
@@ -177,7 +238,9 @@ def test_control_characters_are_written_out(raw: str, caplog: pytest.LogCaptureF
 @pytest.mark.filterwarnings("ignore:Pickle, copy, and deepcopy support:DeprecationWarning")
 def test_breaker_cannot_be_copied(breaker: CircuitBreaker, copied: Any) -> None:
     """A breaker is shared, not copied: the error says why."""
-    with pytest.raises(TypeError, match=r"circuit breaker cannot be copied or pickled: .+"):
+    with pytest.raises(
+        TypeError, match=r"^a circuit breaker cannot be copied or pickled: a copy would share a part of its state$"
+    ):
         copied(breaker)
 
 
@@ -224,7 +287,20 @@ def test_names_of_other_breakers_are_explained(breaker: CircuitBreaker, name: st
         getattr(breaker, name)
     assert hint in str(caught.value)
     assert (caught.value.name, caught.value.obj) == (name, breaker)
-    assert not hasattr(CircuitBreaker, name)
+    with pytest.raises(AttributeError, match=re.escape(hint)) as caught:
+        getattr(CircuitBreaker, name)
+    assert caught.value.obj is CircuitBreaker
+
+
+def test_a_class_is_made_to_explain_the_names_it_lacks() -> None:
+    """The explanation names the class that was asked, and the attribute."""
+
+    class Breaker:
+        pass
+
+    explain_in(Breaker)
+    with pytest.raises(AttributeError, match=r"^'Breaker' object has no attribute 'close': 'reset\(\)' closes it$"):
+        Breaker().close  # type: ignore[attr-defined] # noqa: B018
 
 
 def test_the_error_of_other_breakers_is_this_one() -> None:
