@@ -198,8 +198,8 @@ def success_and_failure_beside_an_old_failure() -> Scene:
     return scene
 
 
-def success_that_fills_the_window() -> Scene:
-    """Of the successes that come at once, the one that fills the window to `minimum_calls` opens it."""
+def successes_that_fill_the_window() -> Scene:
+    """Successes that come at once and fill the window to `minimum_calls` open nothing."""
     scene = Scene(consecutive_failures=None, minimum_calls=4)
     for _ in range(2):
         scene.breaker.admit().failure()
@@ -208,7 +208,8 @@ def success_that_fills_the_window() -> Scene:
 
     def judge(results: list[Any]) -> None:
         assert results == [True, True]
-        assert not scene.exact or scene.breaker.state is State.OPEN
+        assert scene.breaker.state is State.CLOSED
+        assert not scene.exact or scene.breaker.snapshot()["window"]["calls"] == 4
 
     scene.judge = judge
     return scene
@@ -450,7 +451,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "success and a failure in a row": partial(success_and_failure, used=True),
     "two successes as the window turns": two_successes_at_the_end_of_a_bucket,
     "success and failure beside an old failure": success_and_failure_beside_an_old_failure,
-    "success that fills the window": success_that_fills_the_window,
+    "successes that fill the window": successes_that_fill_the_window,
     "failures of three threads": partial(failures_of_many_threads, 3),
     "lease ends as others ask": lease_ends_as_others_ask,
     "operator against traffic": operator_against_traffic,
