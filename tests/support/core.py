@@ -27,6 +27,7 @@ WATCHED_NAMES: Final = (
     "plain_code.py",
     "policy.py",
     "registry.py",
+    "target.py",
     "window.py",
 )
 """Files with code that a call, a change of state, a delivery or an operator runs."""
