@@ -109,6 +109,7 @@ soak: $(VENV)/.has-test  ## Calls of every kind against failing servers, beside 
 
 mutants: $(VENV)/.has-test  ## Mutate the core, and list the mutants that no test finds (ten minutes; hours on a slow machine)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check mutmut
+	@rm -rf mutants # mutmut would go on with what it noted of the tests of functions that have changed since
 	@"$(RUN)" -m mutmut run
 	@"$(RUN)" -m mutmut results
 
