@@ -55,7 +55,9 @@ def test_most_specific_policy_wins(method: str | bytes, policy: BreakerPolicy) -
 )
 def test_left_alone_unless_named(method: str) -> None:
     """Health checks, reflection and channelz have no breaker unless they are named."""
-    assert registry().breaker_for(method) is None
+    breakers = registry()
+    assert breakers.breaker_for(method) is None
+    assert method not in breakers
 
 
 def test_health_checks_are_left_alone_and_say_so() -> None:

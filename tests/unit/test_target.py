@@ -124,6 +124,17 @@ def test_groups_by_target() -> None:
     assert breakers["pkg.S/A", "eu"] is breakers["pkg.S/B", "eu"] is breakers["prices", "eu"]
     assert breakers["pkg.S/A", "eu"] is not breakers["pkg.S/A"]
     assert ("pkg.S/A", "eu") in breakers
+    assert ("pkg.S/B", "us") not in breakers
+    assert "pkg.S/B" in breakers
+    assert "pkg.T/B" not in breakers
+
+
+def test_group_of_one_target() -> None:
+    """A group that a policy makes for one target is that target's alone."""
+    breakers = BreakerRegistry({("pkg.S", "eu"): BreakerPolicy(group="prices")})
+    assert breakers["pkg.S/A", "eu"] is breakers["pkg.S/B", "eu"]
+    assert ("pkg.S/C", "eu") in breakers
+    assert "pkg.S/C" not in breakers
 
 
 def test_eviction_forgets_routes_of_every_target() -> None:
@@ -162,9 +173,9 @@ def test_target_of_a_wrong_type(breakers: BreakerRegistry) -> None:
     """A target is a string."""
     with pytest.raises(TypeError, match="target must be a name"):
         CircuitBreakerInterceptor(breakers, target=7)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="a method name must be a string"):
+    with pytest.raises(TypeError, match=r"^a method name must be a string like 'pkg\.Service/Method', got "):
         breakers[7, "eu"]  # type: ignore[index]
-    with pytest.raises(TypeError, match="a method name must be a string"):
+    with pytest.raises(TypeError, match=r"^a method name must be a string like 'pkg\.Service/Method', got "):
         breakers[NAME, "eu", 3]  # type: ignore[index]
 
 
