@@ -18,6 +18,7 @@ from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.events import EndedCall
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
+from grpc_breaker._core.spelling import names_nearest_field
 from grpc_breaker._core.state import OTHER, Outcome
 
 STATUS_NAMES: Final = frozenset(
@@ -85,6 +86,7 @@ class _Verdicts(Mapping[str, Outcome]):
         return repr(self._outcomes)
 
 
+@names_nearest_field
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BreakerPolicy:
     """When a breaker opens, for how long, and how it finds out that the server is well again.
@@ -134,7 +136,8 @@ class BreakerPolicy:
         refusal_code: The status a refused call shows, a status code or its name. Default UNAVAILABLE.
 
     Raises:
-        TypeError: A value of the wrong kind (a `bool` is not a number here).
+        TypeError: A value of the wrong kind (a `bool` is not a number here), or a field that there is not: the error
+            names the nearest.
         ValueError: A value out of range, or a combination that can never work.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 import math
 import pickle
@@ -257,3 +258,23 @@ def test_named_trip_conditions_and_no_other(fields: dict[str, Any], conditions: 
     assert all(f"{name}={getattr(policy, name)!r}" in repr(policy) for name in names)
     assert tuple(policy.as_dict()[name] for name in names) == conditions
     assert dataclasses.replace(policy, reset_timeout=7) == BreakerPolicy(**fields, reset_timeout=7)
+
+
+def test_misspelt_field_names_the_nearest() -> None:
+    """A field that there is not is named with the nearest that there is, also in `replace`, on every Python."""
+    misspelt: dict[str, Any] = {"failure_treshold": 3}
+    nearest = "no field 'failure_treshold'; did you mean 'failure_threshold'"
+    with pytest.raises(TypeError, match=nearest):
+        BreakerPolicy(**misspelt)
+    with pytest.raises(TypeError, match=nearest):
+        dataclasses.replace(BreakerPolicy(), **misspelt)
+    with pytest.raises(TypeError, match=r"no field 'colour'$"):
+        BreakerPolicy(**dict[str, Any](colour="red"))
+
+
+def test_policy_shows_its_fields_to_tools() -> None:
+    """The signature of a policy is that of a dataclass: what editors and documentation show."""
+    parameters = inspect.signature(BreakerPolicy).parameters
+    assert list(parameters) == [field.name for field in dataclasses.fields(BreakerPolicy)]
+    with pytest.raises(TypeError, match="positional"):
+        BreakerPolicy(3)
