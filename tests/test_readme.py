@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -168,3 +169,15 @@ def test_the_alerts_read_metrics_that_are_there() -> None:
             metrics = re.compile(rf"{metric}(_1)?\{{.*{label}=\"{state}\"")  # old exporters append the unit
             (line,) = [line for line in exported if metrics.match(line)]
             assert f'{name}="pricing.v1.Pricing/GetPrice"' in line
+
+
+def test_policy_page_classifies_results() -> None:
+    """The classifier of the policy page takes a response with status 503 for a failure, and 404 for a success."""
+    (code,) = blocks(POLICY)
+    breaker = names_of(code)["breaker"]
+    for status in (404, 503):
+        breaker(SimpleNamespace)(status_code=status)
+    with pytest.raises(LookupError), breaker.admit():
+        raise LookupError
+    totals = breaker.snapshot()["totals"]
+    assert (totals["success"], totals["failure"]) == (1, 2)

@@ -43,8 +43,8 @@ class CircuitBreaker(Machine):
     `admit()` and `Permit.settle()`.
 
     In a block or a decorated function every `Exception` is a failure unless `policy.classify` says otherwise;
-    `KeyboardInterrupt`, cancellation and the refusal of another breaker are always ignored. Status codes are the
-    interceptors' business: see `CircuitBreakerInterceptor`.
+    `KeyboardInterrupt`, cancellation and the refusal of another breaker are always ignored. `policy.classify` also sees
+    what a decorated function returned. Status codes are the interceptors' business: see `CircuitBreakerInterceptor`.
     """
 
     __slots__ = ()

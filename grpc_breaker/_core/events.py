@@ -117,6 +117,8 @@ class EndedCall:
     """Seconds the caller gave it; `None` without a deadline."""
     error: BaseException | None
     """The exception that the caller sees, where there is one; `None` for a call that ended well."""
+    result: Any = None
+    """What plain code returned, which may be its way to fail: see `Permit.conclude`. `None` for calls of gRPC."""
 
 
 class Refusing:

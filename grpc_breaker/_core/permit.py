@@ -10,7 +10,7 @@
 
 `with breaker.admit() as permit:` settles by how the block ended. Every `Exception` is a failure unless
 `policy.classify` says otherwise; `KeyboardInterrupt`, cancellation and the refusal of another breaker are always
-ignored.
+ignored. What it returned it must say, `permit.conclude(result=…)`; of a decorated function that is known.
 """
 
 from __future__ import annotations
@@ -226,22 +226,32 @@ class Permit:
     ) -> None:
         self.conclude(error)
 
-    def conclude(self, error: BaseException | None) -> None:
+    def conclude(self, error: BaseException | None = None, result: object = None) -> None:
         """Settle by how a piece of plain code ended: with `error`, or without one.
 
+        For a block that knows its failure by a result, which `policy.classify` is to judge::
+
+            with breaker.admit() as permit:
+                response = session.get(url)
+                permit.conclude(result=response)
+
         Does nothing if the permit has been settled.
+
+        Args:
+            error: The exception that ended it. Default `None`: none did.
+            result: What it returned, for `policy.classify`. A failure's status is the name of its type.
         """
         if error is None and self._breaker.policy.classify is None:
             self.settle(_SUCCESS, "OK")
         elif self in self._breaker._in_flight or hasattr(self, "swept"):
             try:
-                outcome, status, details = self._judge(error)
+                outcome, status, details = self._judge(error, result)
             except BaseException:  # a clock that broke, Ctrl-C in a classifier: the caller's, but the permit goes back
                 self.settle(_IGNORED)
                 raise
             self.settle(outcome, status, details)
 
-    def _judge(self, error: BaseException | None) -> tuple[Outcome, str, str]:
+    def _judge(self, error: BaseException | None, result: object) -> tuple[Outcome, str, str]:
         """Outcome, status and details of plain code."""
         if error is None:
             outcome, status, details = _SUCCESS, "", ""
@@ -259,8 +269,11 @@ class Permit:
                 elapsed=self.elapsed,
                 timeout=None,
                 error=error,
+                result=result,
             )
             outcome = classified(classify, ended, outcome)
+            if outcome is _FAILURE and result is not None and error is None:
+                status = type(result).__name__
         return outcome, status, details
 
 

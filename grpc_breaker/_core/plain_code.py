@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 _SUCCESS: Final = Outcome.SUCCESS
 
-# Without a classifier a call that ended well is settled here, as `permit.conclude(None)` does it one function later.
+# Without a classifier a call that ended well is settled here, as `permit.conclude()` does it one function later.
 
 
 def guarded(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
@@ -56,7 +56,7 @@ def _guarded_function(machine: Machine, function: Callable[P, R]) -> Callable[P,
         if machine._policy.classify is None:
             permit.settle(_SUCCESS, "OK")
         else:
-            permit.conclude(None)
+            permit.conclude(None, result)
         return result
 
     return guarded
@@ -78,7 +78,7 @@ def _guarded_coroutine(machine: Machine, function: Callable[P, Awaitable[R]]) ->
         if machine._policy.classify is None:
             permit.settle(_SUCCESS, "OK")
         else:
-            permit.conclude(None)
+            permit.conclude(None, result)
         return result
 
     return guarded

@@ -130,9 +130,9 @@ class BreakerPolicy:
             method has its own.
         verdicts: The outcome of some statuses, `{grpc.StatusCode.NOT_FOUND: Outcome.FAILURE}`; the rest keep their
             defaults. Keys are status codes or their names.
-        classify: Called with each call that ended (`EndedCall`; plain code has no status); returns its `Outcome`, or
-            `None` for the outcome it would have had. Runs on the thread on which the call ended, and should be quick.
-            One that raises or returns anything else makes the call a failure, and is logged once.
+        classify: Called with each call that ended (`EndedCall`; plain code has no status, but a result); returns its
+            `Outcome`, or `None` for the outcome it would have had. Runs on the thread on which the call ended, and
+            should be quick. One that raises or returns anything else makes the call a failure, and is logged once.
         refusal_code: The status a refused call shows, a status code or its name. Default UNAVAILABLE.
 
     Raises:

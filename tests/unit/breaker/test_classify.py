@@ -80,3 +80,53 @@ def test_classifier_that_is_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt), breaker.admit():
         pass
     assert (breaker.in_flight, breaker.snapshot()["totals"]["ignored"]) == (0, 1)
+
+
+class Response:
+    """What a client returns, also where the server failed."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+def by_status(call: EndedCall) -> Outcome | None:
+    """A response of 500 or more is a failure."""
+    return Outcome.FAILURE if isinstance(call.result, Response) and call.result.status >= 500 else None
+
+
+def test_classifier_sees_what_functions_return() -> None:
+    """What a decorated function or coroutine function returns can be a failure, named by its type."""
+    breaker = CircuitBreaker("test", BreakerPolicy(classify=by_status), clock=FakeClock())
+
+    @breaker
+    def plain(status: int) -> Response:
+        return Response(status)
+
+    @breaker
+    async def coroutine(status: int) -> Response:
+        return Response(status)
+
+    assert (plain(200).status, plain(503).status) == (200, 503)
+    assert (asyncio.run(coroutine(200)).status, asyncio.run(coroutine(503)).status) == (200, 503)
+    assert breaker.tallies() == {("success", "OK"): 2, ("failure", "Response"): 2}
+
+
+def test_classifier_sees_what_a_block_says() -> None:
+    """A block hands its result to the classifier; what it does afterwards counts for nothing."""
+    breaker = CircuitBreaker("test", BreakerPolicy(classify=by_status), clock=FakeClock())
+    for status in (200, 503):
+        with breaker.admit() as permit:
+            permit.conclude(result=Response(status))
+            assert permit.settled
+    with pytest.raises(LookupError), breaker.admit() as permit:
+        permit.conclude(result=Response(200))
+        raise LookupError
+    assert breaker.tallies() == {("success", "OK"): 2, ("failure", "Response"): 1}
+
+
+def test_result_without_a_classifier() -> None:
+    """Without a classifier every result is a success."""
+    breaker = CircuitBreaker("test", clock=FakeClock())
+    with breaker.admit() as permit:
+        permit.conclude(result=Response(503))
+    assert breaker.tallies() == {("success", "OK"): 1}
