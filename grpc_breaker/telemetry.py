@@ -6,7 +6,7 @@ Theory of operation
     whose current span belongs to another call. Where that span is not recording, or has ended, or no call caused the
     change, a short span of its own carries the event, linked to the captured context where there is one: no change is
     lost but to a sampler. Only the interceptors capture it: a caller who uses a breaker without them may pass it,
-    `admit(context=opentelemetry.context.get_current())`.
+    `admit(context=opentelemetry.context.get_current())`; decorated functions have none.
     `events="log"` emits OpenTelemetry log events instead, correlated by the same context; never both.
 
     *Metrics.* The instruments are observable: a reader asks, and the breakers' own counts are its answer. So a call
@@ -29,22 +29,24 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from grpc_breaker import _semconv as names
+from grpc_breaker._core.breaker import CircuitBreaker, counts_of
 from grpc_breaker._core.counts import LabelledCounts, summed
 from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, logger, printable
+from grpc_breaker._core.policy import STATUS_NAMES
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import State
 from grpc_breaker._core.target import split_target
 
-__all__ = ["BreakerTelemetry"]
+__all__ = ["BreakerTelemetry", "attach"]
 
 _SCOPE: Final = "grpc_breaker"
 
@@ -56,8 +58,9 @@ class BreakerTelemetry:
     """Where the breakers' telemetry goes.
 
     Give one to `CircuitBreakerInterceptor(telemetry=…)` or `aio.interceptors(telemetry=…)` to choose providers, or the
-    form of events. One object serves any number of interceptors and registries; attaching it twice to a registry does
-    nothing the second time. A registry has one telemetry: another is an error, or each change would be reported twice.
+    form of events. One object serves any number of interceptors, registries and breakers; attaching it twice to one of
+    them does nothing the second time. Each has one telemetry: another is an error, or each change would be reported
+    twice.
     """
 
     def __init__(
@@ -89,7 +92,8 @@ class BreakerTelemetry:
         _check_provider("meter_provider", meter_provider, "get_meter")
         _check_provider("logger_provider", logger_provider, "get_logger")
         self._emit = _SpanEvents(tracer_provider) if events == "span" else _log_events(logger_provider)
-        self._registries: weakref.WeakSet[BreakerRegistry] = weakref.WeakSet()
+        self._sources: weakref.WeakKeyDictionary[_Source, LabelledCounts] = weakref.WeakKeyDictionary()
+        """What is reported, and what it has counted."""
         self._gone: dict[int, LabelledCounts] = {}
         """What registries counted that are gone."""
         self._reported: dict[tuple[str, str, str], int] = {}
@@ -106,24 +110,21 @@ class BreakerTelemetry:
             names.METRIC_IN_FLIGHT, [self._observe_in_flight], "{call}", "Calls admitted and not ended."
         )
 
-    def attach(self, registry: BreakerRegistry) -> None:
-        """Report everything the breakers of `registry` do from now on.
+    def attach(self, source: BreakerRegistry | CircuitBreaker) -> None:
+        """Report everything that a registry's breakers, or a breaker without a registry, do from now on.
 
         Raises:
-            TypeError: `registry` is no `BreakerRegistry`.
-            ValueError: Another telemetry reports it.
+            TypeError: `source` is neither.
+            ValueError: Another telemetry reports it, or it is a breaker of a registry, which reports it.
         """
-        if not isinstance(registry, BreakerRegistry):
-            message = f"BreakerTelemetry.attach takes a BreakerRegistry, got {registry!r}"
-            raise TypeError(message)
-        if _attached.setdefault(registry, self) is not self:
-            message = "another BreakerTelemetry reports this registry; give all its interceptors the same one"
+        counts = _counts_of(source)
+        if _attached.setdefault(source, self) is not self:
+            message = f"another BreakerTelemetry reports {source!r}; attach the same one everywhere"
             raise ValueError(message)
-        counts = registry.counts
-        registry.on_state_change(lambda change: self._report(change, counts.label(change.breaker)), key=self)
-        if registry not in self._registries:
-            self._registries.add(registry)
-            weakref.finalize(registry, self._gone.setdefault, id(counts), counts).atexit = False
+        source.on_state_change(lambda change: self._report(change, counts.label(change.breaker)), key=self)
+        if source not in self._sources:
+            counts = self._sources.setdefault(source, counts)  # or it was attached in the middle of this
+            weakref.finalize(source, self._gone.setdefault, id(counts), counts).atexit = False
             self._fold()
 
     def forget_reported(self) -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
@@ -131,11 +132,17 @@ class BreakerTelemetry:
         self._reported.clear()
         self._gone.clear()
 
-    def _attached(self) -> list[BreakerRegistry]:
-        """The registries that are there; again where one comes or goes meanwhile."""
+    def _attached(self) -> list[tuple[_Source, LabelledCounts]]:
+        """The registries and breakers that are there, with their counts; again where one comes or goes meanwhile."""
         while True:
             with suppress(RuntimeError):
-                return list(self._registries)
+                return list(self._sources.items())
+
+    def _labelled(self) -> Iterator[tuple[str, CircuitBreaker]]:
+        """Each breaker that is there, with its label."""
+        for source, counts in self._attached():
+            for breaker in (source,) if isinstance(source, CircuitBreaker) else source:
+                yield counts.label(breaker.name), breaker
 
     def _fold(self) -> None:
         """Add up the counts of registries that are gone, so that making registries again and again fills no memory."""
@@ -174,35 +181,34 @@ class BreakerTelemetry:
 
     def _observe_states(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
         states: dict[str, set[State]] = {}
-        for registry in self._attached():
-            for breaker in registry:
-                states.setdefault(registry.counts.label(breaker.name), set()).add(breaker.state)
+        for label, breaker in self._labelled():
+            states.setdefault(label, set()).add(breaker.state)
         for label, present in states.items():
             for state in State:
                 yield Observation(int(state in present), {**_label(label), names.STATE: str(state)})
 
     def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
-        live_and_gone = [*(registry.counts for registry in self._attached()), *list(self._gone.values())]
+        live_and_gone = [*(counts for _, counts in self._attached()), *list(self._gone.values())]
         totals = summed({id(counts): counts for counts in live_and_gone}.values())
         for key, calls in totals.items():  # what is being folded just now was reported the last time
             self._reported[key] = totals[key] = max(calls, self._reported.get(key, 0))
         for (label, outcome, status), calls in totals.items():
             attributes = {**_label(label), names.OUTCOME: outcome}
-            if status:
-                attributes[names.RPC_STATUS] = status
+            if status:  # that of plain code is the name of an exception
+                attributes[names.RPC_STATUS if status in STATUS_NAMES else names.ERROR_TYPE] = status
             yield Observation(calls, attributes)
 
     def _observe_in_flight(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
         calls: dict[str, int] = {}
-        for registry in self._attached():
-            for breaker in registry:
-                label = registry.counts.label(breaker.name)
-                calls[label] = calls.get(label, 0) + breaker.in_flight
+        for label, breaker in self._labelled():
+            calls[label] = calls.get(label, 0) + breaker.in_flight
         for label, n in calls.items():
             yield Observation(n, _label(label))
 
 
-_attached: Final[weakref.WeakKeyDictionary[BreakerRegistry, BreakerTelemetry]] = weakref.WeakKeyDictionary()
+_Source: TypeAlias = BreakerRegistry | CircuitBreaker
+
+_attached: Final[weakref.WeakKeyDictionary[_Source, BreakerTelemetry]] = weakref.WeakKeyDictionary()
 _all_telemetry: Final[weakref.WeakSet[BreakerTelemetry]] = weakref.WeakSet()
 _defaults: Final[dict[str, BreakerTelemetry]] = {}
 
@@ -213,24 +219,50 @@ def _check_provider(name: str, provider: object, method: str) -> None:
         raise TypeError(message)
 
 
-def attach(registry: BreakerRegistry, telemetry: bool | BreakerTelemetry) -> Callable[[], object] | None:
-    """Attach telemetry to a registry as an interceptor was told to.
-
-    Returns:
-        What captures the trace context as a call begins; `None` without telemetry.
+def _counts_of(source: object) -> LabelledCounts:
+    """What a registry, or a breaker without one, counts.
 
     Raises:
-        TypeError: `telemetry` is something else.
-        ValueError: Another telemetry reports the registry.
+        TypeError: It is neither.
+        ValueError: It is a breaker of a registry.
+    """
+    if isinstance(source, BreakerRegistry):
+        return source.counts
+    if not isinstance(source, CircuitBreaker):
+        message = f"telemetry is attached to a BreakerRegistry or a CircuitBreaker, got {source!r}"
+        raise TypeError(message)
+    counts = counts_of(source)
+    if counts is None:
+        message = f"breaker {source.name!r} belongs to a registry; attach the registry, which reports all its breakers"
+        raise ValueError(message)
+    return counts
+
+
+def attach(
+    source: BreakerRegistry | CircuitBreaker, telemetry: bool | BreakerTelemetry = True
+) -> Callable[[], object] | None:
+    """Report a registry, or a breaker without one; the interceptors do it for theirs.
+
+    Args:
+        source: Whose breakers to report.
+        telemetry: True for OpenTelemetry's global providers (the default), False for none, or a `BreakerTelemetry`.
+
+    Returns:
+        What captures the trace context as a call begins, for `admit(context=…)`; `None` without telemetry.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: Another telemetry reports it, or it is a breaker of a registry.
     """
     if telemetry is False:
         return None
+    _counts_of(source)  # what cannot be attached is an error
     if telemetry is True:
-        telemetry = _attached.get(registry) or _default()
+        telemetry = _attached.get(source) or _default()
     if not isinstance(telemetry, BreakerTelemetry):
         message = f"telemetry must be True, False or a BreakerTelemetry, got {telemetry!r}"
         raise TypeError(message)
-    telemetry.attach(registry)
+    telemetry.attach(source)
     return otel_context.get_current
 
 
@@ -357,8 +389,8 @@ def _pairs(change: StateChange) -> Iterator[tuple[str, Any]]:
         yield names.RPC_METHOD, change.method
         if change.status:
             yield names.RPC_STATUS, change.status
-            if change.status != "OK":
-                yield names.ERROR_TYPE, change.status
+    if change.status and change.status != "OK":
+        yield names.ERROR_TYPE, change.status
 
 
 def _context(change: StateChange) -> otel_context.Context | None:

@@ -16,7 +16,7 @@ from random import random as uniform
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from grpc_breaker._core.callables import check_clock, check_random
-from grpc_breaker._core.counts import CallCounts
+from grpc_breaker._core.counts import CallCounts, LabelledCounts
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Listeners, Refusing, Rejection, StateChange
 from grpc_breaker._core.generation import HalfOpen, after, window_for
@@ -297,9 +297,13 @@ class CircuitBreaker(Machine):
 
     # ── Listeners ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def on_state_change(self, listener: Callable[[StateChange], object]) -> Callable[[], None]:
+    def on_state_change(self, listener: Callable[[StateChange], object], *, key: object = None) -> Callable[[], None]:
         """Call `listener` after each change of state, in order, on the thread that caused it or on one that is
         delivering events already. One that raises is logged once.
+
+        Args:
+            listener: What to call.
+            key: A name for the listener; while there is one of that name, another is not added. Default: no name.
 
         Returns:
             A function that ends it.
@@ -307,7 +311,7 @@ class CircuitBreaker(Machine):
         Raises:
             TypeError: `listener` is not callable, or a coroutine or generator function.
         """
-        return self._change_listeners.add(listener)
+        return self._change_listeners.add(listener, key)
 
     def on_rejection(self, listener: Callable[[Rejection], object]) -> Callable[[], None]:
         """Call `listener` after each refusal, on the refused caller's thread. One that raises is logged once.
@@ -358,6 +362,13 @@ def _plain(change: StateChange) -> dict[str, Any]:
 
 
 explain_in(CircuitBreaker)
+
+
+def counts_of(breaker: CircuitBreaker) -> LabelledCounts | None:
+    """What a breaker counts, by its name; `None` of a registry's, which has the counts of its labels itself."""
+    if breaker._registry_change_listeners is not NOBODY:
+        return None
+    return LabelledCounts.of_one(breaker.name, breaker._counts)
 
 
 def _check_name(name: object) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from grpc_breaker._core.state import OTHER, Outcome
 from grpc_breaker._core.target import split_target
@@ -117,6 +117,13 @@ class LabelledCounts:
         self._by_label = {name: CallCounts() for name in self._configured}
         _all_counts.add(self)
         self._most_labels = len(self._by_label) + max_labels
+
+    @classmethod
+    def of_one(cls, name: str, counts: CallCounts) -> Self:
+        """The counts of a breaker without a registry, by its name."""
+        labelled = cls((), 0)
+        labelled._by_label[name] = counts
+        return labelled
 
     def of(self, name: str) -> CallCounts:
         """The counts that a breaker of this name adds to."""

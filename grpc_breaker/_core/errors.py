@@ -18,8 +18,9 @@ class CircuitOpenError(Exception):
     """The breaker refused the call; the server was not asked.
 
     Refused RPCs raise a subclass that is also a `grpc.RpcError` (in asyncio a `grpc.aio.AioRpcError`), so existing
-    `except grpc.RpcError` clauses keep working. Every refusal is an object of its own. It pickles; where it is passed
-    on as JSON (Celery's results), its words are left, and no attribute below.
+    `except grpc.RpcError` clauses keep working. Outside gRPC it is an `Exception` and no `grpc.RpcError`, with the same
+    attributes. Every refusal is an object of its own. It pickles; where it is passed on as JSON (Celery's results), its
+    words are left, and no attribute below.
 
     Attributes:
         method: The refused method, "pricing.v1.Pricing/GetPrice"; empty outside gRPC.

@@ -7,7 +7,9 @@ import logging
 import os
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -174,18 +176,97 @@ def test_one_telemetry_for_a_registry(breakers: BreakerRegistry, caplog: pytest.
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: BreakerTelemetry().attach(CircuitBreaker("alone")),  # type: ignore[arg-type]
+        lambda: BreakerTelemetry().attach("pkg.S/M"),  # type: ignore[arg-type]
+        lambda: telemetry.attach(None),  # type: ignore[arg-type]
         lambda: BreakerTelemetry(tracer_provider="x"),  # type: ignore[arg-type]
         lambda: BreakerTelemetry(meter_provider=TracerProvider()),  # type: ignore[arg-type]
         lambda: BreakerTelemetry(logger_provider=7),
     ],
 )
 def test_wrong_objects(wrong: Any) -> None:
-    """A breaker where a registry belongs, or what is no provider, is an error at once."""
+    """What is neither registry nor breaker, or is no provider, is an error at once."""
     with pytest.raises(
-        TypeError, match=r"takes a BreakerRegistry, got <Circ|provider must be an OpenTelemetry provider"
+        TypeError, match=r"to a BreakerRegistry or a CircuitBreaker, got|provider must be an OpenTelemetry provider"
     ):
         wrong()
+
+
+def fail(breaker: CircuitBreaker, context: object = None) -> None:
+    """Open a breaker of plain code."""
+    with pytest.raises(LookupError), breaker.admit(context=context):
+        raise LookupError("gone")
+
+
+def test_breaker_without_a_registry_is_reported(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+    """A breaker without a registry has its log records, span events and metrics, once however often it is attached."""
+    exporter, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    mine = BreakerTelemetry(tracer_provider=tracers, meter_provider=meter.provider)
+    breaker = CircuitBreaker("prices", BreakerPolicy(consecutive_failures=1), clock=FakeClock())
+    capture = telemetry.attach(breaker, mine)
+    assert capture is not None
+    mine.attach(breaker)
+    with breaker.admit():
+        pass
+    with tracers.get_tracer("test").start_as_current_span("causing"):
+        fail(breaker, capture())
+    breaker.try_admit()
+    left = CircuitBreaker("left")
+    mine.attach(left)
+    left.admit()
+    (record,) = caplog.records
+    assert record.getMessage().endswith("last failure: LookupError gone")
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, [event.name for event in span.events]) == ("causing", ["grpc_breaker.state_change"])
+    assert (span.events[0].attributes or {})["error.type"] == "LookupError"
+    read, name = meter.read(), "grpc_breaker.name=prices"
+    assert read["grpc_breaker.state", name, "grpc_breaker.state=open"] == 1
+    assert (
+        read["grpc_breaker.state_changes", name, "grpc_breaker.state=open", "grpc_breaker.state.previous=closed"] == 1
+    )
+    assert read["grpc_breaker.calls.in_flight", "grpc_breaker.name=left"] == 1
+    calls = {key[1:]: value for key, value in read.items() if key[0] == "grpc_breaker.calls"}
+    assert calls == {
+        (name, "grpc_breaker.outcome=success", "rpc.status_code=OK"): 1,
+        ("error.type=LookupError", name, "grpc_breaker.outcome=failure"): 1,
+        (name, "grpc_breaker.outcome=rejected"): 1,
+    }
+
+
+def test_counters_do_not_fall_when_a_breaker_is_gone(meter: Meter) -> None:
+    """What a breaker without a registry counted is reported when it is gone, and telemetry does not keep it alive."""
+    mine = BreakerTelemetry(meter_provider=meter.provider)
+    breaker = CircuitBreaker("prices")
+    mine.attach(breaker)
+    breaker.admit().success()
+    read, gone = meter.read(), weakref.ref(breaker)
+    del breaker
+    gc.collect()
+    assert gone() is None
+    calls = ("grpc_breaker.calls", "grpc_breaker.name=prices", "grpc_breaker.outcome=success", "rpc.status_code=OK")
+    assert (read[calls], meter.read()[calls]) == (1, 1)
+
+
+def test_breaker_attached_while_it_is_attached(meter: Meter) -> None:
+    """A finalizer or signal handler may attach a breaker at any line of its being attached; it is counted once."""
+    mine = BreakerTelemetry(meter_provider=meter.provider)
+    for at in count(1):
+        breaker = CircuitBreaker(f"at {at}")
+        reached = act_at({telemetry.__file__}, partial(mine.attach, breaker), partial(mine.attach, breaker), at)
+        breaker.admit().success()
+        del breaker
+        gc.collect()
+        if not reached:
+            break
+    calls = [value for key, value in meter.read().items() if key[0] == "grpc_breaker.calls"]
+    assert calls == [1] * at
+    assert at > 5
+
+
+def test_breaker_of_a_registry_is_not_reported_by_itself(breakers: BreakerRegistry) -> None:
+    """A breaker of a registry is reported by that: attaching it alone is an error that says so."""
+    with pytest.raises(ValueError, match=r"'pkg\.S/M' belongs to a registry; attach the registry"):
+        telemetry.attach(breakers[METHOD])
 
 
 def test_group_has_no_method(meter: Meter) -> None:
