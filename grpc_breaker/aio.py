@@ -87,7 +87,7 @@ def interceptors(
     *,
     target: str | None = None,
     telemetry: bool | BreakerTelemetry = True,
-) -> list[aio.ClientInterceptor]:
+) -> list[GuardingInterceptor]:
     """The interceptors that guard every call of an asyncio channel.
 
     Give them to the channel when it is made::
@@ -105,6 +105,9 @@ def interceptors(
             breakers are then this target's own, "pkg.Service/Method@eu". Default: none.
         telemetry: True for OpenTelemetry's global providers (the default), False for none, or a `BreakerTelemetry`.
 
+    Returns:
+        Four interceptors, one for each RPC kind. Each has the registry that they ask, as `breakers`.
+
     Raises:
         TypeError: An argument of the wrong kind.
         ValueError: `target` has spaces or an "@" in it.
@@ -114,10 +117,19 @@ def interceptors(
     return [_UnaryUnary(guard), _UnaryStream(guard), _StreamUnary(guard), _StreamStream(guard)]
 
 
-class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
+class GuardingInterceptor(aio.ClientInterceptor):
+    """One of the four interceptors that `interceptors` returns."""
+
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
+    @property
+    def breakers(self) -> BreakerRegistry:
+        """The registry that this interceptor and the other three ask."""
+        return self._guard.breakers
+
+
+class _UnaryUnary(GuardingInterceptor, aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
     ) -> Any:
@@ -151,10 +163,7 @@ class _UnaryUnary(aio.UnaryUnaryClientInterceptor):
         return call  # an error of its own it raises again where the application awaits it
 
 
-class _UnaryStream(aio.UnaryStreamClientInterceptor):
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
+class _UnaryStream(GuardingInterceptor, aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
     ) -> Any:
@@ -165,10 +174,7 @@ class _UnaryStream(aio.UnaryStreamClientInterceptor):
         return await _stream(permit, continuation, client_call_details, request)
 
 
-class _StreamUnary(aio.StreamUnaryClientInterceptor):
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
+class _StreamUnary(GuardingInterceptor, aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
@@ -179,10 +185,7 @@ class _StreamUnary(aio.StreamUnaryClientInterceptor):
         return await _stream(permit, continuation, client_call_details, request_iterator)
 
 
-class _StreamStream(aio.StreamStreamClientInterceptor):
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
+class _StreamStream(GuardingInterceptor, aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:

@@ -30,6 +30,8 @@ breakers = BreakerRegistry(
 channel = grpc.intercept_channel(grpc.insecure_channel("localhost:50051"), CircuitBreakerInterceptor(breakers))
 aio_channel = grpc.aio.insecure_channel("localhost:50051", interceptors=aio.interceptors(breakers))
 
+assert_type(aio.interceptors()[0].breakers, BreakerRegistry)
+
 breaker = breakers["pricing.v1.Pricing/GetPrice"]
 assert_type(breaker, CircuitBreaker)
 assert_type(breaker.state, State)

@@ -699,3 +699,11 @@ def test_whole_seconds_are_a_deadline_too() -> None:
     assert breakers["pkg.S/M"].in_flight == 4
     clock.advance(10)
     assert breakers["pkg.S/M"].in_flight == 1
+
+
+def test_registry_of_aio_interceptors() -> None:
+    """Each asyncio interceptor has the registry that all four ask: the one given, or the one that was made for them."""
+    given = BreakerRegistry()
+    assert all(it.breakers is given for it in aio.interceptors(given, telemetry=False))
+    (made,) = {it.breakers for it in aio.interceptors(telemetry=False)}
+    assert isinstance(made, BreakerRegistry)
