@@ -105,6 +105,10 @@ class CircuitBreakerInterceptor(
         self._guard.capture_with(attach(self._guard.breakers, telemetry))
         self._callbacks = CallbackThread()
 
+    def __repr__(self) -> str:
+        """What it is for: the error of an asyncio channel that was given it shows that."""
+        return "<CircuitBreakerInterceptor for grpc; channels of grpc.aio take grpc_breaker.aio.interceptors()>"
+
     @property
     def breakers(self) -> BreakerRegistry:
         """The registry this interceptor asks."""

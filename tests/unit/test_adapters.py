@@ -707,3 +707,16 @@ def test_registry_of_aio_interceptors() -> None:
     assert all(it.breakers is given for it in aio.interceptors(given, telemetry=False))
     (made,) = {it.breakers for it in aio.interceptors(telemetry=False)}
     assert isinstance(made, BreakerRegistry)
+
+
+def test_interceptor_of_the_other_api() -> None:
+    """An interceptor of the other API is an error at once: grpcio's own, in which ours says what asyncio channels take."""
+
+    async def aio_channel() -> None:
+        grpc.aio.insecure_channel("localhost:1", interceptors=[CircuitBreakerInterceptor(telemetry=False)])  # type: ignore[list-item]
+
+    with pytest.raises(ValueError, match=r"channels of grpc\.aio take grpc_breaker\.aio\.interceptors\(\)"):
+        asyncio.run(aio_channel())
+    ours: Any = aio.interceptors(telemetry=False)
+    with grpc.insecure_channel("localhost:1") as channel, pytest.raises(TypeError, match=r"must be grpc\.UnaryUnary"):
+        grpc.intercept_channel(channel, *ours)
