@@ -1,4 +1,4 @@
-"""What tests of your own code need: a clock you move, a record of what happened, a breaker held open.
+"""What tests of your own code need: a clock you move, a record of what happened, a breaker held open, a refusal.
 
     breakers = BreakerRegistry({"pricing.v1.Pricing": BreakerPolicy(reset_timeout=10)}, clock=(clock := FakeClock()))
     with hold_open(breakers, "pricing.v1.Pricing/GetPrice"):
@@ -12,13 +12,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final, Literal
 
-from grpc_breaker._core.breaker import CircuitBreaker
-from grpc_breaker._core.events import Rejection, StateChange
+from grpc_breaker._core.breaker import CircuitBreaker, operate
+from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.events import Rejection, StateChange, rejection_of
 from grpc_breaker._core.registry import BreakerRegistry
-from grpc_breaker._core.state import State
+from grpc_breaker._core.state import Reason, State
+from grpc_breaker._rpc import refusal_code
+from grpc_breaker._sync import refused_call
+from grpc_breaker.aio import _error as refused_aio_call
 
-__all__ = ["EventRecorder", "FakeClock", "hold_open"]
+__all__ = ["EventRecorder", "FakeClock", "hold_open", "refusal"]
+
+
+_SHORTEST: Final = 1e-6
+_LONGEST: Final = 1e9
+"""Seconds of an open period, as `BreakerPolicy.reset_timeout` takes them."""
 
 
 class FakeClock:
@@ -90,13 +101,16 @@ class EventRecorder:
 
 @contextmanager
 def hold_open(
-    source: BreakerRegistry | CircuitBreaker, method: str | None = None
+    source: BreakerRegistry | CircuitBreaker, method: str | None = None, *, retry_after: float | None = None
 ) -> Generator[CircuitBreaker, None, None]:
     """Hold a breaker open for the length of a `with` block: every call is refused, as in an outage.
 
     Args:
         source: A breaker, or a registry.
         method: With a registry, the method or group whose breaker to hold open.
+        retry_after: Seconds that refusals name, above 0: the breaker is `open`, as after a failure, which is counted,
+            and once so many seconds are over by its clock, a call is a probe. Default `None`: the breaker is
+            `forced_open`, and refusals name no time.
 
     Yields:
         The breaker. It is closed and empty after the block, unless an operator had forced it open or disabled it: then
@@ -105,7 +119,7 @@ def hold_open(
     Raises:
         TypeError: A registry without a method, a breaker with one, or something else.
         KeyError: No policy of the registry covers the method.
-        ValueError: `method` is no method's name.
+        ValueError: `method` is no method's name, or `retry_after` is not from 0.000001 to 1e9.
     """
     _check_source("hold_open", source)
     if isinstance(source, BreakerRegistry):
@@ -118,15 +132,80 @@ def hold_open(
     else:
         message = "hold_open(breaker) takes no method; give the registry instead"
         raise TypeError(message)
-    before = breaker.state
-    breaker.force_open()
+    if retry_after is not None:
+        _check_wait("hold_open", retry_after)
+    before, policy = breaker.state, breaker.policy
     try:
+        if retry_after is None:
+            operate(breaker, State.FORCED_OPEN, Reason.FORCED_OPEN)
+        else:
+            _open_for(breaker, retry_after)
         yield breaker
     finally:
-        if before is State.DISABLED:
-            breaker.disable()
-        elif before is not State.FORCED_OPEN:
+        if breaker.policy is not policy:
+            breaker.reconfigure(policy)
+        if before in {State.DISABLED, State.FORCED_OPEN}:
+            operate(breaker, before, Reason(str(before)))
+        else:
             breaker.reset()
+
+
+def _open_for(breaker: CircuitBreaker, seconds: float) -> None:
+    """Open a breaker by a failure, with an open period of so many seconds."""
+    breaker.reset()
+    at_once = replace(
+        breaker.policy,
+        consecutive_failures=1,
+        reset_timeout=seconds,
+        reset_timeout_multiplier=1,
+        reset_timeout_jitter=0,
+    )
+    breaker.reconfigure(at_once)
+    breaker.admit().failure("UNAVAILABLE", "held open by a test")
+
+
+def refusal(
+    name: str, *, retry_after: float | None = 1.0, api: Literal["grpc", "grpc.aio", "plain"] = "grpc"
+) -> CircuitOpenError:
+    """Make a refusal without a breaker, for a mock to raise::
+
+        stub.GetPrice.side_effect = refusal("pricing.v1.Pricing/GetPrice", retry_after=5)
+
+    Args:
+        name: The method that is refused, which is also the breaker's name; with `api="plain"` the breaker's name alone.
+        retry_after: Seconds until a call may pass, and so the state: `open` above 0, `half_open` at 0, `forced_open`
+            with `None`. Default 1.
+        api: Whose calls are refused, and so the class: "grpc" (the default) makes a `grpc.RpcError`, "grpc.aio" a
+            `grpc.aio.AioRpcError`, "plain" the error of `@breaker` and `admit()`, which is neither.
+
+    Raises:
+        TypeError: `retry_after` is no number.
+        ValueError: `retry_after` is negative or above 1e9, or `api` is something else.
+    """
+    if retry_after is None:
+        state, reason = State.FORCED_OPEN, Reason.FORCED_OPEN
+    elif retry_after == 0:
+        state, reason = State.HALF_OPEN, Reason.CONSECUTIVE_FAILURES
+    else:
+        state, reason = State.OPEN, Reason.CONSECUTIVE_FAILURES
+        _check_wait("refusal", retry_after)
+    refusing = (name, state, reason, retry_after or 0.0, "UNAVAILABLE", 1)
+    rejection = rejection_of(refusing, 0.0, "" if api == "plain" else name.removeprefix("/"))
+    if api == "grpc":
+        return refused_call(rejection, refusal_code(rejection))
+    if api == "grpc.aio":
+        return refused_aio_call(rejection)
+    if api == "plain":
+        return CircuitOpenError(rejection)
+    message = f"refusal api must be 'grpc', 'grpc.aio' or 'plain', got {api!r}"
+    raise ValueError(message)
+
+
+def _check_wait(who: str, seconds: float) -> None:
+    _check_number(f"{who} retry_after", seconds)
+    if not _SHORTEST <= seconds <= _LONGEST:
+        message = f"{who} retry_after takes seconds from {_SHORTEST:f} to {_LONGEST:g}, got {seconds!r}"
+        raise ValueError(message)
 
 
 def _check_number(who: str, seconds: object) -> None:

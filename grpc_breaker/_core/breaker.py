@@ -240,11 +240,13 @@ class CircuitBreaker(Machine):
 
     def force_open(self) -> None:
         """Refuse every call until `reset()` or `disable()`. Does nothing when it is forced open already."""
-        self._operate(State.FORCED_OPEN, Reason.FORCED_OPEN)
+        self._warn_if_unused(Reason.FORCED_OPEN)
+        operate(self, State.FORCED_OPEN, Reason.FORCED_OPEN)
 
     def disable(self) -> None:
         """Let every call pass, counted, until `reset()` or `force_open()`. Does nothing when it is disabled already."""
-        self._operate(State.DISABLED, Reason.DISABLED)
+        self._warn_if_unused(Reason.DISABLED)
+        operate(self, State.DISABLED, Reason.DISABLED)
 
     def reset(self) -> None:
         """Close it and forget what was counted, whatever the state.
@@ -286,14 +288,9 @@ class CircuitBreaker(Machine):
         ):
             generation.window = window_for(policy, now).after(generation.window)
 
-    def _operate(self, state: State, reason: Reason) -> None:
-        """Do what an operator said."""
+    def _warn_if_unused(self, reason: Reason) -> None:
         if self._used == _LONG_AGO and not self._counts.rejected and self._registry_change_listeners is not NOBODY:
             logger.warning("circuit breaker %s: %s, but no call has used this name yet", printable(self.name), reason)
-        now = self._clock()
-        while (old := self._latest()).state is not state:
-            if self._change(old, state, reason, now):
-                return
 
     # ── Listeners ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -362,6 +359,14 @@ def _plain(change: StateChange) -> dict[str, Any]:
 
 
 explain_in(CircuitBreaker)
+
+
+def operate(breaker: CircuitBreaker, state: State, reason: Reason) -> None:
+    """Do what an operator said, or a test."""
+    now = breaker._clock()
+    while (old := breaker._latest()).state is not state:
+        if breaker._change(old, state, reason, now):
+            return
 
 
 def counts_of(breaker: CircuitBreaker) -> LabelledCounts | None:

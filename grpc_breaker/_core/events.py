@@ -166,7 +166,7 @@ class Rejection:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies without its context, which belongs to this process."""
-        return _rejection, (self._refusing.facts(), self.at, self.method)
+        return rejection_of, (self._refusing.facts(), self.at, self.method)
 
     @property
     def breaker(self) -> str:
@@ -223,8 +223,8 @@ class Rejection:
         return self.details
 
 
-def _rejection(facts: tuple[str, State, Reason, float, str, int], at: float, method: str) -> Rejection:
-    """Make a rejection from its pickled parts."""
+def rejection_of(facts: tuple[str, State, Reason, float, str, int], at: float, method: str) -> Rejection:
+    """Make a rejection from its parts: those of its state, when, and the method."""
     rejection = Rejection()
     rejection._refusing, rejection.at, rejection.method, rejection.context = Refusing(*facts), at, method, None
     return rejection

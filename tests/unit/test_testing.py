@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
+import grpc
 import pytest
 
-from grpc_breaker import BreakerRegistry, CircuitBreaker, CircuitOpenError, State
-from grpc_breaker.testing import EventRecorder, FakeClock, hold_open
+from grpc_breaker import (
+    BreakerPolicy,
+    BreakerRegistry,
+    CircuitBreaker,
+    CircuitBreakerInterceptor,
+    CircuitOpenError,
+    State,
+)
+from grpc_breaker.testing import EventRecorder, FakeClock, hold_open, refusal
 
 
 def test_fake_clock_moves_when_advanced() -> None:
@@ -147,3 +156,101 @@ def test_sources_are_checked(nothing: Any) -> None:
         EventRecorder(nothing)
     with pytest.raises(TypeError, match="takes a BreakerRegistry or a CircuitBreaker, got"), hold_open(nothing):
         pass
+
+
+def test_hold_open_with_a_time(fake_clock: FakeClock) -> None:
+    """A breaker that is held open for a time is open, says so, and probes after it; its policy comes back."""
+    policy = BreakerPolicy(failure_rate=0.9, reset_timeout=7)
+    breakers = BreakerRegistry(default=policy, clock=fake_clock)
+    with hold_open(breakers, "pkg.S/M", retry_after=30) as breaker:
+        fake_clock.advance(10)
+        with pytest.raises(CircuitOpenError) as refused:
+            breaker.admit()
+        assert (refused.value.state, refused.value.retry_after) == (State.OPEN, 20)
+        fake_clock.advance(20)
+        assert breaker.admit().is_probe
+    assert (breaker.state, breaker.policy, breaker.snapshot()["window"]["calls"]) == (State.CLOSED, policy, 0)
+
+
+@pytest.mark.parametrize("command", ["disable", "force_open"])
+def test_hold_open_with_a_time_gives_back_what_an_operator_did(command: str) -> None:
+    """Also with a time a breaker that an operator disabled or forced open is so again after the block."""
+    breaker = CircuitBreaker("test")
+    getattr(breaker, command)()
+    before = breaker.state
+    with hold_open(breaker, retry_after=1):
+        assert breaker.state is State.OPEN
+    assert breaker.state is before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error"),
+    [(0, ValueError), (-1, ValueError), (math.nan, ValueError), (math.inf, ValueError), ("5", TypeError)],
+)
+def test_times_are_checked(seconds: Any, error: type[Exception]) -> None:
+    """What is no time to wait is named as such; a refusal may say 0, and a breaker is as it was."""
+    breaker = CircuitBreaker("test")
+    with pytest.raises(error, match="hold_open retry_after takes seconds"), hold_open(breaker, retry_after=seconds):
+        pass
+    assert breaker.state is State.CLOSED
+    if seconds != 0:
+        with pytest.raises(error, match="refusal retry_after takes seconds"):
+            refusal("pkg.S/M", retry_after=seconds)
+
+
+@pytest.mark.parametrize("command", ["force_open", "disable"])
+def test_holding_open_an_unused_name_is_no_mistake(command: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Holding open what no call has used logs nothing, because in a test none has; an operator's command does."""
+    with hold_open(BreakerRegistry(), "pkg.S/M"):
+        pass
+    with hold_open(BreakerRegistry(), "pkg.S/M", retry_after=1):
+        pass
+    assert not caplog.records
+    breaker = BreakerRegistry()["pkg.S/M"]
+    getattr(breaker, command)()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"circuit breaker pkg.S/M: {breaker.state}, but no call has used this name yet"
+    ]
+    with hold_open(breaker):
+        pass
+    assert len(caplog.records) == 1
+
+
+def test_fixture_holds_open_for_a_time(hold_breaker_open: Callable[..., Any]) -> None:
+    """The fixture takes the time, too."""
+    assert 29 < hold_breaker_open(CircuitBreaker("test"), retry_after=30).retry_after <= 30
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "state", "words"),
+    [
+        (2.5, State.OPEN, "circuit breaker open for pkg.S/M; next probe in 2.5 s"),
+        (0, State.HALF_OPEN, "circuit breaker half_open for pkg.S/M; 1 probe in flight"),
+        (None, State.FORCED_OPEN, "circuit breaker forced_open for pkg.S/M; until an operator resets it"),
+    ],
+)
+@pytest.mark.parametrize("api", ["grpc", "grpc.aio", "plain"])
+def test_refusal_for_a_mock(api: Any, retry_after: float | None, state: State, words: str) -> None:
+    """A refusal made for a mock is the one of its API, and says what a breaker's would."""
+    made = refusal("pkg.S/M", retry_after=retry_after, api=api)
+    assert (made.state, made.retry_after, made.breaker, made.details()) == (state, retry_after, "pkg.S/M", words)
+    assert made.method == ("" if api == "plain" else "pkg.S/M")
+    assert made.code() is (None if api == "plain" else grpc.StatusCode.UNAVAILABLE)
+    assert isinstance(made, grpc.RpcError) is (api != "plain")
+    assert isinstance(made, grpc.aio.AioRpcError) is (api == "grpc.aio")
+    with pytest.raises(CircuitOpenError) as raised:
+        Mock(side_effect=made)()
+    assert raised.value is made
+
+
+def test_refusal_is_that_of_a_breaker() -> None:
+    """A refusal made for a mock is of the class that a guarded call raises."""
+    breakers = BreakerRegistry()
+    channel = grpc.intercept_channel(grpc.insecure_channel("localhost:1"), CircuitBreakerInterceptor(breakers))
+    with channel, hold_open(breakers, "pkg.S/M"), pytest.raises(CircuitOpenError) as refused:
+        channel.unary_unary("/pkg.S/M")(b"")
+    made = refusal("/pkg.S/M", retry_after=None)
+    assert type(refused.value) is type(made)
+    assert (str(refused.value), refused.value.reason) == (str(made), made.reason)
+    with pytest.raises(ValueError, match=r"api must be 'grpc', 'grpc.aio' or 'plain', got 'http'"):
+        refusal("pkg.S/M", api="http")  # type: ignore[arg-type]
