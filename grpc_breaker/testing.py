@@ -167,7 +167,9 @@ def _open_for(breaker: CircuitBreaker, seconds: float) -> None:
 def refusal(
     name: str, *, retry_after: float | None = 1.0, api: Literal["grpc", "grpc.aio", "plain"] = "grpc"
 ) -> CircuitOpenError:
-    """Make a refusal without a breaker, for a mock to raise::
+    """Make a refusal without a breaker, for a mock to raise.
+
+    Give it to a mock of a stub::
 
         stub.GetPrice.side_effect = refusal("pricing.v1.Pricing/GetPrice", retry_after=5)
 
