@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.counts import CallCounts, LabelledCounts
 from grpc_breaker._core.errors import CircuitOpenError
-from grpc_breaker._core.events import Listeners, Refusing, Rejection, StateChange
+from grpc_breaker._core.events import Listeners, Refusing, Rejection, StateChange, plain
 from grpc_breaker._core.generation import HalfOpen, after, window_for
 from grpc_breaker._core.log import logger, printable
 from grpc_breaker._core.machine import NOBODY, Machine
@@ -161,7 +161,7 @@ class CircuitBreaker(Machine):
             "totals": self._counts.totals(),
             "last_failures": [asdict(it) for it in generation.last_failures()],
             "since": generation.history[-1].time if generation.history else None,
-            "changes": [_plain(change) for change in generation.history],
+            "changes": [plain(change) for change in generation.history],
             "policy": self._policy.as_dict(),
         }
 
@@ -336,26 +336,6 @@ class CircuitBreaker(Machine):
             generation.probes.clear()
         generation.event = None
         self._undelivered = generation
-
-
-def _plain(change: StateChange) -> dict[str, Any]:
-    """What a snapshot shows of a change."""
-    shown = (
-        "sequence",
-        "previous",
-        "state",
-        "reason",
-        "method",
-        "calls",
-        "failures",
-        "slow",
-        "status",
-        "details",
-        "time",
-    )
-    plain: dict[str, Any] = {name: getattr(change, name) for name in shown}
-    plain.update(previous=str(change.previous), state=str(change.state), reason=str(change.reason))
-    return {**plain, "last_failures": [asdict(it) for it in change.last_failures]}
 
 
 explain_in(CircuitBreaker)

@@ -9,7 +9,7 @@ an event made by `copy`, `pickle` or `dataclasses.asdict` has none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Self, TypeVar
 
 from grpc_breaker._core.callables import name_of, runs_when_called
@@ -97,6 +97,26 @@ class StateChange(_Caused):
         """Have the event hand back `context`; returns the event itself."""
         object.__setattr__(self, "_context", context)
         return self
+
+
+def plain(change: StateChange) -> dict[str, Any]:
+    """What a snapshot shows of a change."""
+    shown = (
+        "sequence",
+        "previous",
+        "state",
+        "reason",
+        "method",
+        "calls",
+        "failures",
+        "slow",
+        "status",
+        "details",
+        "time",
+    )
+    shown_as: dict[str, Any] = {name: getattr(change, name) for name in shown}
+    shown_as.update(previous=str(change.previous), state=str(change.state), reason=str(change.reason))
+    return {**shown_as, "last_failures": [asdict(it) for it in change.last_failures]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,24 +19,22 @@ one.
 
 from __future__ import annotations
 
-import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from random import random as uniform
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.counts import LabelledCounts
 from grpc_breaker._core.events import Listeners, Rejection, StateChange
 from grpc_breaker._core.log import logger
+from grpc_breaker._core.names import UnmatchedNames, check_names, checked_policies, split_key, split_method
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import OTHER, State
 from grpc_breaker._core.target import at_target, check_target, split_target
 
-_NAME: Final = re.compile(r"/?([^\s/]+)(?:/([^\s/]+))?")
-_CONFIGURABLE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*(/[A-Za-z_][\w-]*)?", re.ASCII)
 _LEFT_ALONE: Final = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
 _DEFAULT_POLICY: Final = BreakerPolicy()
 
@@ -91,7 +89,8 @@ class BreakerRegistry:
             raise TypeError(message)
         check_clock(clock)
         check_random(random)
-        self._policies = _checked_policies(policies, default)
+        self._policies = checked_policies(policies, default)
+        self._unmatched = UnmatchedNames(self._policies)
         self._default = default
         self._max_breakers = max_breakers
         self._clock = clock
@@ -138,7 +137,7 @@ class BreakerRegistry:
         """
         if isinstance(key, str) and (breaker := self._breakers.get(key)) is not None:
             return breaker
-        method, target = _split_key(key)
+        method, target = split_key(key)
         if method in self._groups():
             return self._make(at_target(method, target), self._groups()[method])
         service, name = split_method(method)
@@ -159,7 +158,7 @@ class BreakerRegistry:
     def __contains__(self, key: object) -> bool:
         """Whether the registry holds a breaker for the method or group now."""
         try:
-            method, target = _split_key(key)
+            method, target = split_key(key)
         except (TypeError, ValueError):
             return False
         name = method.removeprefix("/")
@@ -186,6 +185,23 @@ class BreakerRegistry:
         message = "a breaker registry cannot be copied or pickled: a copy would share a part of its state"
         raise TypeError(message)
 
+    def check(self, *described: object) -> None:
+        """Check that services have the methods that the policies are for.
+
+        For a test of your own::
+
+            breakers.check(pricing_pb2, health_pb2)
+
+        Args:
+            *described: All services that the policies name: modules that protoc generated, `FileDescriptor`s or
+                `ServiceDescriptor`s of protobuf.
+
+        Raises:
+            TypeError: Something that describes no services.
+            ValueError: Names that no service and no method has, each with the nearest one that there is.
+        """
+        check_names(self._policies, described)
+
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Every breaker's snapshot by name, as plain data ready for JSON."""
         return {breaker.name: breaker.snapshot() for breaker in self}
@@ -208,6 +224,7 @@ class BreakerRegistry:
         text = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
         name = text.removeprefix("/")
         policy = self._policy_of(name, target)
+        self._unmatched.note(name, target)
         if policy is None:
             return None
         breaker = self._make(at_target(policy.group or name or "/", target), policy)  # a nameless one needs a name, too
@@ -289,66 +306,3 @@ class BreakerRegistry:
     def _groups(self) -> dict[str, BreakerPolicy]:
         policies = [*self._policies.values(), *([self._default] if self._default else [])]
         return {policy.group: policy for policy in policies if policy.group}
-
-
-def split_method(name: str) -> tuple[str, str]:
-    """Split "pkg.Service/Method" or "pkg.Service", with or without a leading slash; the method may be empty.
-
-    Raises:
-        ValueError: `name` has another form.
-    """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        message = f"a method name must look like 'pkg.Service/Method' or 'pkg.Service', got {name!r}"
-        raise ValueError(message)
-    return match[1], match[2] or ""
-
-
-def _split_key(key: object) -> tuple[str, str]:
-    """The name and the target of a key of a registry; the target may be empty.
-
-    Raises:
-        TypeError: The key is neither a string nor a pair of a string and a target.
-        ValueError: The target is none.
-    """
-    if isinstance(key, tuple) and len(key) == 2:  # pyright: ignore[reportUnknownArgumentType]
-        name, target = cast("tuple[object, object]", key)
-        target = check_target(target)
-    elif isinstance(key, str):
-        name, target = split_target(key)
-    else:
-        name, target = key, ""
-    if not isinstance(name, str):
-        message = f"a method name must be a string like 'pkg.Service/Method', got {name!r}"
-        raise TypeError(message)
-    return name, target
-
-
-def _checked_policies(
-    policies: Mapping[Any, BreakerPolicy] | None, default: BreakerPolicy | None
-) -> dict[str, BreakerPolicy]:
-    if policies is not None and not isinstance(policies, Mapping):
-        message = f"BreakerRegistry policies must be a mapping of method name to BreakerPolicy, got {policies!r}"
-        raise TypeError(message)
-    checked: dict[str, BreakerPolicy] = {}
-    for key, policy in (policies or {}).items():
-        of, target = _split_key(key)
-        service, method = split_method(of)
-        name = f"{service}/{method}" if method else service
-        if not _CONFIGURABLE.fullmatch(name):
-            message = f"a method name must look like 'pkg.Service/Method' or 'pkg.Service', no wildcards, got {key!r}"
-            raise ValueError(message)
-        name = at_target(name, target)
-        if not isinstance(policy, BreakerPolicy):
-            message = f"BreakerRegistry policy for {name!r} must be a BreakerPolicy, got {policy!r}"
-            raise TypeError(message)
-        if name in checked:
-            message = f"BreakerRegistry has two policies for {name!r}, with and without a leading slash"
-            raise ValueError(message)
-        checked[name] = policy
-    groups: dict[str, BreakerPolicy] = {}
-    for policy in [*checked.values(), *([default] if default else [])]:
-        if policy.group and groups.setdefault(policy.group, policy) != policy:
-            message = f"BreakerRegistry group {policy.group!r} has two different policies; methods share one breaker"
-            raise ValueError(message)
-    return checked

@@ -11,10 +11,16 @@ from typing import Any, TypeVar
 C = TypeVar("C", bound=type[Any])
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The nearest of the names that exist, as the end of a sentence; empty where none is near."""
-    found = get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """The nearest of the names that exist; empty where none is near.
+
+    Args:
+        name: The misspelt name.
+        known: Those that exist.
+        alike: How alike two names must be, from 0 to 1. Default 0.6.
+    """
+    found = get_close_matches(name, known, n=1, cutoff=alike)
+    return found[0] if found else ""
 
 
 def names_nearest_field(owner: C) -> C:
@@ -32,7 +38,8 @@ def _checking(init: Callable[..., None], owner: str, known: list[str]) -> Callab
     def __init__(self: object, *arguments: Any, **given: Any) -> None:  # noqa: N807 - the name in tracebacks
         for name in given:
             if name not in known:
-                message = f"{owner} has no field {name!r}{nearest(name, known)}"
+                near = nearest(name, known)
+                message = f"{owner} has no field {name!r}" + (f"; did you mean {near!r}?" if near else "")
                 raise TypeError(message)
         init(self, *arguments, **given)
 

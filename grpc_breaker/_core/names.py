@@ -1,0 +1,167 @@
+"""The names of a registry's policies: their form, whether services have such methods, and whether calls match them.
+
+What is misspelt guards nothing, and nothing fails. So a name that no method can have is an error where the registry is
+made; `check` compares all names with the services' own descriptors, in a test; and a name that a call matches almost,
+but not quite, is warned of once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, cast
+
+from grpc_breaker._core.log import logger, printable
+from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.spelling import nearest
+from grpc_breaker._core.target import at_target, check_target, split_target
+
+_NAME: Final = re.compile(r"/?([^\s/]+)(?:/([^\s/]+))?")
+_CONFIGURABLE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*(/[A-Za-z_][\w-]*)?", re.ASCII)
+_MOST_SEEN: Final = 1000
+"""Methods remembered that were compared with the names of the policies."""
+
+
+def split_method(name: object) -> tuple[str, str]:
+    """Split "pkg.Service/Method" or "pkg.Service", with or without a leading slash; the method may be empty.
+
+    Raises:
+        TypeError: `name` is not a string.
+        ValueError: It has another form.
+    """
+    if not isinstance(name, str):
+        message = f"a method name must be a string like 'pkg.Service/Method', got {name!r}"
+        raise TypeError(message)
+    match = _NAME.fullmatch(name)
+    if match is None:
+        message = f"a method name must look like 'pkg.Service/Method' or 'pkg.Service', got {name!r}"
+        raise ValueError(message)
+    return match[1], match[2] or ""
+
+
+def split_key(key: object) -> tuple[str, str]:
+    """The name and the target of a key of a registry; the target may be empty.
+
+    Raises:
+        TypeError: The key is neither a string nor a pair of a string and a target.
+        ValueError: The target is none.
+    """
+    name, target = key, ""
+    if isinstance(key, tuple) and len(cast("tuple[object, ...]", key)) == 2:
+        name, given = cast("tuple[object, object]", key)
+        target = check_target(given)
+    elif isinstance(key, str):
+        name, target = split_target(key)
+    if not isinstance(name, str):
+        message = f"a method name must be a string like 'pkg.Service/Method', got {name!r}"
+        raise TypeError(message)
+    return name, target
+
+
+def checked_policies(
+    policies: Mapping[Any, BreakerPolicy] | None, default: BreakerPolicy | None
+) -> dict[str, BreakerPolicy]:
+    """The policies of a registry by the names they are found under.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: A name that is no method or service name, one given twice, or a group with two policies.
+    """
+    if policies is not None and not isinstance(policies, Mapping):
+        message = f"BreakerRegistry policies must be a mapping of method name to BreakerPolicy, got {policies!r}"
+        raise TypeError(message)
+    checked: dict[str, BreakerPolicy] = {}
+    for key, policy in (policies or {}).items():
+        of, target = split_key(key)
+        service, method = split_method(of)
+        name = f"{service}/{method}" if method else service
+        if not _CONFIGURABLE.fullmatch(name):
+            message = f"a method name must look like 'pkg.Service/Method' or 'pkg.Service', no wildcards, got {key!r}"
+            raise ValueError(message)
+        name = at_target(name, target)
+        if not isinstance(policy, BreakerPolicy):
+            message = f"BreakerRegistry policy for {name!r} must be a BreakerPolicy, got {policy!r}"
+            raise TypeError(message)
+        if name in checked:
+            message = f"BreakerRegistry has two policies for {name!r}, with and without a leading slash"
+            raise ValueError(message)
+        checked[name] = policy
+    groups: dict[str, BreakerPolicy] = {}
+    for policy in [*checked.values(), *([default] if default else [])]:
+        if policy.group and groups.setdefault(policy.group, policy) != policy:
+            message = f"BreakerRegistry group {policy.group!r} has two different policies; methods share one breaker"
+            raise ValueError(message)
+    return checked
+
+
+def check_names(policies: Iterable[str], described: Iterable[object]) -> None:
+    """Check that services have the methods that policies are for.
+
+    Raises:
+        TypeError: Something that describes no services.
+        ValueError: A name that no service and no method has.
+    """
+    known = {name for it in described for name in _names_in(it)}
+    unknown: list[str] = []
+    for policy in policies:
+        name = split_target(policy)[0]
+        if name not in known:
+            near = nearest(name, sorted(known))
+            unknown.append(f"{policy!r} (did you mean {near!r}?)" if near else repr(policy))
+    if unknown:
+        message = f"no service or method has the name of these policies: {', '.join(unknown)}"
+        raise ValueError(message)
+
+
+def _names_in(described: Any) -> Iterator[str]:
+    """The services and methods that a module, a file's descriptor or a service's describes."""
+    descriptor = getattr(described, "DESCRIPTOR", described)
+    services = getattr(descriptor, "services_by_name", None)
+    if services is None and not hasattr(descriptor, "methods_by_name"):
+        message = (
+            "check takes modules that protoc generated, such as pricing_pb2 (not pricing_pb2_grpc), or descriptors of "
+            f"files or services, got {described!r}"
+        )
+        raise TypeError(message)
+    for service in [descriptor] if services is None else services.values():
+        yield service.full_name
+        for method in service.methods_by_name:
+            yield f"{service.full_name}/{method}"
+
+
+class UnmatchedNames:
+    """Names of policies that no call has matched yet. One that a call matches almost is warned of, once."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._all = frozenset(names)
+        self._names = set(self._all)
+        self._seen: set[str] = set()
+
+    def note(self, method: str, target: str) -> None:
+        """Compare a method that is called, and has not been called lately, with the names of the policies."""
+        at = at_target(method, target)
+        if not self._names or at in self._seen:
+            return
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen.add(at)
+        service = method.rpartition("/")[0]
+        self._names.difference_update((at, method, at_target(service, target), service))
+        if at in self._all or method in self._all:
+            return
+        for name in [it for it in self._names.copy() if _almost(split_target(it)[0], method, service)]:
+            self._names.discard(name)
+            logger.warning(
+                "no call has used the name of the policy for %s, but %s was called, which has no policy of its own; "
+                "is the name misspelt?",
+                name,
+                printable(method),
+            )
+
+
+def _almost(name: str, method: str, service: str) -> bool:
+    """Whether a policy's name is almost a method's: misspelt, with a dot for the slash, or that of its package."""
+    of, slash, short = name.rpartition("/")
+    if not slash:
+        return name == method.replace("/", ".") or service.startswith(f"{name}.")
+    return of == service and name != method and nearest(short.lower(), [method.rpartition("/")[2].lower()], 0.8) != ""
