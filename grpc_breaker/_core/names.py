@@ -22,16 +22,12 @@ _MOST_SEEN: Final = 1000
 """Methods remembered that were compared with the names of the policies."""
 
 
-def split_method(name: object) -> tuple[str, str]:
+def split_method(name: str) -> tuple[str, str]:
     """Split "pkg.Service/Method" or "pkg.Service", with or without a leading slash; the method may be empty.
 
     Raises:
-        TypeError: `name` is not a string.
-        ValueError: It has another form.
+        ValueError: The name has another form.
     """
-    if not isinstance(name, str):
-        message = f"a method name must be a string like 'pkg.Service/Method', got {name!r}"
-        raise TypeError(message)
     match = _NAME.fullmatch(name)
     if match is None:
         message = f"a method name must look like 'pkg.Service/Method' or 'pkg.Service', got {name!r}"
