@@ -193,8 +193,8 @@ class BreakerRegistry:
             breakers.check(pricing_pb2, health_pb2)
 
         Args:
-            *described: All services that the policies name: modules that protoc generated, `FileDescriptor`s or
-                `ServiceDescriptor`s of protobuf.
+            *described: All services that the policies name: modules that protoc generated, or protobuf's descriptors of
+                files or services.
 
         Raises:
             TypeError: Something that describes no services.
