@@ -25,6 +25,7 @@ CONTENTS: Final = """
 ```{toctree}
 :hidden:
 
+docs/registry
 docs/policy
 docs/telemetry
 docs/recipes

@@ -183,6 +183,7 @@ class Guard:
             route = self._routes.get(call_details.method)
             if route is None:
                 route = self.breakers.route(call_details.method, self._target)
+                self._routes = self.breakers.routes_to(self._target)
                 if route is None:
                     return None
             breaker, method = route

@@ -26,6 +26,9 @@ POLICY = (ROOT / "docs" / "policy.md").read_text("utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
 
 
+REGISTRY = (ROOT / "docs" / "registry.md").read_text("utf-8")
+
+
 def blocks(text: str) -> list[str]:
     """The Python in it."""
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -77,6 +80,15 @@ def test_first_example_has_nine_lines() -> None:
 def test_every_example_runs_alone(number: int) -> None:
     """Every other Python block of the README runs as printed, alone, in a process of its own."""
     run(BLOCKS[number])
+
+
+def test_example_of_targets() -> None:
+    """The example of targets has a policy for one target, and breakers of their own for both."""
+    (example, *_) = blocks(REGISTRY)
+    named = names_of(example)
+    assert named["breaker"].name == "pricing.v1.Pricing/GetPrice@eu"
+    rates = [named["breakers"]["pricing.v1.Pricing/GetPrice", target].policy.failure_rate for target in ("eu", "us")]
+    assert rates == [0.5, 0.8]
 
 
 def test_the_asyncio_example_opens_a_channel() -> None:

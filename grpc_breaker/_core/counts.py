@@ -5,7 +5,8 @@ after it. So a name that is evicted and comes back goes on counting where it was
 breaker is evicted is counted all the same.
 
 A name that was configured is its own label, and so are the first `max_labels` others; all further names count as
-`other`. A client that makes up method names can therefore not make up time series, nor fill memory.
+`other`. For configured names at targets there is room for as many again. A client that makes up method names can
+therefore not make up time series, nor fill memory.
 """
 
 from __future__ import annotations
@@ -112,11 +113,13 @@ class LabelledCounts:
     """The counts of a registry, by label. Safe to use from any thread; outlives the registry where it is kept."""
 
     def __init__(self, configured: Iterable[str], max_labels: int) -> None:
-        """Make empty counts; `configured` names are always labels of their own, for every target."""
+        """Make empty counts; `configured` names are always labels of their own."""
         self._configured = frozenset(configured)
         self._by_label = {name: CallCounts() for name in self._configured}
         _all_counts.add(self)
         self._most_labels = len(self._by_label) + max_labels
+        self._most_with_targets = self._most_labels + 1 + max_labels
+        """With `other`, which is there by then: made-up names do not take the place of a configured one at a target."""
 
     @classmethod
     def of_one(cls, name: str, counts: CallCounts) -> Self:
@@ -127,8 +130,8 @@ class LabelledCounts:
 
     def of(self, name: str) -> CallCounts:
         """The counts that a breaker of this name adds to."""
-        known = name in self._by_label or split_target(name)[0] in self._configured
-        label = name if known or len(self._by_label) < self._most_labels else OTHER
+        most = self._most_with_targets if split_target(name)[0] in self._configured else self._most_labels
+        label = name if name in self._by_label or len(self._by_label) < most else OTHER
         return self._by_label.setdefault(label, CallCounts())
 
     def label(self, name: str) -> str:

@@ -9,9 +9,9 @@ alone unless named: a breaker must not refuse the very call that says whether th
 The registry is bounded, so a client that makes up method names cannot exhaust memory. Above `max_breakers`, the tenth
 that has been idle longest is evicted. Idle means: closed, no call in flight, no policy or listener of its own. So no
 open breaker is ever lost, nor what an operator did to one; where too many are not idle, the registry grows, up to ten
-times `max_breakers`. Above that, new names that are not configured share one breaker, `other`. A breaker that is
-evicted while somebody holds it is found again by its next call; only one that nobody holds begins anew, with an empty
-window.
+times `max_breakers`, and twice that for configured methods at targets. Above that, new names that are not configured
+share one breaker, `other`. A breaker that is evicted while somebody holds it is found again by its next call; only one
+that nobody holds begins anew, with an empty window.
 
 Threads. There is no lock: to enter a breaker is one step of a dictionary, and the breaker that is there first is the
 one.
@@ -117,7 +117,10 @@ class BreakerRegistry:
         return None if route is None else route[0]
 
     def routes_to(self, target: str) -> dict[str | bytes, Route]:
-        """The breakers that calls to a target found lately, by method as gRPC spells it. Only to be read."""
+        """The breakers that calls to a target found lately, by method as gRPC spells it.
+
+        Only to be read, and to be asked for again after `route`: what is empty for a while is dropped.
+        """
         return self._routes.setdefault(target, {})
 
     def route(self, method: str | bytes, target: str = "") -> Route | None:
@@ -254,8 +257,8 @@ class BreakerRegistry:
             return breaker
         if len(self._breakers) >= self._max_breakers:
             self._evict_idle()
-            names = {name, split_target(name)[0]}
-            if len(self._breakers) >= _HARD_CAP * self._max_breakers and not names & self._configured:
+            room = _HARD_CAP * self._max_breakers * (1 + (split_target(name)[0] in self._configured))
+            if len(self._breakers) >= room and name not in self._configured:
                 self._warn_of_names()
                 name, policy = OTHER, self._default or policy
         breaker = self._held.get(name)
@@ -287,10 +290,12 @@ class BreakerRegistry:
             if breaker._evictable and self._breakers.get(breaker.name) is breaker:
                 self._breakers.pop(breaker.name, None)
         names = {breaker.name for breaker in evicted}
-        for routes in list(self._routes.values()):
+        for target, routes in self._routes.copy().items():
             for method, (breaker, _) in routes.copy().items():
                 if breaker.name in names:
                     routes.pop(method, None)
+            if not routes:  # else targets that come and go would fill memory; a guard that has it asks for a new one
+                self._routes.pop(target, None)
 
     def _warn_of_names(self) -> None:
         """Say once that names share a breaker."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from typing import Any
 
 import grpc
 import pytest
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, State, aio
+from grpc_breaker._core import registry
 from grpc_breaker.testing import EventRecorder, FakeClock
+from tests.support.lines import lines_run
 from tests.unit.test_adapters import METHOD, Details, Ended
 
 NAME = METHOD.removeprefix("/")
@@ -153,6 +157,63 @@ def test_names_that_are_configured_stay_labels_for_every_target() -> None:
         breakers[f"pkg.Made/Up{number}"].admit().success()
     breakers["pkg.S/M", "eu"].admit().success()
     assert ("pkg.S/M@eu", "success", "OK", 1) in list(breakers.counts.tallies())
+
+
+def test_labels_of_targets_are_bounded() -> None:
+    """A client with ever new targets makes no more labels of a configured method than twice `max_breakers`."""
+    breakers = BreakerRegistry({"pkg.S/M": ONE_OPENS}, max_breakers=5)
+    for number in range(50):
+        breakers["pkg.S/M", f"pod-{number}"].admit().success()
+    labels = {label for label, *_ in breakers.counts.tallies()}
+    assert "other" in labels
+    assert len(labels) <= 12
+
+
+def test_open_breakers_of_targets_that_are_gone_are_bounded() -> None:
+    """Breakers of a configured method that stay open, because their targets are gone, are bounded like all others."""
+    breakers = BreakerRegistry({"pkg.S/M": ONE_OPENS}, max_breakers=2)
+    for number in range(100):
+        breakers["pkg.S/M", f"pod-{number}"].force_open()
+    assert len(breakers) == 41
+    assert breakers["pkg.S/M", "new"].name == "other"
+    assert breakers["pkg.S/M"].name == "pkg.S/M"
+
+
+def test_memory_of_targets_that_are_gone_is_bounded() -> None:
+    """A client that makes an interceptor for each of ever new targets fills no memory."""
+    breakers = BreakerRegistry(max_breakers=10, clock=FakeClock())
+
+    def make(first: int, last: int) -> int:
+        for number in range(first, last):
+            call(breakers, f"pod-{number}")
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = make(0, 500)
+        grown = make(500, 2000) - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 10_000
+
+
+def test_interceptor_of_a_target_that_was_not_called_for_long() -> None:
+    """An interceptor whose target's breakers were all evicted looks for one once more, and no more than once."""
+    breakers = BreakerRegistry(default=ONE_OPENS, max_breakers=1, clock=FakeClock())
+    interceptor = CircuitBreakerInterceptor(breakers, target="eu", telemetry=False)
+
+    def once(status: grpc.StatusCode = grpc.StatusCode.OK) -> Any:
+        return interceptor.intercept_unary_unary(lambda details, request: Finished(status), Details(), b"")
+
+    once()
+    for number in range(5):
+        call(breakers, f"pod-{number}")
+    assert (NAME, "eu") not in breakers
+    once()
+    assert not lines_run({registry.__file__}, once)
+    once(grpc.StatusCode.UNAVAILABLE)
+    assert isinstance(once(), CircuitOpenError)
 
 
 @pytest.mark.parametrize("target", ["", "e u", "e@u", "e\nu", "x" * 201])
