@@ -64,9 +64,10 @@ def block_with(text: str) -> str:
 
 
 def test_first_example_runs_as_printed() -> None:
-    """The first example prints what the README says: five expired deadlines, then two refusals."""
+    """The first example prints what the README says: five calls that fail to connect, then two refusals."""
     lines = run(BLOCKS[0]).splitlines()
-    assert [line.split()[0] for line in lines] == ["DEADLINE_EXCEEDED"] * 5 + ["UNAVAILABLE"] * 2
+    assert [line.split()[0] for line in lines] == ["UNAVAILABLE"] * 7
+    assert ["failed to connect" in line for line in lines] == [True] * 5 + [False] * 2
     refused = ["circuit breaker open for pricing.v1.Pricing/GetPrice; next probe in" in line for line in lines]
     assert refused == [False] * 5 + [True] * 2
 
