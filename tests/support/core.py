@@ -23,6 +23,7 @@ WATCHED_NAMES: Final = (
     "interrupts.py",
     "log.py",
     "machine.py",
+    "names.py",
     "permit.py",
     "plain_code.py",
     "policy.py",
@@ -36,6 +37,7 @@ EXEMPT: Final = {
     "__init__.py": "empty",
     "errors.py": "an exception class that only hands out what it was given",
     "other_names.py": "a table of words for error messages",
+    "spelling.py": "words for error messages",
     "state.py": "names and a table",
 }
 """The other files, each with the reason."""
