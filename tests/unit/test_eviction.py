@@ -196,6 +196,22 @@ def test_calls_made_in_the_middle(entered: str) -> None:
     assert at > 20
 
 
+def test_method_that_is_evicted_and_comes_back_in_the_middle_of_its_call() -> None:
+    """A call finds the breaker that is in the registry, though its method was evicted and made again while it asked."""
+
+    def evict() -> None:
+        breakers.breaker_for("/pkg.S/Other")
+        breakers.breaker_for("/pkg.S/Own")
+
+    for at in count(1):
+        breakers = BreakerRegistry(max_breakers=1, clock=FakeClock())
+        breakers.breaker_for("/pkg.S/First")
+        if not act_at(WATCHED, lambda: breakers.breaker_for("/pkg.S/Own"), evict, at):  # noqa: B023 - used at once
+            break
+        assert [breakers.breaker_for("/pkg.S/Own")] == list(breakers)
+    assert at > 20
+
+
 # ── Those that are not idle ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -289,6 +289,23 @@ def test_interrupted_listener_costs_no_permit(breaker: CircuitBreaker, clock: Fa
     assert breaker.state is State.CLOSED
 
 
+def test_interrupted_listener_that_outlasts_the_probe(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """Ctrl-C in a listener that took longer than the lease of the probe that it interrupts reaches the caller."""
+    trip(breaker)
+    clock.advance(10)
+
+    def listener(change: Any) -> None:
+        clock.advance(30)
+        assert breaker.in_flight == 0
+        raise KeyboardInterrupt
+
+    end = breaker.on_state_change(listener)
+    with pytest.raises(KeyboardInterrupt):
+        breaker.admit()
+    end()
+    assert breaker.admit().is_probe
+
+
 def test_interrupted_listener_of_refusals(breaker: CircuitBreaker) -> None:
     """Ctrl-C in a listener of refusals reaches the refused caller; the refusal is counted."""
     breaker.on_rejection(Mock(side_effect=KeyboardInterrupt))
