@@ -269,6 +269,25 @@ def test_breaker_of_a_registry_is_not_reported_by_itself(breakers: BreakerRegist
         telemetry.attach(breakers[METHOD])
 
 
+def test_target_is_an_attribute_of_its_own(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+    """Metrics and records of a target's breaker say the target beside the method; those of the others have none."""
+    caplog.set_level(logging.INFO, "grpc_breaker")
+    breakers = BreakerRegistry(default=BreakerPolicy(consecutive_failures=1), clock=FakeClock())
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    breakers[METHOD, "eu"].admit(METHOD).failure("UNAVAILABLE", "ill")
+    breakers[METHOD].admit(METHOD).success()
+    calls = [key for key in meter.read() if key[0] == "grpc_breaker.calls"]
+    label = (f"grpc_breaker.name={METHOD}@eu", "grpc_breaker.outcome=failure", "grpc_breaker.target=eu")
+    other = (f"grpc_breaker.name={METHOD}", "grpc_breaker.outcome=success")
+    rpc = (f"rpc.method={METHOD}", "rpc.status_code=UNAVAILABLE")
+    assert sorted(calls) == [
+        ("grpc_breaker.calls", *other, rpc[0], "rpc.status_code=OK"),
+        ("grpc_breaker.calls", *label, *rpc),
+    ]
+    (record,) = caplog.records
+    assert vars(record)["grpc_breaker.target"] == "eu"
+
+
 def test_group_has_no_method(meter: Meter) -> None:
     """A group's metrics carry its name, and no method."""
     breakers = BreakerRegistry(default=BreakerPolicy(group="prices"))
