@@ -35,8 +35,10 @@ from typing import Any, Final, NoReturn
 import grpc
 
 from grpc_breaker._callbacks import CallbackThread
+from grpc_breaker._core.callables import is_coroutine_function
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection
+from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
@@ -65,6 +67,9 @@ _CALL: Final[Any] = getattr(import_module("grpc._channel"), "_MultiThreadedRende
 _THROWN_AWAY: Final = "Cancelled upon garbage collection!"
 """The details of a call that grpcio's finalizer cancels. Unlike `cancel()`, that leaves the metadata of a call without
 an answer at `None`."""
+
+_INSTEAD: Final = "channels of grpc.aio take grpc_breaker.aio.interceptors()"
+_ON_ASYNCIO_CHANNEL: Final = f"a CircuitBreakerInterceptor is around an asyncio channel, and guards no call; {_INSTEAD}"
 
 
 class CircuitBreakerInterceptor(
@@ -107,7 +112,7 @@ class CircuitBreakerInterceptor(
 
     def __repr__(self) -> str:
         """What it is for: the error of an asyncio channel that was given it shows that."""
-        return "<CircuitBreakerInterceptor for grpc; channels of grpc.aio take grpc_breaker.aio.interceptors()>"
+        return f"<CircuitBreakerInterceptor for grpc; {_INSTEAD}>"
 
     @property
     def breakers(self) -> BreakerRegistry:
@@ -158,8 +163,13 @@ class CircuitBreakerInterceptor(
         try:
             if type(call) is _ENDED_WELL and type(call._call) is _CALL and permit.policy.plain:  # noqa: SLF001 - see there
                 permit.settle(_SUCCESS, "OK")
-            elif hasattr(call, "__next__") and not hasattr(call, "add_callback"):
+            elif hasattr(call, "add_callback"):
+                _follow(permit, call, call_details, streams)
+            elif hasattr(call, "__next__"):
                 return _Messages(permit, call, timeout_of(call_details))
+            elif is_coroutine_function(getattr(call, "code", None)):  # a stream of an asyncio channel
+                give_back(permit)
+                log_once(_ON_ASYNCIO_CHANNEL, exc_info=False)
             else:
                 _follow(permit, call, call_details, streams)
         except BaseException as error:  # noqa: BLE001 - see rule 6
@@ -193,6 +203,8 @@ def _settle_finished(permit: Permit, call: Any, timeout: float | None) -> None:
         settle(permit, code, call.details(), call.trailing_metadata(), timeout, error)
     else:  # an exception of another interceptor, which grpcio dresses up as INTERNAL
         settle_raised(permit, error, timeout)
+        if isinstance(error, AttributeError) and error.name == "with_call":  # which calls of asyncio do not have
+            error.add_note(_ON_ASYNCIO_CHANNEL)
 
 
 class _Messages:
