@@ -1,8 +1,10 @@
 """The names of a registry's policies: their form, whether services have such methods, and whether calls match them.
 
 What is misspelt guards nothing, and nothing fails. So a name that no method can have is an error where the registry is
-made; `check` compares all names with the services' own descriptors, in a test; and a name that a call matches almost,
-but not quite, is warned of once.
+made; `check` compares all names with the services' own descriptors or stubs, in a test; and a name that a call matches
+almost, but not quite, is warned of once.
+
+Descriptors and stubs are known by what they have: the core imports neither protobuf nor gRPC.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
+from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import logger, printable
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.spelling import nearest
@@ -110,42 +113,72 @@ def check_names(policies: Iterable[str], described: Iterable[object]) -> None:
 
 
 def _names_in(described: Any) -> Iterator[str]:
-    """The services and methods that a module, a file's descriptor or a service's describes."""
+    """The services and methods that a module, a file's descriptor or a service's describes, or that a stub calls."""
     descriptor = getattr(described, "DESCRIPTOR", described)
     services = getattr(descriptor, "services_by_name", None)
     if services is None and not hasattr(descriptor, "methods_by_name"):
-        message = (
-            "check takes modules that protoc generated, such as pricing_pb2 (not pricing_pb2_grpc), or descriptors of "
-            f"files or services, got {described!r}"
-        )
-        raise TypeError(message)
+        called = _called_by(described if isinstance(described, type) else type(described))
+        if not called:
+            message = (
+                "check takes modules that protoc generated, such as pricing_pb2 (not pricing_pb2_grpc), descriptors of "
+                f"files or services, or stubs, got {described!r}"
+            )
+            raise TypeError(message)
+        yield from called
+        return
     for service in [descriptor] if services is None else services.values():
         yield service.full_name
         for method in service.methods_by_name:
             yield f"{service.full_name}/{method}"
 
 
+def _called_by(stub: type[Any]) -> set[str]:
+    """The services and methods that the class of a stub asks its channel for; none where it is no stub."""
+    channel = _Channel()
+    try:
+        stub(channel)
+    except Exception as error:  # whatever a class that is no stub makes of a channel
+        if passes_through(error):
+            raise
+        return set()
+    return channel.names
+
+
+class _Channel:
+    """What a stub takes for a channel: it notes which methods it is asked for."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def _note(self, method: str, *_: object, **__: object) -> None:
+        name = method.removeprefix("/")
+        self.names |= {name, name.rpartition("/")[0]}
+
+    unary_unary = unary_stream = stream_unary = stream_stream = _note
+
+
 class UnmatchedNames:
-    """Names of policies that no call has matched yet. One that a call matches almost is warned of, once."""
+    """Names of policies, without targets, that no call has matched yet. One that a call matches almost is warned of,
+    once.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._all = frozenset(names)
+        self._all = frozenset(split_target(name)[0] for name in names)
         self._names = set(self._all)
         self._seen: set[str] = set()
 
-    def note(self, method: str, target: str) -> None:
+    def note(self, method: str) -> None:
         """Compare a method that is called, and has not been called lately, with the names of the policies."""
-        at = at_target(method, target)
-        if not self._names or at in self._seen:
+        if not self._names or method in self._seen:
             return
         if len(self._seen) >= _MOST_SEEN:
             self._seen.clear()
-        self._seen.add(at)
+        self._seen.add(method)
         service = method.rpartition("/")[0]
-        self._names.difference_update((at, method, at_target(service, target), service))
-        if at in self._all or method in self._all:
+        self._names.difference_update((method, service))
+        if method in self._all:
             return
-        for name in [it for it in self._names.copy() if _almost(split_target(it)[0], method, service)]:
+        for name in [it for it in self._names.copy() if _almost(it, method, service)]:
             self._names.discard(name)
             logger.warning(
                 "no call has used the name of the policy for %s, but %s was called, which has no policy of its own; "
@@ -157,7 +190,9 @@ class UnmatchedNames:
 
 def _almost(name: str, method: str, service: str) -> bool:
     """Whether a policy's name is almost a method's: misspelt, with a dot for the slash, or that of its package."""
+    if name.lower() in {method.lower(), service.lower()}:
+        return True
     of, slash, short = name.rpartition("/")
     if not slash:
         return name == method.replace("/", ".") or service.startswith(f"{name}.")
-    return of == service and name != method and nearest(short.lower(), [method.rpartition("/")[2].lower()], 0.8) != ""
+    return of == service and nearest(short.lower(), [method.rpartition("/")[2].lower()], 0.8) != ""

@@ -147,7 +147,7 @@ class BreakerRegistry:
         if not name:
             message = f"{method!r} names a service; its breakers are one for each method: {service}/<method>"
             raise ValueError(message)
-        breaker = self.breaker_for(f"{service}/{name}", target or None)
+        breaker = self._breaker_of(f"{service}/{name}", target)
         if breaker is None:
             why = (
                 "no policy covers it, and there is no default"
@@ -196,8 +196,8 @@ class BreakerRegistry:
             breakers.check(pricing_pb2, health_pb2)
 
         Args:
-            *described: All services that the policies name: modules that protoc generated, or protobuf's descriptors of
-                files or services.
+            *described: All services that the policies name: modules that protoc generated, protobuf's descriptors of
+                files or services, or stubs or their classes.
 
         Raises:
             TypeError: Something that describes no services.
@@ -226,11 +226,10 @@ class BreakerRegistry:
         """Find the breaker for a method that was not called lately, and remember it."""
         text = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
         name = text.removeprefix("/")
-        policy = self._policy_of(name, target)
-        self._unmatched.note(name, target)
-        if policy is None:
+        self._unmatched.note(name)
+        breaker = self._breaker_of(name, target)
+        if breaker is None:
             return None
-        breaker = self._make(at_target(policy.group or name or "/", target), policy)  # a nameless one needs a name, too
         routes = self.routes_to(target)
         if len(routes) >= 4 * self._max_breakers:
             routes.clear()  # a cache of bounded size, rebuilt by the calls that come
@@ -240,6 +239,13 @@ class BreakerRegistry:
         ):  # pragma: no cover - another caller was faster: tests/model
             routes.pop(method, None)  # evicted meanwhile, and made again
         return route
+
+    def _breaker_of(self, name: str, target: str) -> CircuitBreaker | None:
+        """The breaker of a method, named without the leading slash; `None` when it is left alone."""
+        policy = self._policy_of(name, target)
+        if policy is None:
+            return None
+        return self._make(at_target(policy.group or name or "/", target), policy)  # a nameless one needs a name, too
 
     def _policy_of(self, name: str, target: str) -> BreakerPolicy | None:
         """The policy that covers a method, named without the leading slash."""

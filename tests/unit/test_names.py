@@ -6,9 +6,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from examples.pricing.v1 import pricing_pb2
+from examples.pricing.v1.pricing_pb2_grpc import PricingStub
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor
 
 POLICY = BreakerPolicy()
@@ -22,9 +24,14 @@ def registry(*names: Any, **arguments: Any) -> BreakerRegistry:
     return BreakerRegistry(dict.fromkeys(names, POLICY), **arguments)
 
 
-@pytest.mark.parametrize("described", [pricing_pb2, DESCRIPTOR, SERVICE, SimpleNamespace(DESCRIPTOR=SERVICE)])
+STUB = PricingStub(grpc.insecure_channel("localhost:1"))
+
+
+@pytest.mark.parametrize(
+    "described", [pricing_pb2, DESCRIPTOR, SERVICE, SimpleNamespace(DESCRIPTOR=SERVICE), PricingStub, STUB]
+)
 def test_check_knows_what_protobuf_describes(described: object) -> None:
-    """`check` takes generated modules and descriptors of files and services, and finds methods and services there."""
+    """`check` takes generated modules, descriptors and stubs, and finds methods and services there."""
     registry(METHOD, SERVICE.full_name, (METHOD, "eu")).check(described)
     with pytest.raises(ValueError, match=f"names? of these policies: '{METHOD}s' .did you mean '{METHOD}'"):
         registry(METHOD, f"{METHOD}s").check(described)
@@ -52,7 +59,7 @@ def test_check_of_several_services() -> None:
         both.check()
 
 
-@pytest.mark.parametrize("wrong", [None, "pricing.v1.Pricing", pytest])
+@pytest.mark.parametrize("wrong", [None, "pricing.v1.Pricing", pytest, 7, object, BreakerPolicy])
 def test_check_of_something_else(wrong: object) -> None:
     """What describes no services is an error that says what does."""
     with pytest.raises(TypeError, match=r"pricing_pb2 \(not pricing_pb2_grpc\).*got"):
@@ -82,7 +89,18 @@ def interrupted(details: object, request: object) -> None:
 
 
 @pytest.mark.parametrize("default", [POLICY, None])
-@pytest.mark.parametrize("name", ["shop.v1.S/GetPrize", "shop.v1.S/getprice", "shop.v1.S.GetPrice", "shop.v1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shop.v1.S/GetPrize",
+        "shop.v1.S/getprice",
+        "shop.v1.S/get_price",
+        "Shop.v1.S/GetPrice",
+        "shop.v1.s",
+        "shop.v1.S.GetPrice",
+        "shop.v1",
+    ],
+)
 def test_misspelt_name_is_warned_of_once(name: str, default: Any, call: Callable[..., list[str]]) -> None:
     """A name that a call matches almost is warned of, once, whether or not the call is guarded."""
     breakers = registry(name, "other.S/GetPrize", default=default)
@@ -99,6 +117,15 @@ def test_right_names_are_not_warned_of(call: Callable[..., list[str]]) -> None:
     assert not call(breakers, "/shop.v1.S/GetPrice", "/shop.v1.S/Put", "/odd", "")
     assert not call(breakers, "/shop.v1.S/GetPrice", "/shop.v1.S/Set", target="us")
     assert not call(registry("shop.v1.S/GetPrize"), "/shop.v1.S/GetPrize", "/shop.v1.S/GetPrice")
+    assert not call(registry(("shop.v1.S/GetPrize", "eu")), "/shop.v1.S/GetPrize", "/shop.v1.S/GetPrice", target="us")
+
+
+def test_looking_for_a_breaker_is_no_call(call: Callable[..., list[str]], caplog: pytest.LogCaptureFixture) -> None:
+    """To look for a breaker by a name neither matches a policy's nor is a call that almost does."""
+    breakers = registry("shop.v1.S/GetPrize", "shop.v1.S/List")
+    assert breakers["shop.v1.S/GetPrize"] is not breakers["shop.v1.S/Lists"]
+    assert not caplog.records
+    assert len(call(breakers, "/shop.v1.S/GetPrice")) == 1
 
 
 def test_flood_of_methods_hides_no_misspelt_name(call: Callable[..., list[str]]) -> None:
