@@ -83,6 +83,12 @@ def test_every_example_runs_alone(number: int) -> None:
     run(BLOCKS[number])
 
 
+def test_example_of_misspelt_names() -> None:
+    """The example of a test that checks names passes."""
+    (*_, example) = blocks(REGISTRY)
+    names_of(example)["test_policies_name_what_exists"]()
+
+
 def test_example_of_targets() -> None:
     """The example of targets has a policy for one target, and breakers of their own for both."""
     (example, *_) = blocks(REGISTRY)
