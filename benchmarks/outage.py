@@ -43,7 +43,12 @@ WORK = b"wait 0.002"
 OTHERS = tuple(f"shop.v1.{service}/UnaryUnary" for service in ("Cart", "Stock", "Shipping", "Tax"))
 PRICES = "shop.v1.Prices/UnaryUnary"
 UNGUARDED = "no breaker"
-OURS = "grpc_breaker"
+OURS = {
+    "grpc_breaker": BreakerPolicy(),
+    "grpc_breaker, probing after 5 s": BreakerPolicy(reset_timeout=RESET),
+    "grpc_breaker, probing after 60 s": BreakerPolicy(reset_timeout=60),
+}
+"""With the default open period, which begins at a second and doubles; with that of the others; and with the longest."""
 NAIVE = "`try` around `continuation`"
 SOON = 0.1
 """Seconds: a checkout that is answered within it, and not degraded, is a good one."""
@@ -144,8 +149,8 @@ def in_threads(name: str) -> Run:
     prices = grpc.insecure_channel(story.targets[0], OPTIONS)
     others = grpc.insecure_channel(story.targets[1], OPTIONS)
     prices_channel = grpc.intercept_channel(prices, Passing(lambda: run.reached.append(story.now())))
-    if name == OURS:
-        registry = BreakerRegistry(default=BreakerPolicy(reset_timeout=RESET))
+    if name in OURS:
+        registry = BreakerRegistry(default=OURS[name])
         prices_channel = grpc.intercept_channel(prices_channel, CircuitBreakerInterceptor(registry))
     elif name == NAIVE:
         prices_channel = grpc.intercept_channel(prices_channel, Naive())
@@ -208,8 +213,8 @@ async def in_tasks(name: str) -> Run:  # noqa: C901 - the same, step by step
     story = Outage(run)
     passing = AioPassing(lambda: run.reached.append(story.now()))
     interceptors: list[Any] = [passing]
-    if name == OURS:
-        interceptors = [*aio.interceptors(BreakerRegistry(default=BreakerPolicy(reset_timeout=RESET))), passing]
+    if name in OURS:
+        interceptors = [*aio.interceptors(BreakerRegistry(default=OURS[name])), passing]
     elif name == NAIVE:
         interceptors = [AioNaive(), passing]
     elif name in aio_interceptor_peers():
@@ -323,7 +328,7 @@ def plot(title: str, runs: list[Run], path: Path) -> None:
     at = [n + 0.5 for n in seconds]
     without = slowest(bare, seconds), busy(bare, seconds)
     for row, run in zip(rows, guarded, strict=True):
-        colour = "#0072B2" if run.name == OURS else "#D55E00"
+        colour = "#0072B2" if run.name in OURS else "#D55E00"
         for axes, grey, line in zip(row, without, (slowest(run, seconds), busy(run, seconds)), strict=True):
             axes.fill_between(at, grey, step="mid", color="#cccccc")
             axes.plot(at, line, color=colour, lw=1.8)
@@ -360,11 +365,11 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, help="a folder to draw plots into")
     folder: Path | None = parser.parse_args().plots
     worlds: dict[str, tuple[str, Callable[[str], Run], list[str]]] = {
-        "threads": ("A checkout in 16 threads", in_threads, [UNGUARDED, NAIVE, *sync_peers(), OURS]),
+        "threads": ("A checkout in 16 threads", in_threads, [UNGUARDED, NAIVE, *sync_peers(), *OURS]),
         "asyncio": (
             "A checkout in asyncio, 16 at once",
             lambda name: asyncio.run(in_tasks(name)),
-            [UNGUARDED, NAIVE, *aio_peers(), *aio_interceptor_peers(), OURS],
+            [UNGUARDED, NAIVE, *aio_peers(), *aio_interceptor_peers(), *OURS],
         ),
     }
     for world, (title, play, names) in worlds.items():
