@@ -33,7 +33,10 @@ def hold_breaker_open() -> Iterator[Callable[..., CircuitBreaker]]:
     with ExitStack() as held:
 
         def hold(
-            source: BreakerRegistry | CircuitBreaker, method: str | None = None, *, retry_after: float | None = None
+            source: BreakerRegistry | CircuitBreaker,
+            method: str | tuple[str, str] | None = None,
+            *,
+            retry_after: float | None = None,
         ) -> CircuitBreaker:
             return held.enter_context(hold_open(source, method, retry_after=retry_after))
 

@@ -20,6 +20,7 @@ from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Rejection, StateChange, rejection_of
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Reason, State
+from grpc_breaker._core.target import split_target
 from grpc_breaker._rpc import refusal_code
 from grpc_breaker._sync import refused_call
 from grpc_breaker.aio import _error as refused_aio_call
@@ -101,13 +102,17 @@ class EventRecorder:
 
 @contextmanager
 def hold_open(
-    source: BreakerRegistry | CircuitBreaker, method: str | None = None, *, retry_after: float | None = None
+    source: BreakerRegistry | CircuitBreaker,
+    method: str | tuple[str, str] | None = None,
+    *,
+    retry_after: float | None = None,
 ) -> Generator[CircuitBreaker, None, None]:
     """Hold a breaker open for the length of a `with` block: every call is refused, as in an outage.
 
     Args:
         source: A breaker, or a registry.
-        method: With a registry, the method or group whose breaker to hold open.
+        method: With a registry, the method or group whose breaker to hold open; for one target
+            ("pkg.Service/Method", "eu").
         retry_after: Seconds that refusals name, above 0: the breaker is `open`, as after a failure, which is counted,
             and once so many seconds are over by its clock, a call is a probe. Default `None`: the breaker is
             `forced_open`, and refusals name no time.
@@ -174,14 +179,15 @@ def refusal(
         stub.GetPrice.side_effect = refusal("pricing.v1.Pricing/GetPrice", retry_after=5)
 
     Args:
-        name: The method that is refused, which is also the breaker's name; with `api="plain"` the breaker's name alone.
+        name: The method that is refused, which is also the breaker's name, "pkg.Service/Method", with a target
+            "pkg.Service/Method@eu"; with `api="plain"` the breaker's name alone.
         retry_after: Seconds until a call may pass, and so the state: `open` above 0, `half_open` at 0, `forced_open`
             with `None`. Default 1.
         api: Whose calls are refused, and so the class: "grpc" (the default) makes a `grpc.RpcError`, "grpc.aio" a
             `grpc.aio.AioRpcError`, "plain" the error of `@breaker` and `admit()`, which is neither.
 
     Raises:
-        TypeError: `retry_after` is no number.
+        TypeError: `name` is no string, or `retry_after` no number.
         ValueError: `retry_after` is negative or above 1e9, or `api` is something else.
     """
     if retry_after is None:
@@ -191,8 +197,12 @@ def refusal(
     else:
         state, reason = State.OPEN, Reason.CONSECUTIVE_FAILURES
         _check_wait("refusal", retry_after)
-    refusing = (name, state, reason, retry_after or 0.0, "UNAVAILABLE", 1)
-    rejection = rejection_of(refusing, 0.0, "" if api == "plain" else name.removeprefix("/"))
+    if not isinstance(name, str):
+        message = f"refusal takes a name like 'pkg.Service/Method', got {name!r}"
+        raise TypeError(message)
+    breaker = name if api == "plain" else name.removeprefix("/")
+    refusing = (breaker, state, reason, retry_after or 0.0, "UNAVAILABLE", 1)
+    rejection = rejection_of(refusing, 0.0, "" if api == "plain" else split_target(breaker)[0])
     if api == "grpc":
         return refused_call(rejection, refusal_code(rejection))
     if api == "grpc.aio":

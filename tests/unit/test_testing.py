@@ -254,3 +254,21 @@ def test_refusal_is_that_of_a_breaker() -> None:
     assert (str(refused.value), refused.value.reason) == (str(made), made.reason)
     with pytest.raises(ValueError, match=r"api must be 'grpc', 'grpc.aio' or 'plain', got 'http'"):
         refusal("pkg.S/M", api="http")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("api", ["grpc", "grpc.aio"])
+def test_refusal_of_a_target_is_that_of_its_breaker(api: Any) -> None:
+    """A refusal made with a target says what a breaker of that target says, with or without a leading slash."""
+    breakers = BreakerRegistry()
+    with hold_open(breakers, ("pkg.S/M", "eu"), retry_after=5) as breaker, pytest.raises(CircuitOpenError) as refused:
+        breaker.admit("pkg.S/M")
+    for name in ("pkg.S/M@eu", "/pkg.S/M@eu"):
+        made = refusal(name, retry_after=5, api=api)
+        facts = [(it.method, it.target, it.breaker, it.details()[:46]) for it in (made, refused.value)]
+        assert facts == [("pkg.S/M", "eu", "pkg.S/M@eu", "circuit breaker open for pkg.S/M@eu; next prob")] * 2
+
+
+def test_refusal_of_what_is_no_name() -> None:
+    """A refusal is of a name."""
+    with pytest.raises(TypeError, match=r"refusal takes a name like 'pkg\.Service/Method', got None"):
+        refusal(None)  # type: ignore[arg-type]
