@@ -9,7 +9,8 @@ from itertools import count
 
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, Outcome
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, Outcome
+from grpc_breaker._core.breaker import counts_of
 from grpc_breaker._core.counts import LabelledCounts, summed
 from grpc_breaker.testing import FakeClock
 from tests.support.core import WATCHED
@@ -164,3 +165,15 @@ def test_counts_of_registries_add_up() -> None:
         for times in (1, 2):
             counts.add_all(once)
             assert summed([counts]) == {key: before.get(key, 0) + times for key in once}
+
+
+def test_counts_of_a_breaker_without_a_registry() -> None:
+    """A breaker without a registry is counted by its name; one of a registry is counted there."""
+    breaker = CircuitBreaker("prices", clock=FakeClock())
+    counts = counts_of(breaker)
+    assert counts is not None
+    breaker.admit().success()
+    breaker.admit().failure("INTERNAL")
+    assert summed([counts]) == {("prices", "success", "OK"): 1, ("prices", "failure", "INTERNAL"): 1}
+    assert (counts.label("prices"), counts.label("orders")) == ("prices", "other")
+    assert counts_of(BreakerRegistry(clock=FakeClock())["pkg.S/M"]) is None

@@ -42,10 +42,10 @@ def test_check_names_every_mistake() -> None:
     wrong = registry("pricing.v1", (METHOD.lower(), "eu"), "Unheard/Of", METHOD)
     with pytest.raises(ValueError, match="no service or method") as raised:
         wrong.check(pricing_pb2)
-    message = str(raised.value)
-    assert f"'{METHOD.lower()}@eu' (did you mean '{METHOD}'?)" in message
-    assert message.endswith("'Unheard/Of'")
-    assert f"'{METHOD}'," not in message
+    assert str(raised.value) == (
+        "no service or method has the name of these policies: 'pricing.v1' (did you mean 'pricing.v1.Pricing'?), "
+        f"'{METHOD.lower()}@eu' (did you mean '{METHOD}'?), 'Unheard/Of'"
+    )
 
 
 def test_check_of_several_services() -> None:
@@ -62,8 +62,12 @@ def test_check_of_several_services() -> None:
 @pytest.mark.parametrize("wrong", [None, "pricing.v1.Pricing", pytest, 7, object, BreakerPolicy])
 def test_check_of_something_else(wrong: object) -> None:
     """What describes no services is an error that says what does."""
-    with pytest.raises(TypeError, match=r"pricing_pb2 \(not pricing_pb2_grpc\).*got"):
+    with pytest.raises(TypeError) as raised:
         registry().check(wrong)
+    assert str(raised.value) == (
+        "check takes modules that protoc generated, such as pricing_pb2 (not pricing_pb2_grpc), descriptors of files or "
+        f"services, or stubs, got {wrong!r}"
+    )
 
 
 @pytest.fixture
@@ -114,7 +118,7 @@ def test_right_names_are_not_warned_of(call: Callable[..., list[str]]) -> None:
     breakers = registry(
         "shop.v1.S/GetPrice", "shop.v1.S/GetPrices", "shop.v1.S", "shop.v1.S/List", ("shop.v1.S/Set", "eu")
     )
-    assert not call(breakers, "/shop.v1.S/GetPrice", "/shop.v1.S/Put", "/odd", "")
+    assert not call(breakers, "/shop.v1.S/GetPrice", "/shop.v1.S/Put", "/shop.v1.S/Lists_All", "/odd", "")
     assert not call(breakers, "/shop.v1.S/GetPrice", "/shop.v1.S/Set", target="us")
     assert not call(registry("shop.v1.S/GetPrize"), "/shop.v1.S/GetPrize", "/shop.v1.S/GetPrice")
     assert not call(registry(("shop.v1.S/GetPrize", "eu")), "/shop.v1.S/GetPrize", "/shop.v1.S/GetPrice", target="us")
