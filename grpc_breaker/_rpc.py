@@ -181,10 +181,11 @@ class Guard:
         """Ask for a permit; `None` where the method is left alone, or the breaker cannot be asked."""
         try:
             route = self._routes.get(call_details.method)
-            if route is None:
-                route = self.breakers.route(call_details.method, self._target)
-                self._routes = self.breakers.routes_to(self._target)
+            if not route:
                 if route is None:
+                    route = self.breakers.route(call_details.method, self._target)
+                    self._routes = self.breakers.routes_to(self._target)
+                if not route:
                     return None
             breaker, method = route
             probing = _probing.get()

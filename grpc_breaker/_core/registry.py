@@ -41,6 +41,9 @@ _DEFAULT_POLICY: Final = BreakerPolicy()
 Route = tuple[CircuitBreaker, str]
 """The breaker that guards a method's calls, and the method's name as events spell it."""
 
+LeftAlone = tuple[()]
+"""In the place of the route of a method without a breaker."""
+
 _HARD_CAP: Final = 10
 """Times `max_breakers` that a registry may hold where too few of its breakers are idle."""
 
@@ -101,7 +104,7 @@ class BreakerRegistry:
         self._breakers: dict[str, CircuitBreaker] = {}
         self._held: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
         """Every breaker that somebody holds, evicted ones included."""
-        self._routes: dict[str, dict[str | bytes, Route]] = {}
+        self._routes: dict[str, dict[str | bytes, Route | LeftAlone]] = {}
         """By target, then by method as gRPC spells it: the breakers that calls found lately."""
         self._search_after = -1e9
         self._warned = False
@@ -116,8 +119,8 @@ class BreakerRegistry:
         route = self.route(method, check_target(target))
         return None if route is None else route[0]
 
-    def routes_to(self, target: str) -> dict[str | bytes, Route]:
-        """The breakers that calls to a target found lately, by method as gRPC spells it.
+    def routes_to(self, target: str) -> dict[str | bytes, Route | LeftAlone]:
+        """The breakers that calls to a target found lately, by method as gRPC spells it; empty for what is left alone.
 
         Only to be read, and to be asked for again after `route`: what is empty for a while is dropped.
         """
@@ -228,11 +231,12 @@ class BreakerRegistry:
         name = text.removeprefix("/")
         self._unmatched.note(name)
         breaker = self._breaker_of(name, target)
-        if breaker is None:
-            return None
         routes = self.routes_to(target)
         if len(routes) >= 4 * self._max_breakers:
             routes.clear()  # a cache of bounded size, rebuilt by the calls that come
+        if breaker is None:
+            routes[method] = ()
+            return None
         routes[method] = route = (breaker, name)
         if (
             self._breakers.setdefault(breaker.name, breaker) is not breaker
@@ -297,11 +301,11 @@ class BreakerRegistry:
                 self._breakers.pop(breaker.name, None)
         names = {breaker.name for breaker in evicted}
         for target, routes in self._routes.copy().items():
-            for method, (breaker, _) in routes.copy().items():
-                if breaker.name in names:
+            for method, route in routes.copy().items():
+                if route and route[0].name in names:
                     routes.pop(method, None)
-            if not routes:  # else targets that come and go would fill memory; a guard that has it asks for a new one
-                self._routes.pop(target, None)
+            if not any(routes.values()):  # else targets that come and go would fill memory
+                self._routes.pop(target, None)  # a guard that has it asks for a new one
 
     def _warn_of_names(self) -> None:
         """Say once that names share a breaker."""

@@ -198,6 +198,45 @@ def test_memory_of_targets_that_are_gone_is_bounded() -> None:
     assert grown < 10_000
 
 
+def test_method_that_is_left_alone_is_looked_for_once() -> None:
+    """A call without a breaker costs a look for one the first time, and none from then on."""
+    breakers = BreakerRegistry({"other.S": ONE_OPENS}, default=None, max_breakers=5)
+    interceptor = CircuitBreakerInterceptor(breakers, target="eu", telemetry=False)
+
+    def once() -> None:
+        interceptor.intercept_unary_unary(lambda details, request: Finished(grpc.StatusCode.OK), Details(), b"")
+
+    once()
+    assert not lines_run({registry.__file__}, once)
+    assert breakers.breaker_for(METHOD, "eu") is None
+    assert len(breakers) == 0
+    for number in range(20):  # evicts breakers, and with them what was found of targets
+        assert breakers.breaker_for(f"/other.S/M{number}", "eu") is not None
+        assert breakers.breaker_for(f"/other.S/M{number}", f"pod-{number}") is not None
+    assert breakers.breaker_for(METHOD, "eu") is None
+
+
+def test_memory_of_methods_that_are_left_alone_is_bounded() -> None:
+    """Made-up method names without a breaker fill no memory, for one target or for ever new ones."""
+    breakers = BreakerRegistry({"other.S": ONE_OPENS}, default=None, max_breakers=10, clock=FakeClock())
+
+    def flood(first: int, last: int) -> int:
+        for number in range(first, last):
+            breakers.breaker_for(f"/flood.S/M{number}")
+            breakers.breaker_for(METHOD, f"pod-{number}")
+            breakers.breaker_for("/other.S/M", f"pod-{number}")
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = flood(0, 1500)  # methods that were seen are remembered, too, up to a thousand
+        grown = flood(1500, 3000) - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000
+
+
 def test_interceptor_of_a_target_that_was_not_called_for_long() -> None:
     """An interceptor whose target's breakers were all evicted looks for one once more, and no more than once."""
     breakers = BreakerRegistry(default=ONE_OPENS, max_breakers=1, clock=FakeClock())
