@@ -81,7 +81,9 @@ _MADE_LOCALLY: Final = {
     grpc.StatusCode.UNAVAILABLE: frozenset({"Illegal metadata"}),  # from call credentials
 }
 _OWN_CANCELLATION: Final = re.compile(
-    "Locally cancelled by application!|Cancelled upon garbage collection!|Channel closed"  # "!", or " due to fork"
+    "Locally cancelled by application!|Cancelled upon garbage collection!"
+    "|Channel closed"  # "!", or " due to fork"
+    "|^CANCELLED$"  # before 1.75, of a stream on which an answer was too large
 )
 """grpcio's words, among others of its newer versions, for a call that this side cancelled."""
 _NO_CHANNEL: Final = ("Failed to create channel to ", "Failed to create secure client channel")

@@ -87,6 +87,7 @@ def test_every_status_has_a_verdict() -> None:
         (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", 0.0, None, Outcome.IGNORED),
         (grpc.StatusCode.CANCELLED, "Cancelled upon garbage collection!", 0.0, None, Outcome.IGNORED),
         (grpc.StatusCode.CANCELLED, "Channel closed!", 0.0, None, Outcome.IGNORED),
+        (grpc.StatusCode.CANCELLED, "CANCELLED", 0.0, None, Outcome.IGNORED),
         (grpc.StatusCode.CANCELLED, "Stream removed (Channel closed!)", 0.0, None, Outcome.IGNORED),
         (grpc.StatusCode.INVALID_ARGUMENT, "Failed to create secure client channel", 0.0, None, Outcome.IGNORED),
         (grpc.StatusCode.UNKNOWN, "Failed to create channel to 'x':the target", 0.0, None, Outcome.IGNORED),
