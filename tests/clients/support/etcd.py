@@ -64,7 +64,9 @@ def _message_classes() -> dict[str, Any]:
                 added.type = getattr(kinds, f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {it: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"etcdserverpb.{it}")) for it in _MESSAGES}
+    old = not hasattr(message_factory, "GetMessageClass")  # before protobuf 4.22
+    class_of: Any = message_factory.MessageFactory(pool).GetPrototype if old else message_factory.GetMessageClass
+    return {it: class_of(pool.FindMessageTypeByName(f"etcdserverpb.{it}")) for it in _MESSAGES}
 
 
 MESSAGES: Final = _message_classes()
