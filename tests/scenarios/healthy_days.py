@@ -117,7 +117,7 @@ def quota(play: Play) -> None:
 
 
 SCENARIOS = [
-    Scenario("a watch is cut once a day", watch_cut_daily, 60, BOTH, arguments={"days": 8}),
+    Scenario("a watch is cut once a day", watch_cut_daily, 60, BOTH, arguments={"days": 8, "day": 180}),
     Scenario("`max_connection_age`", connections_age, 30, BOTH, arguments={"ages": 6}),
     Scenario("idle time-out of connections", idle_connections, 20, BOTH, arguments={"times": 6}),
     Scenario("idle time-out of streams", idle_streams, 20, BOTH, nginx=True, arguments={"times": 6}),

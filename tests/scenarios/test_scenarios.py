@@ -13,6 +13,7 @@ import pytest
 
 from tests.scenarios.applications import first_message_only
 from tests.scenarios.clients import Traffic
+from tests.scenarios.day import THEMES
 from tests.scenarios.environment import NGINX
 from tests.scenarios.healthy_days import connection_dies, rolling_restart, watch_cut_daily
 from tests.scenarios.outages import dead, hung
@@ -133,3 +134,9 @@ def test_cancelled_by_the_server_is_an_outage(first: str) -> None:
     """CANCELLED that no client asked for opens the breaker, and lets no calls through while it is half-open."""
     for bare, guarded in bare_and_guarded(Scenario("cancelled", cancelled, SPEED, arguments={"first": first})):
         assert_found_and_left_behind(bare, guarded)
+
+
+@pytest.mark.parametrize("scenario", [it for scenarios in THEMES.values() for it in scenarios], ids=lambda it: it.name)
+def test_each_scenario_says_what_happens(scenario: Scenario) -> None:
+    """The sentence of each scenario of `make day` is complete: the page is written after an hour of plays."""
+    assert "{" not in scenario.sentence
