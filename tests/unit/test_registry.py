@@ -241,13 +241,15 @@ def test_listeners_receive_events_of_every_breaker() -> None:
     assert [rejection.breaker for rejection in events.rejections] == ["pkg.S/A", "pkg.S/B"]
 
 
-def test_listener_of_one_name_is_added_once() -> None:
-    """While a registry has a listener of a name, another of that name is not added; afterwards it is."""
+@pytest.mark.parametrize("of", ["registry", "breaker"])
+def test_listener_of_one_name_is_added_once(of: str) -> None:
+    """While a registry or a breaker has a listener of a name, another of that name is not added; afterwards it is."""
     breakers = registry()
     received: list[str] = []
 
     def add(name: str) -> Callable[[], None]:
-        return breakers.on_state_change(lambda change: received.append(f"{name} {change.state}"), key="the name")
+        it = breakers if of == "registry" else breakers["pkg.S/A"]
+        return it.on_state_change(lambda change: received.append(f"{name} {change.state}"), key="the name")
 
     end = add("first")
     add("second")
