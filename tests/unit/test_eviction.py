@@ -376,3 +376,24 @@ def test_memory_of_a_shared_breakers_names_is_bounded() -> None:
     finally:
         tracemalloc.stop()
     assert grown < 10_000
+
+
+@pytest.mark.parametrize("most", [1, 10])
+def test_memory_of_targets_is_bounded(most: int) -> None:
+    """Targets that come and go fill no memory, and what is left alone at them fills none either."""
+    breakers = BreakerRegistry(max_breakers=most, clock=FakeClock())
+
+    def flood(first: int, last: int) -> int:
+        for n in range(first, last):
+            breakers.breaker_for("/pkg.S/M", f"host-{n}")
+            breakers.breaker_for("/grpc.health.v1.Health/Check", f"host-{n}")
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = flood(0, 500)
+        grown = flood(500, 2000) - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 10_000

@@ -124,6 +124,13 @@ def test_right_names_are_not_warned_of(call: Callable[..., list[str]]) -> None:
     assert not call(registry(("shop.v1.S/GetPrize", "eu")), "/shop.v1.S/GetPrize", "/shop.v1.S/GetPrice", target="us")
 
 
+def test_odd_method_matches_no_service(call: Callable[..., list[str]]) -> None:
+    """A method with a slash too many matches no policy of the service before the first one, so that may be misspelt."""
+    breakers = registry("shop.v1.s")
+    assert not call(breakers, "/shop.v1.s/Get/Price")
+    assert len(call(breakers, "/shop.v1.S/GetPrice")) == 1
+
+
 def test_looking_for_a_breaker_is_no_call(call: Callable[..., list[str]], caplog: pytest.LogCaptureFixture) -> None:
     """To look for a breaker by a name neither matches a policy's nor is a call that almost does."""
     breakers = registry("shop.v1.S/GetPrize", "shop.v1.S/List")

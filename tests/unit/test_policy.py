@@ -213,6 +213,7 @@ SECONDS_ALLOWED = "a number of seconds from 0.000001 to 1e9"
         ("group", 5, "a name, or None"),
         ("group", " prices", "a name without '/', '@' or spaces around it, or None"),
         ("group", "pkg.S/M", "a name without '/', '@' or spaces around it, or None"),
+        ("group", "prices@eu", "a name without '/', '@' or spaces around it, or None"),
         ("group", "other", "another name: methods share that one where there are too many"),
         ("verdicts", 5, "a mapping of status code to Outcome, or None"),
         ("classify", 5, "a callable that is no coroutine or generator function, or None"),

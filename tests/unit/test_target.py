@@ -133,6 +133,13 @@ def test_groups_by_target() -> None:
     assert "pkg.T/B" not in breakers
 
 
+def test_target_of_an_odd_method(breakers: BreakerRegistry) -> None:
+    """The target is what stands after the last '@': gRPC lets applications call methods that have one."""
+    breaker = breakers.breaker_for("/pkg.S/odd@one", "eu")
+    assert breaker is not None
+    assert (breaker.name, breaker.target) == ("pkg.S/odd@one@eu", "eu")
+
+
 def test_group_of_one_target() -> None:
     """A group that a policy makes for one target is that target's alone."""
     breakers = BreakerRegistry({("pkg.S", "eu"): BreakerPolicy(group="prices")})

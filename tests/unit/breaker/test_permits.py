@@ -205,6 +205,12 @@ def test_permit_is_given_back_without_a_clock() -> None:
     assert (settled.settled, settled.ignore(), given_back.ignore()) == (True, False, True)
     clock.broken = False
     assert (breaker.in_flight, breaker.snapshot()["totals"]["ignored"]) == (0, 1)
+    for _ in range(5):
+        breaker.admit().failure()
+    clock.advance(2)
+    probe = breaker.admit()
+    clock.broken = True
+    assert (probe.ignore(), probe.is_probe) == (True, False)
 
 
 def test_permit_settled_while_it_is_settled() -> None:
