@@ -107,7 +107,7 @@ test-versions:  ## Calls on grpcio 1.66.2 and 1.74.0, between the lowest and the
 soak: $(VENV)/.has-test  ## Calls of every kind against failing servers, beside calls without a breaker (SEED=1 MINUTES=4)
 	@"$(RUN)" -m tests.soak --seed $(SEED) --minutes $(MINUTES)
 
-mutants: $(VENV)/.has-test  ## Mutate the core, and list the mutants that no test finds (ten minutes; hours on a slow machine)
+mutants: $(VENV)/.has-test  ## Mutate the core, and list the mutants that no test finds (twenty minutes; hours on a slow machine)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check mutmut
 	@rm -rf mutants # mutmut would go on with what it noted of the tests of functions that have changed since
 	@"$(RUN)" -m mutmut run
