@@ -20,7 +20,7 @@ from grpc_breaker._core.counts import CallCounts, LabelledCounts
 from grpc_breaker._core.errors import CircuitOpenError
 from grpc_breaker._core.events import Listeners, Refusing, Rejection, StateChange, plain
 from grpc_breaker._core.generation import HalfOpen, after, window_for
-from grpc_breaker._core.log import logger, printable
+from grpc_breaker._core.log import printable, warn
 from grpc_breaker._core.machine import NOBODY, Machine
 from grpc_breaker._core.other_names import explain_in
 from grpc_breaker._core.permit import Permit
@@ -290,7 +290,7 @@ class CircuitBreaker(Machine):
 
     def _warn_if_unused(self, reason: Reason) -> None:
         if self._used == _LONG_AGO and not self._counts.rejected and self._registry_change_listeners is not NOBODY:
-            logger.warning("circuit breaker %s: %s, but no call has used this name yet", printable(self.name), reason)
+            warn("circuit breaker %s: %s, but no call has used this name yet", printable(self.name), reason)
 
     # ── Listeners ─────────────────────────────────────────────────────────────────────────────────────────────────
 

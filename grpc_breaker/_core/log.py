@@ -27,11 +27,20 @@ def log_once(message: str, *, exc_info: bool = True) -> None:
     """
     if message not in _said and len(_said) < _MAX_REMEMBERED:
         _said.add(message)
-        try:
-            logger.error("%s (logged once)", printable(message), exc_info=exc_info)
-        except Exception as error:  # a handler or filter of the application's
-            if passes_through(error):
-                raise
+        _log(logging.ERROR, "%s (logged once)", printable(message), exc_info=exc_info)
+
+
+def warn(message: str, *arguments: object) -> None:
+    """Log a warning."""
+    _log(logging.WARNING, message, *arguments)
+
+
+def _log(level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
+    try:
+        logger.log(level, message, *arguments, exc_info=exc_info)
+    except Exception as error:  # a handler or filter of the application's
+        if passes_through(error):
+            raise
 
 
 def printable(text: str) -> str:

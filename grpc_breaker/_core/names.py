@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from grpc_breaker._core.interrupts import passes_through
-from grpc_breaker._core.log import logger, printable
+from grpc_breaker._core.log import printable, warn
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.spelling import nearest
 from grpc_breaker._core.target import at_target, check_target, split_target
@@ -82,7 +82,7 @@ def checked_policies(
             message = f"BreakerRegistry policy for {name!r} must be a BreakerPolicy, got {policy!r}"
             raise TypeError(message)
         if name in checked:
-            message = f"BreakerRegistry has two policies for {name!r}, with and without a leading slash"
+            message = f"BreakerRegistry has two policies for {name!r}, written in two ways"
             raise ValueError(message)
         checked[name] = policy
     groups: dict[str, BreakerPolicy] = {}
@@ -180,7 +180,7 @@ class UnmatchedNames:
             return
         for name in [it for it in self._names.copy() if _almost(it, method, service)]:
             self._names.discard(name)
-            logger.warning(
+            warn(
                 "no call has used the name of the policy for %s, but %s was called, which has no policy of its own; "
                 "is the name misspelt?",
                 name,

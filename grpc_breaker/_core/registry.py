@@ -29,7 +29,7 @@ from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.counts import LabelledCounts
 from grpc_breaker._core.events import Listeners, Rejection, StateChange
-from grpc_breaker._core.log import logger
+from grpc_breaker._core.log import warn
 from grpc_breaker._core.names import UnmatchedNames, check_names, checked_policies, split_key, split_method
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.state import OTHER, State
@@ -311,7 +311,7 @@ class BreakerRegistry:
         """Say once that names share a breaker."""
         if not self._warned:
             self._warned = True
-            logger.warning(
+            warn(
                 "%d breakers and none of them is idle: from now on, methods with new names share the breaker %r; "
                 "are these names made up?",
                 len(self._breakers),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from grpc_breaker import BreakerPolicy, BreakerRegistry, State
 from grpc_breaker._core.callables import name_of
 from grpc_breaker._core.log import log_once, printable
 
@@ -41,7 +42,7 @@ def test_logged_at_most_a_thousand_times(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_log_that_raises() -> None:
-    """A log handler of the user's that raises does not reach the code that logs."""
+    """A log handler of the user's that raises reaches neither code that logs, nor operators, nor who looks for a breaker."""
 
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -51,6 +52,11 @@ def test_log_that_raises() -> None:
     logging.getLogger("grpc_breaker").addHandler(handler)
     try:
         log_once("trouble with the log itself")
+        breakers = BreakerRegistry({"pkg.S/GetPrize": BreakerPolicy()}, max_breakers=1)
+        assert breakers.breaker_for("/pkg.S/GetPrice") is not None
+        for number in range(20):
+            breakers[f"pkg.S/M{number}"].force_open()
+        assert {breaker.state for breaker in breakers if breaker.name.startswith("pkg.S/M")} == {State.FORCED_OPEN}
     finally:
         logging.getLogger("grpc_breaker").removeHandler(handler)
 
