@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import threading
-import tracemalloc
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -36,6 +35,7 @@ from grpc_breaker.telemetry import BreakerTelemetry
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.support.child import in_child
 from tests.support.lines import act_at
+from tests.support.memory import memory_grown
 from tests.support.server import PATIENCE
 from tests.telemetry.receiver import Receiver, attributes
 
@@ -368,21 +368,14 @@ def test_registries_leave_nothing_behind() -> None:
     """The counts of registries that are gone are added up, also where nobody reads the metrics: they fill no memory."""
     shared = BreakerTelemetry()
 
-    def come_and_go(registries: int) -> int:
-        for _ in range(registries):
+    def come_and_go(numbers: range) -> None:
+        for _ in numbers:
             breakers = BreakerRegistry()
             shared.attach(breakers)
             breakers[METHOD].admit().success()
-        del breakers
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
-    tracemalloc.start()
-    try:
-        before = come_and_go(150)
-        grown = come_and_go(198) - before  # as many are kept apart again: they are added up 99 at a time
-    finally:
-        tracemalloc.stop()
+    # as many are kept apart again: they are added up 99 at a time
+    grown = memory_grown(come_and_go, range(150), range(198))
     assert grown < 20_000
 
 

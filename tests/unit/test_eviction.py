@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import tracemalloc
 from itertools import count
 from typing import Any
 
@@ -14,6 +13,7 @@ from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, Permit,
 from grpc_breaker.testing import FakeClock
 from tests.support.core import CORE, WATCHED
 from tests.support.lines import act_at, lines_run
+from tests.support.memory import memory_grown
 
 POLICY, DEFAULT = BreakerPolicy(reset_timeout=1), BreakerPolicy(reset_timeout=3)
 EVERY_FILE = {str(path) for path in CORE.glob("*.py")}
@@ -338,22 +338,14 @@ def test_memory_of_evicted_names_is_bounded() -> None:
     """A client that makes up method names fills memory with neither breakers, names, nor counts."""
     breakers = BreakerRegistry(max_breakers=10, clock=FakeClock())
 
-    def flood(first: int, last: int) -> int:
-        for n in range(first, last):
+    def flood(numbers: range) -> None:
+        for n in numbers:
             breaker = breakers.breaker_for(f"/flood.S/M{n}")
             assert breaker is not None
             breaker.admit().success()
             breakers.breaker_for(f"flood.S/M{n}".encode())
-        del breaker
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
-    tracemalloc.start()
-    try:
-        before = flood(0, 500)
-        grown = flood(500, 2000) - before
-    finally:
-        tracemalloc.stop()
+    grown = memory_grown(flood, range(500), range(500, 2000))
     assert len(breakers) <= 10
     assert grown < 10_000
     assert sum(type(it) is CircuitBreaker and it.name.startswith("flood") for it in gc.get_objects()) <= 10
@@ -363,18 +355,11 @@ def test_memory_of_a_shared_breakers_names_is_bounded() -> None:
     """Made-up method names that share one breaker fill no memory either."""
     breakers = BreakerRegistry(default=BreakerPolicy(group="g"), max_breakers=10)
 
-    def flood(first: int, last: int) -> int:
-        for n in range(first, last):
+    def flood(numbers: range) -> None:
+        for n in numbers:
             breakers.breaker_for(f"/flood.S/M{n}")
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
-    tracemalloc.start()
-    try:
-        before = flood(0, 500)
-        grown = flood(500, 2000) - before
-    finally:
-        tracemalloc.stop()
+    grown = memory_grown(flood, range(500), range(500, 2000))
     assert grown < 10_000
 
 
@@ -383,17 +368,10 @@ def test_memory_of_targets_is_bounded(most: int) -> None:
     """Targets that come and go fill no memory, and what is left alone at them fills none either."""
     breakers = BreakerRegistry(max_breakers=most, clock=FakeClock())
 
-    def flood(first: int, last: int) -> int:
-        for n in range(first, last):
+    def flood(numbers: range) -> None:
+        for n in numbers:
             breakers.breaker_for("/pkg.S/M", f"host-{n}")
             breakers.breaker_for("/grpc.health.v1.Health/Check", f"host-{n}")
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
-    tracemalloc.start()
-    try:
-        before = flood(0, 500)
-        grown = flood(500, 2000) - before
-    finally:
-        tracemalloc.stop()
+    grown = memory_grown(flood, range(500), range(500, 2000))
     assert grown < 10_000

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import tracemalloc
 from typing import Any
 
 import grpc
@@ -14,6 +12,7 @@ from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerIntercept
 from grpc_breaker._core import registry
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.support.lines import lines_run
+from tests.support.memory import memory_grown
 from tests.unit.test_adapters import METHOD, Details, Ended
 
 NAME = METHOD.removeprefix("/")
@@ -190,18 +189,11 @@ def test_memory_of_targets_that_are_gone_is_bounded() -> None:
     """A client that makes an interceptor for each of ever new targets fills no memory."""
     breakers = BreakerRegistry(max_breakers=10, clock=FakeClock())
 
-    def make(first: int, last: int) -> int:
-        for number in range(first, last):
+    def make(numbers: range) -> None:
+        for number in numbers:
             call(breakers, f"pod-{number}")
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
-    tracemalloc.start()
-    try:
-        before = make(0, 500)
-        grown = make(500, 2000) - before
-    finally:
-        tracemalloc.stop()
+    grown = memory_grown(make, range(500), range(500, 2000))
     assert grown < 10_000
 
 
@@ -227,20 +219,14 @@ def test_memory_of_methods_that_are_left_alone_is_bounded() -> None:
     """Made-up method names without a breaker fill no memory, for one target or for ever new ones."""
     breakers = BreakerRegistry({"other.S": ONE_OPENS}, default=None, max_breakers=10, clock=FakeClock())
 
-    def flood(first: int, last: int) -> int:
-        for number in range(first, last):
+    def flood(numbers: range) -> None:
+        for number in numbers:
             breakers.breaker_for(f"/flood.S/M{number}")
             breakers.breaker_for(METHOD, f"pod-{number}")
             breakers.breaker_for("/other.S/M", f"pod-{number}")
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
-    tracemalloc.start()
-    try:
-        before = flood(0, 1500)  # methods that were seen are remembered, too, up to a thousand
-        grown = flood(1500, 3000) - before
-    finally:
-        tracemalloc.stop()
+    # methods that were seen are remembered, too, up to a thousand
+    grown = memory_grown(flood, range(1500), range(1500, 3000))
     assert grown < 20_000
 
 

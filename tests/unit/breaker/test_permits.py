@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import tracemalloc
 from typing import Any
 
 import pytest
 
 from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit, State
 from grpc_breaker.testing import FakeClock
+from tests.support.memory import memory_grown
 from tests.unit.breaker.calls import CallingClock, probe_of, trip
 
 
@@ -139,20 +139,13 @@ def test_permits_that_nobody_settles_are_forgotten(breaker: CircuitBreaker, cloc
 def test_permit_that_outlives_many_changes(breaker: CircuitBreaker) -> None:
     """A call of days, a watch, costs no memory for each change of state that it lives through; its result is stale."""
 
-    def changes(number: int) -> int:
-        for _ in range(number):
+    def changes(numbers: range) -> None:
+        for _ in numbers:
             breaker.force_open()
             breaker.reset()
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
     watch = breaker.admit()
-    tracemalloc.start()
-    try:
-        before = changes(200)
-        grown = changes(1000) - before
-    finally:
-        tracemalloc.stop()
+    grown = memory_grown(changes, range(200), range(1000))
     assert grown < 5_000
     assert watch.success()
     assert breaker.snapshot()["totals"]["stale"] == 1
