@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,8 @@ import pytest
 pytest.importorskip("celery", reason="celery is not installed")
 
 from grpc_breaker import CircuitOpenError
-from tests.clients.support.shop import BEFORE_FORK, TARGET
-from tests.support.server import PATIENCE, UNARY_UNARY, ServerProcess
+from tests.clients.support.process import application
+from tests.support.server import PATIENCE, UNARY_UNARY
 
 FAILING = "error INTERNAL ill"
 ROOT = Path(__file__).parents[2]
@@ -34,20 +31,9 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     client = connected_to(tmp_path)
     options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    with ServerProcess() as server, (tmp_path / "log").open("w") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", APP, "worker", *options],
-            cwd=ROOT,
-            env={**os.environ, TARGET: server.target, BEFORE_FORK: "7", "SHOP_FOLDER": str(tmp_path)},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            yield lambda task, *arguments: client.send_task(f"{APP}.{task}", arguments).get(2 * PATIENCE, interval=0.05)
-        finally:
-            os.killpg(worker.pid, signal.SIGKILL)  # a session of its own: the worker and its child
-            worker.wait(PATIENCE)
+    command = ["celery", "-A", APP, "worker", *options]
+    with application(command, tmp_path, SHOP_FOLDER=str(tmp_path)):
+        yield lambda task, *arguments: client.send_task(f"{APP}.{task}", arguments).get(2 * PATIENCE, interval=0.05)
 
 
 def test_celery_worker_refuses_and_counts_its_own_calls(run: Callable[..., Any]) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -20,8 +16,8 @@ import pytest
 pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
-from tests.clients.support.shop import BEFORE_FORK, TARGET
-from tests.support.server import PATIENCE, ServerProcess
+from tests.clients.support.process import application
+from tests.support.server import PATIENCE
 
 FAILING = "wait 0.02;error INTERNAL ill"
 ROOT = Path(__file__).parents[2]
@@ -40,23 +36,11 @@ def web(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[httpx.Client
     """A client of a web server with two workers, each of which imports an application that has counted seven calls."""
     socket_path = tmp_path / "web.sock"
     command = [it.format(socket=socket_path) for it in COMMANDS[request.param]]
-    with ServerProcess() as server, (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=ROOT,
-            env={**os.environ, TARGET: server.target, BEFORE_FORK: "7", "HOME": str(tmp_path)},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            wait_until_it_listens(socket_path)
-            transport = httpx.HTTPTransport(uds=str(socket_path))
-            with httpx.Client(transport=transport, timeout=PATIENCE, headers={"Connection": "close"}) as client:
-                yield client
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the server and its workers
-            process.wait(PATIENCE)
+    with application(command, tmp_path, HOME=str(tmp_path)):
+        wait_until_it_listens(socket_path)
+        transport = httpx.HTTPTransport(uds=str(socket_path))
+        with httpx.Client(transport=transport, timeout=PATIENCE, headers={"Connection": "close"}) as client:
+            yield client
 
 
 def wait_until_it_listens(path: Path) -> None:
