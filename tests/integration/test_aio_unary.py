@@ -138,7 +138,9 @@ def test_done_callback_that_raises(server: Server, breakers: BreakerRegistry) ->
         assert await call == b"answer"
 
     run(server, guarded(breakers), story)
-    assert reported == ["ValueError('a bug of the client')"]
+    assert (
+        reported.count("ValueError('a bug of the client')") == 1
+    )  # grpcio reports what it finds of loops that are gone
     assert totals(breakers, "uu") == {"success": 1}
 
 
