@@ -9,17 +9,26 @@ This module only says what the public names are. `grpc_breaker.testing` holds wh
 
 from grpc_breaker import aio, telemetry
 from grpc_breaker._core.breaker import CircuitBreaker
-from grpc_breaker._core.errors import CircuitOpenError
-from grpc_breaker._core.events import EndedCall, FailureReason, Rejection, StateChange
+from grpc_breaker._core.errors import (
+    BulkheadFullError,
+    CallRefusedError,
+    CircuitOpenError,
+    RateLimitedError,
+    ThrottledError,
+)
+from grpc_breaker._core.events import EndedCall, FailureReason, StateChange
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.registry import BreakerRegistry
-from grpc_breaker._core.state import Outcome, Reason, State
+from grpc_breaker._core.state import Outcome, Reason, RefusalReason, State
 from grpc_breaker._sync import CircuitBreakerInterceptor
 
 __all__ = [
     "BreakerPolicy",
     "BreakerRegistry",
+    "BulkheadFullError",
+    "CallRefusedError",
     "CircuitBreaker",
     "CircuitBreakerInterceptor",
     "CircuitOpenError",
@@ -27,10 +36,13 @@ __all__ = [
     "FailureReason",
     "Outcome",
     "Permit",
+    "RateLimitedError",
     "Reason",
+    "RefusalReason",
     "Rejection",
     "State",
     "StateChange",
+    "ThrottledError",
     "aio",
     "telemetry",
 ]

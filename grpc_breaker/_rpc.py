@@ -29,21 +29,24 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from threading import current_thread, get_ident, main_thread
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 
-from grpc_breaker._core.errors import CircuitOpenError
-from grpc_breaker._core.events import EndedCall, Rejection
+from grpc_breaker._core.errors import CallRefusedError
+from grpc_breaker._core.events import EndedCall
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy, classified
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
 from grpc_breaker._core.target import check_target
 
 OK: Final = grpc.StatusCode.OK
+Refused = TypeVar("Refused", bound=CallRefusedError)
+
 _SUCCESS: Final = Outcome.SUCCESS
 _IGNORED: Final = Outcome.IGNORED
 
@@ -244,6 +247,20 @@ def refusal_code(rejection: Rejection) -> grpc.StatusCode:
     return grpc.StatusCode[rejection.code]
 
 
+def shown_as(error: type[CallRefusedError]) -> Callable[[type[Refused]], type[Refused]]:
+    """Give the class of a refused RPC the name of the class of errors that it is one of: the documented name."""
+
+    def rename(refused: type[Refused]) -> type[Refused]:
+        refused.__module__, refused.__qualname__, refused.__name__ = (
+            error.__module__,
+            error.__qualname__,
+            error.__name__,
+        )
+        return refused
+
+    return rename
+
+
 def refusal_in_words(kind: str, code: grpc.StatusCode, details: str) -> str:
     """What the `repr` of a refusal says, in the form of grpcio's calls."""
     return f'<{kind} of RPC that was refused:\n\tstatus = {code}\n\tdetails = "{details}"\n>'
@@ -307,7 +324,7 @@ def settle_raised(permit: Permit, error: BaseException, timeout: float | None) -
     An RPC's error carries a status. Anything else was made on this side: KeyboardInterrupt, a closed channel, a bug of
     another interceptor, another breaker's refusal.
     """
-    if not isinstance(error, grpc.RpcError) or isinstance(error, CircuitOpenError):
+    if not isinstance(error, grpc.RpcError) or isinstance(error, CallRefusedError):
         give_back(permit)
         return
     facts: Any = error

@@ -36,12 +36,18 @@ import grpc
 
 from grpc_breaker._callbacks import CallbackThread
 from grpc_breaker._core.callables import is_coroutine_function
-from grpc_breaker._core.errors import CircuitOpenError
-from grpc_breaker._core.events import Rejection
+from grpc_breaker._core.errors import (
+    BulkheadFullError,
+    CallRefusedError,
+    CircuitOpenError,
+    RateLimitedError,
+    ThrottledError,
+)
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit, Probe
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.registry import BreakerRegistry
-from grpc_breaker._core.state import Outcome
+from grpc_breaker._core.state import Outcome, RefusalReason
 from grpc_breaker._headers import HeaderLook, header_thread
 from grpc_breaker._rpc import (
     OK,
@@ -55,6 +61,7 @@ from grpc_breaker._rpc import (
     report_in_callback,
     settle,
     settle_raised,
+    shown_as,
     timeout_of,
 )
 from grpc_breaker.telemetry import BreakerTelemetry, attach
@@ -150,7 +157,7 @@ class CircuitBreakerInterceptor(
         if permit is None:
             return continuation(call_details, request)
         if isinstance(permit, Rejection):
-            return RefusedCall(permit, refusal_code(permit), self._callbacks)
+            return refused_call(permit, refusal_code(permit), self._callbacks)
         try:
             if type(permit) is Probe:
                 with Probing(permit):
@@ -180,7 +187,7 @@ class CircuitBreakerInterceptor(
 
 def _follow(permit: Permit, call: Any, call_details: Any, streams: bool) -> None:
     """See to it that the permit is settled when the call ends."""
-    if isinstance(call, CircuitOpenError):
+    if isinstance(call, CallRefusedError):
         permit.ignore()
     elif call.done():
         _settle_finished(permit, call, timeout_of(call_details))
@@ -305,7 +312,7 @@ def _headers_came(state: Any) -> bool | None:
     return getattr(state, "initial_metadata", None) is not None
 
 
-class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # noqa: N818 - it is the call, too
+class RefusedCall(CallRefusedError, grpc.RpcError, grpc.Call, grpc.Future):  # noqa: N818 - it is the call, too
     """A refused call: the error, and the call and future and stream that shows it in every idiom.
 
     Returned rather than raised. What is raised inside an interceptor reaches `.future()` as INTERNAL, and reaches the
@@ -315,9 +322,6 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # n
     A blocking call has been raised before anyone can add one; what is added then is called at once, as for every call
     of grpcio that has ended.
     """
-
-    __module__ = "grpc_breaker"
-    __qualname__ = "CircuitOpenError"  # what a traceback shows is what is documented
 
     _ends_later = False
 
@@ -330,7 +334,7 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # n
         return refused_call, (self._rejection, self._code)
 
     def __repr__(self) -> str:
-        return refusal_in_words("CircuitOpenError", self._code, self.details())
+        return refusal_in_words(type(self).__name__, self._code, self.details())
 
     def code(self) -> grpc.StatusCode:
         """UNAVAILABLE, unless the policy says otherwise."""
@@ -415,9 +419,34 @@ class RefusedCall(CircuitOpenError, grpc.RpcError, grpc.Call, grpc.Future):  # n
         raise self._ended()
 
 
-RefusedCall.__name__ = "CircuitOpenError"
+@shown_as(CircuitOpenError)
+class _RefusedByBreaker(RefusedCall, CircuitOpenError):
+    pass
 
 
-def refused_call(rejection: Rejection, code: grpc.StatusCode) -> RefusedCall:
-    """A refused call that was pickled or copied: its end has been seen."""
-    return RefusedCall(rejection, code)
+@shown_as(BulkheadFullError)
+class _RefusedByBulkhead(RefusedCall, BulkheadFullError):
+    pass
+
+
+@shown_as(RateLimitedError)
+class _RefusedByRateLimit(RefusedCall, RateLimitedError):
+    pass
+
+
+@shown_as(ThrottledError)
+class _RefusedByThrottle(RefusedCall, ThrottledError):
+    pass
+
+
+_REFUSED: Final[dict[RefusalReason, type[RefusedCall]]] = {
+    RefusalReason.BREAKER: _RefusedByBreaker,
+    RefusalReason.BULKHEAD: _RefusedByBulkhead,
+    RefusalReason.RATE: _RefusedByRateLimit,
+    RefusalReason.THROTTLE: _RefusedByThrottle,
+}
+
+
+def refused_call(rejection: Rejection, code: grpc.StatusCode, callbacks: CallbackThread | None = None) -> RefusedCall:
+    """A refused call. Without `callbacks`, as of one that was pickled or copied, its end has been seen."""
+    return _REFUSED[rejection.reason](rejection, code, callbacks)

@@ -51,12 +51,18 @@ from typing import Any, ClassVar, Final, NoReturn
 import grpc
 from grpc import aio
 
-from grpc_breaker._core.errors import CircuitOpenError
-from grpc_breaker._core.events import Rejection
+from grpc_breaker._core.errors import (
+    BulkheadFullError,
+    CallRefusedError,
+    CircuitOpenError,
+    RateLimitedError,
+    ThrottledError,
+)
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.permit import Permit, Probe
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.registry import BreakerRegistry
-from grpc_breaker._core.state import Outcome
+from grpc_breaker._core.state import Outcome, RefusalReason
 from grpc_breaker._headers import GRACE, HeaderLook
 from grpc_breaker._rpc import (
     OK,
@@ -70,6 +76,7 @@ from grpc_breaker._rpc import (
     report_in_callback,
     settle,
     settle_raised,
+    shown_as,
     timeout_of,
     write_failed,
 )
@@ -138,7 +145,7 @@ class _UnaryUnary(GuardingInterceptor, aio.UnaryUnaryClientInterceptor):
         if permit is None:
             return await continuation(client_call_details, request)
         if isinstance(permit, Rejection):
-            return _RefusedUnaryUnary(_error(permit))
+            return _RefusedUnaryUnary(refused_error(permit))
         call = None
         try:
             if type(permit) is Probe:
@@ -170,7 +177,7 @@ class _UnaryStream(GuardingInterceptor, aio.UnaryStreamClientInterceptor):
         """Guard one call; called by grpcio."""
         permit = self._guard.admit(client_call_details, False)
         if isinstance(permit, Rejection):
-            return _RefusedUnaryStream(_error(permit))
+            return _RefusedUnaryStream(refused_error(permit))
         return await _stream(permit, continuation, client_call_details, request)
 
 
@@ -181,7 +188,7 @@ class _StreamUnary(GuardingInterceptor, aio.StreamUnaryClientInterceptor):
         """Guard one call; called by grpcio."""
         permit = self._guard.admit(client_call_details, False)
         if isinstance(permit, Rejection):
-            return _RefusedStreamUnary(_error(permit))
+            return _RefusedStreamUnary(refused_error(permit))
         return await _stream(permit, continuation, client_call_details, request_iterator)
 
 
@@ -192,7 +199,7 @@ class _StreamStream(GuardingInterceptor, aio.StreamStreamClientInterceptor):
         """Guard one call; called by grpcio."""
         permit = self._guard.admit(client_call_details, False)
         if isinstance(permit, Rejection):
-            return _RefusedStreamStream(_error(permit))
+            return _RefusedStreamStream(refused_error(permit))
         return await _stream(permit, continuation, client_call_details, request_iterator)
 
 
@@ -366,36 +373,58 @@ def _now(coroutine: Any) -> Any:
     return None
 
 
-def _error(rejection: Rejection) -> _AioCircuitOpenError:
-    """The error of a refused call, also one that was pickled or copied."""
-    return _AioCircuitOpenError(rejection, refusal_code(rejection))
-
-
-class _AioCircuitOpenError(CircuitOpenError, aio.AioRpcError):
-    """What a refused asyncio call raises: a `CircuitOpenError` that is a `grpc.aio.AioRpcError`."""
-
-    __module__ = "grpc_breaker"
-    __qualname__ = "CircuitOpenError"  # what a traceback shows is what is documented
+class RefusedError(CallRefusedError, aio.AioRpcError):
+    """What a refused asyncio call raises: a `CallRefusedError` that is a `grpc.aio.AioRpcError`."""
 
     def __init__(self, rejection: Rejection, code: grpc.StatusCode) -> None:
-        CircuitOpenError.__init__(self, rejection)
+        CallRefusedError.__init__(self, rejection)
         words = rejection.details
         self._code = code
         self._details = self._debug_error_string = words
         self._initial_metadata = self._trailing_metadata = aio.Metadata()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _error, (self._rejection,)
+        return refused_error, (self._rejection,)
 
     def __repr__(self) -> str:
-        return refusal_in_words("CircuitOpenError", self._code, self.details())
+        return refusal_in_words(type(self).__name__, self._code, self.details())
 
     def code(self) -> grpc.StatusCode:
         """UNAVAILABLE, unless the policy says otherwise."""
         return self._code
 
 
-_AioCircuitOpenError.__name__ = "CircuitOpenError"
+@shown_as(CircuitOpenError)
+class _RefusedByBreaker(RefusedError, CircuitOpenError):
+    pass
+
+
+@shown_as(BulkheadFullError)
+class _RefusedByBulkhead(RefusedError, BulkheadFullError):
+    pass
+
+
+@shown_as(RateLimitedError)
+class _RefusedByRateLimit(RefusedError, RateLimitedError):
+    pass
+
+
+@shown_as(ThrottledError)
+class _RefusedByThrottle(RefusedError, ThrottledError):
+    pass
+
+
+_ERRORS: Final[dict[RefusalReason, type[RefusedError]]] = {
+    RefusalReason.BREAKER: _RefusedByBreaker,
+    RefusalReason.BULKHEAD: _RefusedByBulkhead,
+    RefusalReason.RATE: _RefusedByRateLimit,
+    RefusalReason.THROTTLE: _RefusedByThrottle,
+}
+
+
+def refused_error(rejection: Rejection) -> RefusedError:
+    """The error of a refused call, also one that was pickled or copied."""
+    return _ERRORS[rejection.reason](rejection, refusal_code(rejection))
 
 
 class _RefusedCall:
@@ -403,7 +432,7 @@ class _RefusedCall:
 
     _KIND: ClassVar[str]
 
-    def __init__(self, error: _AioCircuitOpenError) -> None:
+    def __init__(self, error: RefusedError) -> None:
         self._error = error
 
     def __repr__(self) -> str:

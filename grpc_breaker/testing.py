@@ -16,14 +16,15 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from grpc_breaker._core.breaker import CircuitBreaker, operate
-from grpc_breaker._core.errors import CircuitOpenError
-from grpc_breaker._core.events import Rejection, StateChange, rejection_of
+from grpc_breaker._core.errors import CallRefusedError, refusal_of
+from grpc_breaker._core.events import StateChange
+from grpc_breaker._core.refusing import Refusing, Rejection, rejection_of
 from grpc_breaker._core.registry import BreakerRegistry
-from grpc_breaker._core.state import Reason, State
+from grpc_breaker._core.state import Reason, RefusalReason, State
 from grpc_breaker._core.target import split_target
 from grpc_breaker._rpc import refusal_code
 from grpc_breaker._sync import refused_call
-from grpc_breaker.aio import _error as refused_aio_call
+from grpc_breaker.aio import refused_error
 
 __all__ = ["EventRecorder", "FakeClock", "hold_open", "refusal"]
 
@@ -170,8 +171,12 @@ def _open_for(breaker: CircuitBreaker, seconds: float) -> None:
 
 
 def refusal(
-    name: str, *, retry_after: float | None = 1.0, api: Literal["grpc", "grpc.aio", "plain"] = "grpc"
-) -> CircuitOpenError:
+    name: str,
+    *,
+    retry_after: float | None = 1.0,
+    reason: Literal["breaker", "bulkhead", "rate", "throttle"] = "breaker",
+    api: Literal["grpc", "grpc.aio", "plain"] = "grpc",
+) -> CallRefusedError:
     """Make a refusal without a breaker, for a mock to raise.
 
     Give it to a mock of a stub::
@@ -182,33 +187,43 @@ def refusal(
         name: The method that is refused, which is also the breaker's name, "pkg.Service/Method", with a target
             "pkg.Service/Method@eu"; with `api="plain"` the breaker's name alone.
         retry_after: Seconds until a call may pass, and so the state: `open` above 0, `half_open` at 0, `forced_open`
-            with `None`. Default 1.
+            with `None`. Default 1. A bulkhead and a throttle name no time.
+        reason: What refuses it, and so the class: a `CircuitOpenError` of the breaker (the default), a
+            `BulkheadFullError`, `RateLimitedError` or `ThrottledError`.
         api: Whose calls are refused, and so the class: "grpc" (the default) makes a `grpc.RpcError`, "grpc.aio" a
             `grpc.aio.AioRpcError`, "plain" the error of `@breaker` and `admit()`, which is neither.
 
     Raises:
         TypeError: `name` is no string, or `retry_after` no number.
-        ValueError: `retry_after` is negative or above 1e9, or `api` is something else.
+        ValueError: `retry_after` is negative or above 1e9, or `reason` or `api` is something else.
     """
-    if retry_after is None:
-        state, reason = State.FORCED_OPEN, Reason.FORCED_OPEN
+    if reason not in list(RefusalReason):
+        message = f"refusal reason must be one of {', '.join(RefusalReason)}, got {reason!r}"
+        raise ValueError(message)
+    if reason != RefusalReason.BREAKER:
+        state, condition = State.CLOSED, None
+    elif retry_after is None:
+        state, condition = State.FORCED_OPEN, Reason.FORCED_OPEN
     elif retry_after == 0:
-        state, reason = State.HALF_OPEN, Reason.CONSECUTIVE_FAILURES
+        state, condition = State.HALF_OPEN, Reason.CONSECUTIVE_FAILURES
     else:
-        state, reason = State.OPEN, Reason.CONSECUTIVE_FAILURES
+        state, condition = State.OPEN, Reason.CONSECUTIVE_FAILURES
+    if retry_after:
         _check_wait("refusal", retry_after)
     if not isinstance(name, str):
         message = f"refusal takes a name like 'pkg.Service/Method', got {name!r}"
         raise TypeError(message)
     breaker = name if api == "plain" else name.removeprefix("/")
-    refusing = (breaker, state, reason, retry_after or 0.0, "UNAVAILABLE", 1)
+    until = (retry_after or 0.0) if reason in {RefusalReason.BREAKER, RefusalReason.RATE} else 0.0
+    code = "RESOURCE_EXHAUSTED" if reason == RefusalReason.RATE else "UNAVAILABLE"
+    refusing = Refusing(breaker, state, condition, until, code, 1, RefusalReason(reason))
     rejection = rejection_of(refusing, 0.0, "" if api == "plain" else split_target(breaker)[0])
     if api == "grpc":
         return refused_call(rejection, refusal_code(rejection))
     if api == "grpc.aio":
-        return refused_aio_call(rejection)
+        return refused_error(rejection)
     if api == "plain":
-        return CircuitOpenError(rejection)
+        return refusal_of(rejection)
     message = f"refusal api must be 'grpc', 'grpc.aio' or 'plain', got {api!r}"
     raise ValueError(message)
 

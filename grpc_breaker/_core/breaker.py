@@ -17,8 +17,8 @@ from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.counts import CallCounts, LabelledCounts
-from grpc_breaker._core.errors import CircuitOpenError
-from grpc_breaker._core.events import Listeners, Refusing, Rejection, StateChange, plain
+from grpc_breaker._core.errors import refusal_of
+from grpc_breaker._core.events import Listeners, StateChange, plain
 from grpc_breaker._core.generation import HalfOpen, after, window_for
 from grpc_breaker._core.log import printable, warn
 from grpc_breaker._core.machine import NOBODY, Machine
@@ -26,6 +26,7 @@ from grpc_breaker._core.other_names import explain_in
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.refusing import Refusing, Rejection
 from grpc_breaker._core.state import Reason, State
 from grpc_breaker._core.target import split_target
 
@@ -148,7 +149,7 @@ class CircuitBreaker(Machine):
             "target": self.target,
             "state": str(generation.state),
             "retry_after": generation.refusing.retry_after(now),
-            "reason": None if generation.passes else str(generation.refusing.reason),
+            "reason": None if generation.passes else str(generation.refusing.condition),
             "in_flight": self._sweep(now),
             "generation": generation.number,
             "sequence": generation.sequence,
@@ -177,7 +178,7 @@ class CircuitBreaker(Machine):
         generation, now = self._latest(), self._clock()
         if generation.state is State.OPEN:
             wait = generation.refusing.retry_after(now)
-            story = f"{generation.refusing.reason}, next probe in {wait:.1f} s"
+            story = f"{generation.refusing.condition}, next probe in {wait:.1f} s"
         elif isinstance(generation, HalfOpen):
             story = (
                 f"{generation.successes} of {self._policy.probes_to_close} probes succeeded, "
@@ -206,12 +207,12 @@ class CircuitBreaker(Machine):
             The permit, to be settled once; also a context manager that does so.
 
         Raises:
-            CircuitOpenError: The breaker refuses.
+            CallRefusedError: The breaker refuses, or a limit that its policy has: see its subclasses.
         """
         permit = self.try_admit(method, context, timed, timeout)
         if isinstance(permit, Permit):
             return permit
-        raise CircuitOpenError(permit)
+        raise refusal_of(permit)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Guard every call of a function or coroutine function.
@@ -281,8 +282,10 @@ class CircuitBreaker(Machine):
         self._reconfigured = True
         self._note_policy()
         generation = self._latest()
-        name, state, reason, until, _, _ = generation.refusing.facts()
-        generation.refusing = Refusing(name, state, reason, until, policy.refusal_code)
+        refusing = generation.refusing
+        generation.refusing = Refusing(
+            refusing.breaker, refusing.state, refusing.condition, refusing.until, policy.refusal_code
+        )
         if policy.window_calls != old.window_calls or (
             policy.window_calls is None and policy.window_seconds != old.window_seconds
         ):

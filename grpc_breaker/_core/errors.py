@@ -1,21 +1,23 @@
-"""The one error a refused caller meets.
+"""The errors that a refused caller meets: one family, a type for each reason.
 
 A fresh one for every refusal: an instance that is raised again and again grows its traceback for ever (Polly #1877).
-The refusals of RPCs are subclasses of it that are gRPC errors too; see `grpc_breaker/_sync.py` and `aio.py`. They have
-its name and module, so that tracebacks and logs show the name that is documented.
+The refusals of RPCs are subclasses that are gRPC errors too; see `grpc_breaker/_sync.py` and `aio.py`. They have the
+name and module of the class here, so that tracebacks and logs show the name that is documented.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, cast
+from typing import Any, Final, Self, cast
 
-from grpc_breaker._core.events import Rejection
-from grpc_breaker._core.state import Reason, State
+from grpc_breaker._core.refusing import Rejection
+from grpc_breaker._core.state import Reason, RefusalReason, State
 
 
-class CircuitOpenError(Exception):
-    """The breaker refused the call; the server was not asked.
+class CallRefusedError(Exception):
+    """The call was refused on this side; the server was not asked.
+
+    The base of `CircuitOpenError`, `BulkheadFullError`, `RateLimitedError` and `ThrottledError`.
 
     Refused RPCs raise a subclass that is also a `grpc.RpcError` (in asyncio a `grpc.aio.AioRpcError`), so existing
     `except grpc.RpcError` clauses keep working. Outside gRPC it is an `Exception` and no `grpc.RpcError`, with the same
@@ -24,20 +26,22 @@ class CircuitOpenError(Exception):
 
     Attributes:
         method: The refused method, "pricing.v1.Pricing/GetPrice"; empty outside gRPC.
-        breaker: Name of the breaker that refused: the method, or the policy's group, and its target.
+        breaker: Name of the breaker that refused, or whose limit did: the method, or the policy's group, and its
+            target.
         target: The target that the interceptor was told, "eu"; empty without one.
-        state: `open`, `half_open` or `forced_open`.
-        retry_after: Seconds until a call may pass: above 0 when open, 0 when half-open (a slot may be free at any
-            moment), `None` when only an operator can end it.
-        reason: Which condition had opened the breaker.
+        reason: What refused it: `breaker`, `bulkhead`, `rate` or `throttle`.
+        state: The state of the breaker.
+        condition: Which condition had opened the breaker; `None` where a limit refused the call.
+        retry_after: Seconds until a call may pass: above 0 when the breaker is open, and at a rate limit; 0 where a
+            call may pass at any moment; `None` when only an operator can end it.
     """
 
     __module__ = "grpc_breaker"
 
     args: tuple[Any, ...]
 
-    @staticmethod
-    def find(error: BaseException | None) -> CircuitOpenError | None:
+    @classmethod
+    def find(cls, error: BaseException | None) -> Self | None:
         """The refusal behind an exception: the exception itself, or the nearest one that it was made from.
 
         Clients that translate gRPC's errors hide the refusal: Google's raise a `ServiceUnavailable` from it, which
@@ -48,13 +52,13 @@ class CircuitOpenError(Exception):
             error: Any exception, or `None`.
 
         Returns:
-            The refusal; `None` if there is none.
+            The nearest refusal of this class: `CallRefusedError.find` finds all kinds. `None` if there is none.
         """
         waiting: deque[object] = deque([error])
         seen: set[int] = set()
         while waiting:
             found = waiting.popleft()
-            if isinstance(found, CircuitOpenError):
+            if isinstance(found, cls):
                 return found
             if not isinstance(found, BaseException) or id(found) in seen:
                 continue
@@ -88,25 +92,73 @@ class CircuitOpenError(Exception):
         return self._rejection.target
 
     @property
+    def reason(self) -> RefusalReason:
+        return self._rejection.reason
+
+    @property
     def state(self) -> State:
         return self._rejection.state
+
+    @property
+    def condition(self) -> Reason | None:
+        return self._rejection.condition
 
     @property
     def retry_after(self) -> float | None:
         return self._rejection.retry_after
 
-    @property
-    def reason(self) -> Reason:
-        return self._rejection.reason
-
     def code(self) -> Any:
-        """The `grpc.StatusCode` a refused RPC shows, UNAVAILABLE unless the policy says otherwise; else `None`."""
+        """The `grpc.StatusCode` that a refused RPC shows; `None` outside gRPC."""
         return None
 
     def details(self) -> str:
-        """The refusal in words, with the seconds to the next probe."""
+        """The refusal in words, with the seconds until a call may pass."""
         words = self.args[0] if self.args else ""
         return words.details if isinstance(words, Rejection) else str(words)
 
     def __str__(self) -> str:
         return self.details()
+
+
+class CircuitOpenError(CallRefusedError):
+    """The breaker refused the call; the server was not asked.
+
+    A `CallRefusedError`, which says what its attributes are. Its `code()` is UNAVAILABLE unless
+    `BreakerPolicy.refusal_code` says otherwise.
+    """
+
+    __module__ = "grpc_breaker"
+
+
+class BulkheadFullError(CallRefusedError):
+    """As many calls were in flight as `MethodPolicy.max_concurrent_calls` allows. Its `code()` is UNAVAILABLE."""
+
+    __module__ = "grpc_breaker"
+
+
+class RateLimitedError(CallRefusedError):
+    """`MethodPolicy.rate_limit` was reached. Its `code()` is RESOURCE_EXHAUSTED."""
+
+    __module__ = "grpc_breaker"
+
+
+class ThrottledError(CallRefusedError):
+    """`MethodPolicy.throttle` refused the call, because of the last ones the server answered too few.
+
+    Its `code()` is UNAVAILABLE.
+    """
+
+    __module__ = "grpc_breaker"
+
+
+_ERRORS: Final[dict[RefusalReason, type[CallRefusedError]]] = {
+    RefusalReason.BREAKER: CircuitOpenError,
+    RefusalReason.BULKHEAD: BulkheadFullError,
+    RefusalReason.RATE: RateLimitedError,
+    RefusalReason.THROTTLE: ThrottledError,
+}
+
+
+def refusal_of(rejection: Rejection) -> CallRefusedError:
+    """The error of a call that was refused outside gRPC."""
+    return _ERRORS[rejection.reason](rejection)

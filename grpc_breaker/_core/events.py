@@ -16,7 +16,7 @@ from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, printable
 from grpc_breaker._core.state import Reason, State
-from grpc_breaker._core.target import at_target, split_target
+from grpc_breaker._core.target import split_target
 
 Event = TypeVar("Event")
 
@@ -139,115 +139,6 @@ class EndedCall:
     """The exception that the caller sees, where there is one; `None` for a call that ended well."""
     result: Any = None
     """What plain code returned, which may be its way to fail: see `Permit.conclude`. `None` for calls of gRPC."""
-
-
-class Refusing:
-    """What a breaker's state says to every call it refuses. Made once for each change of state."""
-
-    __slots__ = ("breaker", "code", "probes", "reason", "state", "until")
-
-    def __init__(self, breaker: str, state: State, reason: Reason, until: float, code: str, probes: int = 0) -> None:
-        self.breaker = breaker
-        self.state = state
-        self.reason = reason
-        """Which condition opened the breaker last."""
-        self.until = until
-        """Until then every call is refused, by the breaker's own clock."""
-        self.code = code
-        """The name of the status that a refused RPC shows."""
-        self.probes = probes
-        """Probes in flight, when half-open."""
-
-    def facts(self) -> tuple[str, State, Reason, float, str, int]:
-        """What it is made from."""
-        return self.breaker, self.state, self.reason, self.until, self.code, self.probes
-
-    def retry_after(self, now: float) -> float | None:
-        """Seconds until a call may pass; `None` when only an operator knows."""
-        return None if self.state is State.FORCED_OPEN else max(0.0, self.until - now)
-
-
-class Rejection:
-    """One refused call. Made for every refusal, so it is a plain object: cheap, and not to be changed.
-
-    Attributes:
-        method: The refused method; empty outside gRPC.
-        at: When, by the breaker's own clock, in seconds.
-        context: What the call came with.
-    """
-
-    # Without a constructor: the breaker sets each field, because a call with so many arguments would double the cost.
-    __slots__ = ("_refusing", "at", "context", "method")
-
-    _refusing: Refusing
-    at: float
-    context: object
-    method: str
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles and copies without its context, which belongs to this process."""
-        return rejection_of, (self._refusing.facts(), self.at, self.method)
-
-    @property
-    def breaker(self) -> str:
-        """Name of the breaker that refused."""
-        return self._refusing.breaker
-
-    @property
-    def target(self) -> str:
-        """The target that its interceptor was told; empty without one."""
-        return split_target(self.breaker)[1]
-
-    @property
-    def probes(self) -> int:
-        """Probes in flight, when half-open."""
-        return self._refusing.probes
-
-    @property
-    def code(self) -> str:
-        """The name of the status that a refused RPC shows."""
-        return self._refusing.code
-
-    @property
-    def state(self) -> State:
-        """`open`, `half_open` or `forced_open`."""
-        return self._refusing.state
-
-    @property
-    def reason(self) -> Reason:
-        """Which condition had opened the breaker."""
-        return self._refusing.reason
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds until a call may pass: 0 when half-open, `None` when only an operator knows."""
-        return self._refusing.retry_after(self.at)
-
-    @property
-    def details(self) -> str:
-        """The refusal in words."""
-        if self.state is State.OPEN:
-            until = f"next probe in {self.retry_after:.1f} s"
-        elif self.state is State.HALF_OPEN:
-            until = f"{self.probes} probe{'s' if self.probes != 1 else ''} in flight"
-        else:
-            until = "until an operator resets it"
-        refused = at_target(self.method, self.target) if self.method else self.breaker
-        return f"circuit breaker {self.state} for {printable(refused)}; {until}"
-
-    def __repr__(self) -> str:
-        return f"<Rejection: {self.details}>"
-
-    def __json__(self) -> str:
-        """The refusal in words, for serialisers that ask: kombu's, and with it Celery's results."""
-        return self.details
-
-
-def rejection_of(facts: tuple[str, State, Reason, float, str, int], at: float, method: str) -> Rejection:
-    """Make a rejection from its parts: those of its state, when, and the method."""
-    rejection = Rejection()
-    rejection._refusing, rejection.at, rejection.method, rejection.context = Refusing(*facts), at, method, None
-    return rejection
 
 
 class Listeners(dict[object, Callable[[Event], object]]):

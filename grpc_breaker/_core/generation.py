@@ -29,10 +29,11 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from grpc_breaker._core.callables import name_of
-from grpc_breaker._core.events import DETAILS_LENGTH, FailureReason, Refusing, StateChange
+from grpc_breaker._core.events import DETAILS_LENGTH, FailureReason, StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, printable
 from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.refusing import Refusing
 from grpc_breaker._core.state import Reason, State
 from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
 
@@ -226,8 +227,8 @@ class HalfOpen(Generation):
 
     def refusing_now(self) -> Refusing:
         """What is said to a call that is refused now, with the number of probes in flight."""
-        breaker, state, reason, until, code, _ = self.refusing.facts()
-        return Refusing(breaker, state, reason, until, code, len(self.probes))
+        said = self.refusing
+        return Refusing(said.breaker, said.state, said.condition, said.until, said.code, len(self.probes))
 
     def has_room(self, limit: int, now: float) -> bool:
         """Whether a slot is free, once those of expired probes are."""
@@ -339,7 +340,7 @@ def after(
             until = now + _open_period(policy, reopenings, random)
             return Open(number, old.window, Refusing(name, state, reason, until, policy.refusal_code), reopenings)
         case State.HALF_OPEN:  # pragma: no branch - there is no other
-            refusing = Refusing(name, state, old.refusing.reason, _LONG_AGO, policy.refusal_code)
+            refusing = Refusing(name, state, old.refusing.condition, _LONG_AGO, policy.refusal_code)
             return HalfOpen(number, old.window, refusing, old.reopenings, probe)
 
 

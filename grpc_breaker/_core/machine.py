@@ -32,12 +32,13 @@ from typing import Any, Final
 
 from grpc_breaker._core.counts import IGNORED, STALE, CallCounts
 from grpc_breaker._core.delivery import deliver_from
-from grpc_breaker._core.events import DETAILS_LENGTH, LAST_CHANGES, Listeners, Refusing, Rejection, StateChange, deliver
+from grpc_breaker._core.events import DETAILS_LENGTH, LAST_CHANGES, Listeners, StateChange, deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, after, first
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import printable
 from grpc_breaker._core.permit import LEASE_GRACE, Permit, Probe
 from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.refusing import Refusing, Rejection
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
 
 _NEVER: Final = math.inf

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from grpc_breaker._core.counts import CallCounts
-from grpc_breaker._core.errors import CircuitOpenError
+from grpc_breaker._core.errors import CallRefusedError
 from grpc_breaker._core.events import EndedCall
 from grpc_breaker._core.generation import Generation
 from grpc_breaker._core.interrupts import passes_through
@@ -256,7 +256,7 @@ class Permit:
         if error is None:
             outcome, status, details = _SUCCESS, "", ""
         else:
-            ours = isinstance(error, Exception) and not isinstance(error, CircuitOpenError)
+            ours = isinstance(error, Exception) and not isinstance(error, CallRefusedError)
             outcome = _FAILURE if ours else _IGNORED
             status, details = type(error).__name__, _words(error)
         classify = self.policy.classify

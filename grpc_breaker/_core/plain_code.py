@@ -7,9 +7,9 @@ from functools import wraps
 from typing import Final, ParamSpec, TypeVar, cast
 
 from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
-from grpc_breaker._core.errors import CircuitOpenError
-from grpc_breaker._core.events import Rejection
+from grpc_breaker._core.errors import refusal_of
 from grpc_breaker._core.machine import Machine
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import Outcome
 
 P = ParamSpec("P")
@@ -47,7 +47,7 @@ def _guarded_function(machine: Machine, function: Callable[P, R]) -> Callable[P,
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         permit = admit()
         if isinstance(permit, Rejection):
-            raise CircuitOpenError(permit)
+            raise refusal_of(permit)
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
@@ -69,7 +69,7 @@ def _guarded_coroutine(machine: Machine, function: Callable[P, Awaitable[R]]) ->
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         permit = admit()
         if isinstance(permit, Rejection):
-            raise CircuitOpenError(permit)
+            raise refusal_of(permit)
         try:
             result = await function(*args, **kwargs)
         except BaseException as error:

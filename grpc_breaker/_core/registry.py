@@ -28,10 +28,11 @@ from typing import Any, Final, NoReturn
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.counts import LabelledCounts
-from grpc_breaker._core.events import Listeners, Rejection, StateChange
+from grpc_breaker._core.events import Listeners, StateChange
 from grpc_breaker._core.log import warn
 from grpc_breaker._core.names import UnmatchedNames, check_names, checked_policies, split_key, split_method
 from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import OTHER, State
 from grpc_breaker._core.target import at_target, check_target, split_target
 

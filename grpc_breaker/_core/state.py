@@ -71,6 +71,19 @@ class Reason(StrEnum):
     """An operator called `CircuitBreaker.reset`."""
 
 
+class RefusalReason(StrEnum):
+    """What refused a call."""
+
+    BREAKER = "breaker"
+    """The state of the breaker."""
+    BULKHEAD = "bulkhead"
+    """`MethodPolicy.max_concurrent_calls` calls were in flight."""
+    RATE = "rate"
+    """`MethodPolicy.rate_limit` was reached."""
+    THROTTLE = "throttle"
+    """`MethodPolicy.throttle`: the server had answered too few of the last calls."""
+
+
 _TRIPS: Final = frozenset(
     {
         Reason.FAILURE_THRESHOLD,

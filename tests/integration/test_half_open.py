@@ -235,7 +235,7 @@ def test_stopped_server_opens_by_deadlines(clock: FakeClock) -> None:
         assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         with pytest.raises(CircuitOpenError) as refused:
             method(b"ok", timeout=0.2)
-        assert refused.value.reason == "consecutive_failures"
+        assert refused.value.condition == "consecutive_failures"
 
 
 def test_killed_and_restarted_in_asyncio(clock: FakeClock) -> None:

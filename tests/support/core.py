@@ -27,6 +27,7 @@ WATCHED_NAMES: Final = (
     "permit.py",
     "plain_code.py",
     "policy.py",
+    "refusing.py",
     "registry.py",
     "target.py",
     "window.py",

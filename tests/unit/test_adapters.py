@@ -384,7 +384,7 @@ def refused(code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> sync.Refused
     breaker.force_open()
     rejection = breaker.try_admit("pkg.S/M")
     assert isinstance(rejection, Rejection)
-    return sync.RefusedCall(rejection, code)
+    return sync.refused_call(rejection, code)
 
 
 def test_refused_call_is_error_call_future_and_stream() -> None:

@@ -81,7 +81,7 @@ def same(other: Any, error: Any) -> None:
     assert other is not error
     assert type(other) is type(error)
     assert (repr(other), str(other), other.code()) == (repr(error), str(error), grpc.StatusCode.ABORTED)
-    facts = [(it.method, it.breaker, it.state, it.retry_after, it.reason) for it in (other, error)]
+    facts = [(it.method, it.breaker, it.state, it.retry_after, it.condition) for it in (other, error)]
     assert facts == [("pkg.S/M", "pkg.S/M", "open", 1.0, "consecutive_failures")] * 2
     assert isinstance(other, CircuitOpenError)
     assert isinstance(other, grpc.RpcError)

@@ -251,7 +251,7 @@ def test_refusal_is_that_of_a_breaker() -> None:
         channel.unary_unary("/pkg.S/M")(b"")
     made = refusal("/pkg.S/M", retry_after=None)
     assert type(refused.value) is type(made)
-    assert (str(refused.value), refused.value.reason) == (str(made), made.reason)
+    assert (str(refused.value), refused.value.condition) == (str(made), made.condition)
     with pytest.raises(ValueError, match=r"api must be 'grpc', 'grpc.aio' or 'plain', got 'http'"):
         refusal("pkg.S/M", api="http")  # type: ignore[arg-type]
 

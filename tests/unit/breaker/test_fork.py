@@ -42,7 +42,7 @@ def test_child_keeps_the_state(breaker: CircuitBreaker) -> None:
     def child() -> list[Any]:
         refusal = breaker.try_admit()
         assert isinstance(refusal, Rejection)
-        return [breaker.state, refusal.reason, refusal.retry_after, refusal.code]
+        return [breaker.state, refusal.condition, refusal.retry_after, refusal.code]
 
     assert in_child(child) == ["open", "consecutive_failures", 10.0, "UNAVAILABLE"]
 

@@ -78,7 +78,7 @@ def test_refusal_while_probes_are_in_flight(breaker: CircuitBreaker, clock: Fake
     probe_of(breaker, clock)
     refusal = breaker.try_admit()
     assert isinstance(refusal, Rejection)
-    assert (refusal.code, refusal.reason, refusal.probes) == ("ABORTED", Reason.CONSECUTIVE_FAILURES, 1)
+    assert (refusal.code, refusal.condition, refusal.probes) == ("ABORTED", Reason.CONSECUTIVE_FAILURES, 1)
     assert repr(refusal) == "<Rejection: circuit breaker half_open for prices; 1 probe in flight>"
 
 
@@ -231,7 +231,7 @@ def test_refusal_says_how_many_probes_are_in_flight(breaker: CircuitBreaker, clo
     assert isinstance(rejection, Rejection)
     assert (rejection.retry_after, rejection.probes) == (0.0, 1)
     assert rejection.details == "circuit breaker half_open for prices; 1 probe in flight"
-    assert rejection.reason == "consecutive_failures"
+    assert rejection.condition == "consecutive_failures"
 
 
 def test_probes_of_an_earlier_half_open_period_hold_no_slot(breaker: CircuitBreaker, clock: FakeClock) -> None:

@@ -17,7 +17,11 @@ def test_forced_open_until_an_operator_ends_it(breaker: CircuitBreaker, clock: F
     clock.advance(1e9)
     rejection = breaker.try_admit("", "its context")
     assert isinstance(rejection, Rejection)
-    assert (rejection.state, rejection.retry_after, rejection.reason) == (State.FORCED_OPEN, None, Reason.FORCED_OPEN)
+    assert (rejection.state, rejection.retry_after, rejection.condition) == (
+        State.FORCED_OPEN,
+        None,
+        Reason.FORCED_OPEN,
+    )
     assert (rejection.context, rejection.code) == ("its context", "UNAVAILABLE")
     assert repr(rejection) == "<Rejection: circuit breaker forced_open for prices; until an operator resets it>"
     assert breaker.retry_after is None
@@ -131,7 +135,7 @@ def test_new_refusal_code_shows_at_once(breaker: CircuitBreaker) -> None:
     breaker.reconfigure(replace(breaker.policy, refusal_code="ABORTED"))
     refusal = breaker.try_admit()
     assert isinstance(refusal, Rejection)
-    assert (refusal.reason, refusal.code) == (Reason.CONSECUTIVE_FAILURES, "ABORTED")
+    assert (refusal.condition, refusal.code) == (Reason.CONSECUTIVE_FAILURES, "ABORTED")
     assert repr(refusal) == "<Rejection: circuit breaker open for prices; next probe in 10.0 s>"
 
 

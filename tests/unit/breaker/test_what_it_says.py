@@ -187,7 +187,7 @@ def test_refusal_says_everything(breaker: CircuitBreaker, clock: FakeClock) -> N
     error = errors[0]
     assert error is not errors[1]
     assert (error.method, error.breaker, error.state) == ("pkg.S/M", "prices", State.OPEN)
-    assert (error.retry_after, error.reason, error.code()) == (7.5, Reason.CONSECUTIVE_FAILURES, None)
+    assert (error.retry_after, error.condition, error.code()) == (7.5, Reason.CONSECUTIVE_FAILURES, None)
     assert str(error) == error.details() == "circuit breaker open for pkg.S/M; next probe in 7.5 s"
 
 
@@ -205,7 +205,7 @@ def test_refusal_can_be_pickled(breaker: CircuitBreaker, clock: FakeClock, state
     assert isinstance(rejection, Rejection)
     error = CircuitOpenError(rejection)
     again = pickle.loads(pickle.dumps(error, protocol))
-    assert (again.state, again.reason, again.retry_after) == (error.state, error.reason, error.retry_after)
+    assert (again.state, again.condition, again.retry_after) == (error.state, error.condition, error.retry_after)
     assert (again.method, again.breaker, again.details()) == (error.method, error.breaker, error.details())
     alone = pickle.loads(pickle.dumps(rejection, protocol))
     assert (alone.probes, alone.code, alone.at) == (rejection.probes, rejection.code, rejection.at)
