@@ -2,51 +2,41 @@
 
 A policy is checked when it is made. A bad value raises at once, naming the field, what is allowed, and what was given;
 a policy that exists is a good one, so nothing else in the package checks again.
-
-Status names stand here as text, the seventeen of gRPC's own list: enough to catch a typing error in `verdicts` without
-knowing gRPC. `tests/unit/test_rpc.py` holds the list to `grpc.StatusCode`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from grpc_breaker._core.callables import name_of, runs_when_called
+from grpc_breaker._core.checks import STATUS_NAMES as STATUS_NAMES  # noqa: PLC0414 - telemetry has it from here
+from grpc_breaker._core.checks import (
+    BadValueError,
+    Check,
+    check_fields,
+    complaint,
+    count,
+    number,
+    optional,
+    seconds,
+    share,
+    status,
+    status_of_failure,
+)
 from grpc_breaker._core.events import EndedCall
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.spelling import names_nearest_field
 from grpc_breaker._core.state import OTHER, Outcome
 
-STATUS_NAMES: Final = frozenset(
-    {
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    }
-)
-
 _SHORT_RESET_TIMEOUT: Final = 1.0
 _MOST_CALLS: Final = 1_000_000
 """Results a count window may hold: far more than say anything about now."""
 
+_REASON: Final = "reason:"
+"""Begins those keys of `verdicts` that name the reason of an error's details, not a status."""
 
 _UNNAMED: Final[Any] = ...
 """Stands for a trip condition that was not given."""
@@ -84,6 +74,77 @@ class _Verdicts(Mapping[str, Outcome]):
 
     def __repr__(self) -> str:
         return repr(self._outcomes)
+
+
+def verdict_key(key: Any) -> str:
+    """A check for a key of `verdicts`: a status, or "reason:NAME"."""
+    if not isinstance(key, str) or not key.startswith(_REASON):
+        return status(key)
+    name = key.removeprefix(_REASON)
+    if not name or any(it.isspace() for it in name):
+        allowed = "'reason:' and the reason of a google.rpc.ErrorInfo, such as 'reason:QUOTA_EXCEEDED'"
+        raise BadValueError(allowed, ValueError)
+    return key
+
+
+def _group(group: Any) -> str:
+    """A check for the name of a group."""
+    if not isinstance(group, str):
+        allowed = "a name"
+        raise BadValueError(allowed, TypeError)
+    if not group or group != group.strip() or "/" in group or "@" in group:
+        allowed = "a name without '/', '@' or spaces around it"
+        raise BadValueError(allowed, ValueError)
+    return group
+
+
+def _free_group(group: Any) -> str | None:
+    """The same, or `None`; and not the name that breakers share."""
+    checked: str | None = optional(_group)(group)
+    if checked == OTHER:
+        allowed = "another name: methods share that one where there are too many"
+        raise BadValueError(allowed, ValueError)
+    return checked
+
+
+def _classifier(classify: Any) -> Any:
+    """A check for a classifier."""
+    if not runs_when_called(classify):
+        allowed = "a callable that is no coroutine or generator function"
+        raise BadValueError(allowed, TypeError)
+    return classify
+
+
+_any_count: Final = count()
+_optional_count: Final = optional(count())
+_optional_seconds: Final = optional(seconds)
+
+FIELD_CHECKS: Final[dict[str, Check]] = {
+    "failure_threshold": _optional_count,
+    "consecutive_failures": _optional_count,
+    "half_open_successes": _optional_count,
+    "window_calls": optional(count(most=_MOST_CALLS)),
+    "minimum_calls": _any_count,
+    "half_open_max_calls": _any_count,
+    "failure_rate": optional(share),
+    "slow_call_rate": optional(share),
+    "slow_call_duration": _optional_seconds,
+    "window_seconds": seconds,
+    "reset_timeout": seconds,
+    "max_reset_timeout": seconds,
+    "probe_timeout": seconds,
+    "probe_deadline": _optional_seconds,
+    "hung_after": _optional_seconds,
+    "ramp": _optional_seconds,
+    "minimum_deadline": number("a number of seconds from 0 to 1e9", low=0.0, high=1e9),
+    "reset_timeout_multiplier": optional(number("a number, 1 or more", low=1.0)),
+    "reset_timeout_jitter": number("a number from 0 to 1", low=0.0, high=1.0),
+    "enforcement_percentage": number("a number from 0 to 100", low=0.0, high=100.0),
+    "group": _free_group,
+    "classify": optional(_classifier),
+    "refusal_code": status_of_failure,
+}
+"""The checks of a policy's fields, each alone; `verdicts` has several values, and a check of its own."""
 
 
 @names_nearest_field
@@ -126,10 +187,19 @@ class BreakerPolicy:
             comes later changes nothing. Default 30.
         minimum_deadline: A call that gave the server less time than this and ran out of it says nothing about the
             server. Default 0: every expired deadline is a failure.
+        probe_deadline: A probe's deadline is at most this: what a healthy server needs, and not what callers are
+            ready to wait. At least `minimum_deadline`. Default `None`: a probe has the deadline that its caller gave.
+        hung_after: A call of one request and one answer, or plain code, that is in flight longer than this counts as
+            one failure then, and its end no more. Noticed when another call asks. Default `None`: off.
+        ramp: After probes have closed the breaker, the share of the calls that is admitted grows to all over this
+            time. Default `None`: all at once.
+        enforcement_percentage: The share of the breaker's refusals that is enforced, from 0 to 100; the other calls
+            pass, and say nothing about the server. 0 is a trial: everything is seen, nothing refused. Default 100.
         group: Methods with the same group share one breaker of that name, which has no slash. Default `None`: each
             method has its own.
         verdicts: The outcome of some statuses, `{grpc.StatusCode.NOT_FOUND: Outcome.FAILURE}`; the rest keep their
-            defaults. Keys are status codes or their names.
+            defaults. Keys are status codes or their names, or "reason:NAME" for the reason that the details of an
+            error give (`google.rpc.ErrorInfo`), which beats the status.
         classify: Called with each call that ended (`EndedCall`; plain code has no status, but a result); returns its
             `Outcome`, or `None` for the outcome it would have had. Runs on the thread on which the call ended, and
             should be quick. One that raises or returns anything else makes the call a failure, and is logged once.
@@ -157,6 +227,10 @@ class BreakerPolicy:
     half_open_successes: int | None = None
     probe_timeout: float = 30.0
     minimum_deadline: float = 0.0
+    probe_deadline: float | None = None
+    hung_after: float | None = None
+    ramp: float | None = None
+    enforcement_percentage: float = 100.0
     group: str | None = None
     verdicts: Mapping[Any, Outcome] | None = None
     classify: Callable[[EndedCall], Outcome | None] | None = None
@@ -165,30 +239,8 @@ class BreakerPolicy:
     def __post_init__(self) -> None:
         """Choose the trip conditions, check every field, then what they mean together."""
         self._choose_conditions()
-        for name in ("failure_threshold", "consecutive_failures", "half_open_successes"):
-            self._check_count(name, optional=True)
-        self._check_count("window_calls", optional=True, most=_MOST_CALLS)
-        for name in ("minimum_calls", "half_open_max_calls"):
-            self._check_count(name, optional=False)
-        self._check_rate("failure_rate")
-        self._check_rate("slow_call_rate")
-        if self.slow_call_duration is not None:
-            self._check_seconds("slow_call_duration")
-        for name in ("window_seconds", "reset_timeout", "max_reset_timeout", "probe_timeout"):
-            self._check_seconds(name)
-        self._check_number("minimum_deadline", "a number of seconds from 0 to 1e9", low=0.0, high=1e9)
-        if self.reset_timeout_multiplier is not None:
-            self._check_number("reset_timeout_multiplier", "a number, 1 or more, or None", low=1.0)
-        self._check_number("reset_timeout_jitter", "a number from 0 to 1", low=0.0, high=1.0)
-        self._check_group()
+        check_fields(self, FIELD_CHECKS)
         self._check_verdicts()
-        if self.classify is not None and not runs_when_called(self.classify):
-            raise TypeError(
-                self._complaint("classify", "a callable that is no coroutine or generator function, or None")
-            )
-        object.__setattr__(self, "refusal_code", self._status_name("refusal_code", self.refusal_code))
-        if self.refusal_code == "OK":
-            raise ValueError(self._complaint("refusal_code", "a status other than OK"))
         self._check_together()
 
     @property
@@ -225,57 +277,18 @@ class BreakerPolicy:
             if getattr(self, name) is _UNNAMED:
                 object.__setattr__(self, name, None if named else default)
 
-    def _check_count(self, name: str, *, optional: bool, most: int | None = None) -> None:
-        value = getattr(self, name)
-        allowed = "an integer, 1 or more" if most is None else f"an integer from 1 to {most}"
-        allowed += ", or None" if optional else ""
-        if optional and value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(self._complaint(name, allowed))
-        if value < 1 or (most is not None and value > most):
-            raise ValueError(self._complaint(name, allowed))
-
-    def _check_rate(self, name: str) -> None:
-        allowed = "a number above 0 and up to 1, or None"
-        if getattr(self, name) is not None:
-            self._check_number(name, allowed, low=0.0, high=1.0, above_low=True)
-
-    def _check_seconds(self, name: str) -> None:
-        self._check_number(name, "a number of seconds from 0.000001 to 1e9", low=1e-6, high=1e9)
-
-    def _check_number(
-        self, name: str, allowed: str, *, low: float, high: float = math.inf, above_low: bool = False
-    ) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(self._complaint(name, allowed))
-        try:
-            number = float(value)
-        except OverflowError:  # an integer beyond every float
-            number = math.inf
-        if not math.isfinite(number) or not low <= number <= high or (above_low and number == low):
-            raise ValueError(self._complaint(name, allowed))
-        object.__setattr__(self, name, number)
-
-    def _check_group(self) -> None:
-        if self.group is None:
-            return
-        if not isinstance(self.group, str):
-            raise TypeError(self._complaint("group", "a name, or None"))
-        if not self.group or self.group != self.group.strip() or "/" in self.group or "@" in self.group:
-            raise ValueError(self._complaint("group", "a name without '/', '@' or spaces around it, or None"))
-        if self.group == OTHER:
-            raise ValueError(self._complaint("group", "another name: methods share that one where there are too many"))
-
     def _check_verdicts(self) -> None:
         if self.verdicts is None:
             return
         if not isinstance(self.verdicts, Mapping):
-            raise TypeError(self._complaint("verdicts", "a mapping of status code to Outcome, or None"))
+            raise TypeError(complaint(self, "verdicts", "a mapping of status code to Outcome, or None"))
         by_name: dict[str, Outcome] = {}
-        for status, outcome in self.verdicts.items():
-            name = self._status_name("verdicts", status)
+        for key, outcome in self.verdicts.items():
+            try:
+                name = verdict_key(key)
+            except BadValueError as bad:
+                message = f"BreakerPolicy.verdicts: a key must be {bad.allowed}, got {key!r}{bad.hint}"
+                raise bad.kind(message) from None
             if not isinstance(outcome, Outcome):
                 message = (
                     f"BreakerPolicy.verdicts[{name}] must be an Outcome (success, failure, ignored), got {outcome!r}"
@@ -286,15 +299,6 @@ class BreakerPolicy:
                 raise ValueError(message)
             by_name[name] = outcome
         object.__setattr__(self, "verdicts", _Verdicts(by_name))
-
-    def _status_name(self, field: str, status: object) -> str:
-        name = status if isinstance(status, str) else getattr(status, "name", None)
-        message = f"BreakerPolicy.{field}: must name a gRPC status such as NOT_FOUND, got {status!r}"
-        if not isinstance(name, str):
-            raise TypeError(message)
-        if name not in STATUS_NAMES:
-            raise ValueError(message)
-        return name
 
     def _check_together(self) -> None:
         slow_rule = self.slow_call_rate is not None and self.slow_call_duration is not None
@@ -308,16 +312,16 @@ class BreakerPolicy:
         if self.window_calls is not None:
             if (rate_rule or slow_rule) and self.minimum_calls > self.window_calls:
                 allowed = f"at most window_calls ({self.window_calls}), or no rate could ever trip"
-                raise ValueError(self._complaint("minimum_calls", allowed))
+                raise ValueError(complaint(self, "minimum_calls", allowed))
             if self.failure_threshold is not None and self.failure_threshold > self.window_calls:
                 allowed = f"at most window_calls ({self.window_calls}), or it could never be reached"
-                raise ValueError(self._complaint("failure_threshold", allowed))
+                raise ValueError(complaint(self, "failure_threshold", allowed))
+        if self.probe_deadline is not None and self.probe_deadline < self.minimum_deadline:
+            allowed = f"at least minimum_deadline ({self.minimum_deadline:g}), or a probe that hangs says nothing"
+            raise ValueError(complaint(self, "probe_deadline", allowed))
         if self.growth > 1.0 and self.max_reset_timeout < self.reset_timeout:
             allowed = f"at least reset_timeout ({self.reset_timeout:g}) where the open period grows"
-            raise ValueError(self._complaint("max_reset_timeout", allowed))
-
-    def _complaint(self, name: str, allowed: str) -> str:
-        return f"BreakerPolicy.{name} must be {allowed}, got {getattr(self, name)!r}"
+            raise ValueError(complaint(self, "max_reset_timeout", allowed))
 
 
 def classified(classify: Callable[[EndedCall], Outcome | None], ended: EndedCall, outcome: Outcome) -> Outcome:

@@ -28,7 +28,7 @@ def names_nearest_field(owner: C) -> C:
 
     Python itself does so from 3.13 on, and below that for attributes alone.
     """
-    known = [field.name for field in fields(owner)]
+    known = [field.name for field in fields(owner) if field.init]
     owner.__init__ = _checking(owner.__init__, owner.__name__, known)
     return owner
 

@@ -19,8 +19,9 @@ from grpc_breaker import BreakerPolicy, EndedCall, Outcome
 COUNTS = ["failure_threshold", "consecutive_failures", "window_calls", "half_open_successes"]
 NEEDED_COUNTS = ["minimum_calls", "half_open_max_calls"]
 RATES = ["failure_rate", "slow_call_rate"]
-SECONDS = ["slow_call_duration", "window_seconds", "reset_timeout", "max_reset_timeout", "probe_timeout"]
-NUMBERS = ["minimum_deadline", "reset_timeout_multiplier", "reset_timeout_jitter"]
+OPTIONAL_SECONDS = ["slow_call_duration", "probe_deadline", "hung_after", "ramp"]
+SECONDS = ["window_seconds", "reset_timeout", "max_reset_timeout", "probe_timeout"]
+NUMBERS = ["minimum_deadline", "reset_timeout_multiplier", "reset_timeout_jitter", "enforcement_percentage"]
 
 BAD = [
     *((name, value) for name in COUNTS + NEEDED_COUNTS for value in (0, -1, 1.5, True, "5", math.nan)),
@@ -28,14 +29,15 @@ BAD = [
     *((name, value) for name in RATES for value in (0, -0.1, 1.01, math.nan, math.inf, True, "0.5")),
     *(
         (name, value)
-        for name in SECONDS
+        for name in OPTIONAL_SECONDS + SECONDS
         for value in (0, 1e-323, -1.0, 1.7e308, math.nan, math.inf, 10**400, True, "5")
     ),
-    *((name, value) for name in SECONDS[1:] for value in (None,)),
+    *((name, None) for name in SECONDS),
     *((name, value) for name in NUMBERS for value in (-0.1, math.nan, math.inf, False, "1")),
     *((name, None) for name in NUMBERS if name != "reset_timeout_multiplier"),
     ("reset_timeout_multiplier", 0.9),
     ("reset_timeout_jitter", 1.1),
+    ("enforcement_percentage", 100.1),
     ("group", 7),
     ("group", ""),
     ("group", " prices"),
@@ -43,6 +45,8 @@ BAD = [
     ("verdicts", {"NOT_FOUND": "failure"}),
     ("verdicts", {"NOT_FUOND": Outcome.FAILURE}),
     ("verdicts", {404: Outcome.FAILURE}),
+    ("verdicts", {"reason:": Outcome.FAILURE}),
+    ("verdicts", {"reason:TENANT QUOTA": Outcome.FAILURE}),
     ("classify", "failure"),
     ("refusal_code", "OK"),
     ("refusal_code", "SORRY"),
@@ -72,6 +76,7 @@ def test_bad_value_says_field_and_value(name: str, value: Any) -> None:
             {"reset_timeout_multiplier": 2, "reset_timeout": 900},
             "max_reset_timeout must be at least reset_timeout (900)",
         ),
+        ({"probe_deadline": 0.1, "minimum_deadline": 0.2}, "probe_deadline must be at least minimum_deadline (0.2)"),
     ],
 )
 def test_combination_that_cannot_work(fields: dict[str, Any], words: str) -> None:
@@ -91,6 +96,8 @@ def test_combination_that_cannot_work(fields: dict[str, Any], words: str) -> Non
         {"window_calls": 20, "failure_threshold": 20},
         {"reset_timeout": 900},
         {"reset_timeout_multiplier": 2, "max_reset_timeout": 60},
+        {"probe_deadline": 0.2, "minimum_deadline": 0.2},
+        {"hung_after": 2, "ramp": 5, "enforcement_percentage": 0},
         {"group": "prices", "refusal_code": grpc.StatusCode.ABORTED},
     ],
 )
@@ -138,6 +145,20 @@ def test_policy_with_verdicts_is_a_value() -> None:
     assert dataclasses.asdict(policy)["verdicts"] == {"NOT_FOUND": Outcome.FAILURE}
     assert "verdicts={'NOT_FOUND': <Outcome.FAILURE: 'failure'>}" in repr(policy)
     assert (len(policy.verdicts or ()), list(policy.verdicts or ())) == (1, ["NOT_FOUND"])
+
+
+def test_verdicts_by_the_reason_of_an_error() -> None:
+    """A verdict may be for the reason that the details of an error give, beside those for statuses."""
+    policy = BreakerPolicy(verdicts={"RESOURCE_EXHAUSTED": Outcome.FAILURE, "reason:TENANT_QUOTA": Outcome.IGNORED})
+    assert policy.as_dict()["verdicts"] == {"RESOURCE_EXHAUSTED": "failure", "reason:TENANT_QUOTA": "ignored"}
+
+
+def test_misspelt_status_names_the_nearest() -> None:
+    """A status that there is not is named with the nearest that there is."""
+    with pytest.raises(ValueError, match=r"got 'NOT_FUND'; did you mean 'NOT_FOUND'\?$"):
+        BreakerPolicy(verdicts={"NOT_FUND": Outcome.FAILURE})
+    with pytest.raises(ValueError, match=r"got 'unavailable'; did you mean 'UNAVAILABLE'\?$"):
+        BreakerPolicy(refusal_code="unavailable")
 
 
 class Later:
@@ -210,6 +231,10 @@ SECONDS_ALLOWED = "a number of seconds from 0.000001 to 1e9"
         ("minimum_deadline", 1_000_000_000.5, "a number of seconds from 0 to 1e9"),
         ("reset_timeout_multiplier", 0.5, "a number, 1 or more, or None"),
         ("reset_timeout_jitter", 1.5, "a number from 0 to 1"),
+        ("probe_deadline", 0, SECONDS_ALLOWED + ", or None"),
+        ("hung_after", "2s", SECONDS_ALLOWED + ", or None"),
+        ("ramp", -1, SECONDS_ALLOWED + ", or None"),
+        ("enforcement_percentage", 101, "a number from 0 to 100"),
         ("group", 5, "a name, or None"),
         ("group", " prices", "a name without '/', '@' or spaces around it, or None"),
         ("group", "pkg.S/M", "a name without '/', '@' or spaces around it, or None"),

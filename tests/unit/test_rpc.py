@@ -11,7 +11,7 @@ import pytest
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, EndedCall, Outcome, Permit
 from grpc_breaker import _rpc as rpc
-from grpc_breaker._core.policy import STATUS_NAMES
+from grpc_breaker._core.checks import STATUS_NAMES
 from grpc_breaker.testing import FakeClock
 
 DEADLINE = grpc.StatusCode.DEADLINE_EXCEEDED
