@@ -420,30 +420,30 @@ class RefusedCall(CallRefusedError, grpc.RpcError, grpc.Call, grpc.Future):  # n
 
 
 @shown_as(CircuitOpenError)
-class _RefusedByBreaker(RefusedCall, CircuitOpenError):
+class _CircuitOpenError(RefusedCall, CircuitOpenError):
     pass
 
 
 @shown_as(BulkheadFullError)
-class _RefusedByBulkhead(RefusedCall, BulkheadFullError):
+class _BulkheadFullError(RefusedCall, BulkheadFullError):
     pass
 
 
 @shown_as(RateLimitedError)
-class _RefusedByRateLimit(RefusedCall, RateLimitedError):
+class _RateLimitedError(RefusedCall, RateLimitedError):
     pass
 
 
 @shown_as(ThrottledError)
-class _RefusedByThrottle(RefusedCall, ThrottledError):
+class _ThrottledError(RefusedCall, ThrottledError):
     pass
 
 
 _REFUSED: Final[dict[RefusalReason, type[RefusedCall]]] = {
-    RefusalReason.BREAKER: _RefusedByBreaker,
-    RefusalReason.BULKHEAD: _RefusedByBulkhead,
-    RefusalReason.RATE: _RefusedByRateLimit,
-    RefusalReason.THROTTLE: _RefusedByThrottle,
+    RefusalReason.BREAKER: _CircuitOpenError,
+    RefusalReason.BULKHEAD: _BulkheadFullError,
+    RefusalReason.RATE: _RateLimitedError,
+    RefusalReason.THROTTLE: _ThrottledError,
 }
 
 

@@ -395,30 +395,30 @@ class RefusedError(CallRefusedError, aio.AioRpcError):
 
 
 @shown_as(CircuitOpenError)
-class _RefusedByBreaker(RefusedError, CircuitOpenError):
+class _CircuitOpenError(RefusedError, CircuitOpenError):
     pass
 
 
 @shown_as(BulkheadFullError)
-class _RefusedByBulkhead(RefusedError, BulkheadFullError):
+class _BulkheadFullError(RefusedError, BulkheadFullError):
     pass
 
 
 @shown_as(RateLimitedError)
-class _RefusedByRateLimit(RefusedError, RateLimitedError):
+class _RateLimitedError(RefusedError, RateLimitedError):
     pass
 
 
 @shown_as(ThrottledError)
-class _RefusedByThrottle(RefusedError, ThrottledError):
+class _ThrottledError(RefusedError, ThrottledError):
     pass
 
 
 _ERRORS: Final[dict[RefusalReason, type[RefusedError]]] = {
-    RefusalReason.BREAKER: _RefusedByBreaker,
-    RefusalReason.BULKHEAD: _RefusedByBulkhead,
-    RefusalReason.RATE: _RefusedByRateLimit,
-    RefusalReason.THROTTLE: _RefusedByThrottle,
+    RefusalReason.BREAKER: _CircuitOpenError,
+    RefusalReason.BULKHEAD: _BulkheadFullError,
+    RefusalReason.RATE: _RateLimitedError,
+    RefusalReason.THROTTLE: _ThrottledError,
 }
 
 

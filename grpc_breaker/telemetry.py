@@ -37,7 +37,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from grpc_breaker import _semconv as names
 from grpc_breaker._core.breaker import CircuitBreaker, counts_of
-from grpc_breaker._core.counts import LabelledCounts, summed
+from grpc_breaker._core.counts import REJECTED, UNENFORCED, LabelledCounts, summed
 from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, logger, printable
@@ -194,7 +194,9 @@ class BreakerTelemetry:
             self._reported[key] = totals[key] = max(calls, self._reported.get(key, 0))
         for (label, outcome, status), calls in totals.items():
             attributes = {**_label(label), names.OUTCOME: outcome}
-            if status:  # that of plain code is the name of an exception
+            if outcome in {REJECTED, UNENFORCED}:
+                attributes[names.REFUSAL_REASON] = status
+            elif status:  # that of plain code is the name of an exception
                 attributes[names.RPC_STATUS if status in STATUS_NAMES else names.ERROR_TYPE] = status
             yield Observation(calls, attributes)
 
@@ -376,6 +378,8 @@ def _pairs(change: StateChange) -> Iterator[tuple[str, Any]]:
     yield names.PREVIOUS_STATE, str(change.previous)
     yield names.STATE, str(change.state)
     yield names.REASON, str(change.reason)
+    if not change.enforced:
+        yield names.ENFORCED, False
     yield names.WINDOW_CALLS, change.calls
     yield names.WINDOW_FAILURES, change.failures
     yield names.WINDOW_SLOW, change.slow

@@ -200,7 +200,8 @@ def refusal(
     if reason not in list(RefusalReason):
         message = f"refusal reason must be one of {', '.join(RefusalReason)}, got {reason!r}"
         raise ValueError(message)
-    if reason != RefusalReason.BREAKER:
+    by = RefusalReason(reason)
+    if by is not RefusalReason.BREAKER:
         state, condition = State.CLOSED, None
     elif retry_after is None:
         state, condition = State.FORCED_OPEN, Reason.FORCED_OPEN
@@ -214,9 +215,9 @@ def refusal(
         message = f"refusal takes a name like 'pkg.Service/Method', got {name!r}"
         raise TypeError(message)
     breaker = name if api == "plain" else name.removeprefix("/")
-    until = (retry_after or 0.0) if reason in {RefusalReason.BREAKER, RefusalReason.RATE} else 0.0
-    code = "RESOURCE_EXHAUSTED" if reason == RefusalReason.RATE else "UNAVAILABLE"
-    refusing = Refusing(breaker, state, condition, until, code, 1, RefusalReason(reason))
+    until = (retry_after or 0.0) if by in {RefusalReason.BREAKER, RefusalReason.RATE} else 0.0
+    code = "RESOURCE_EXHAUSTED" if by is RefusalReason.RATE else "UNAVAILABLE"
+    refusing = Refusing(breaker, state, condition, until, code, 1, by)
     rejection = rejection_of(refusing, 0.0, "" if api == "plain" else split_target(breaker)[0])
     if api == "grpc":
         return refused_call(rejection, refusal_code(rejection))

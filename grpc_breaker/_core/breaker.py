@@ -15,11 +15,12 @@ from dataclasses import asdict
 from random import random as uniform
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
+from grpc_breaker._core.admission import Admission
 from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.counts import CallCounts, LabelledCounts
 from grpc_breaker._core.errors import refusal_of
 from grpc_breaker._core.events import Listeners, StateChange, plain
-from grpc_breaker._core.generation import HalfOpen, after, window_for
+from grpc_breaker._core.generation import HalfOpen
 from grpc_breaker._core.log import printable, warn
 from grpc_breaker._core.machine import NOBODY, Machine
 from grpc_breaker._core.other_names import explain_in
@@ -28,6 +29,7 @@ from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Refusing, Rejection
 from grpc_breaker._core.state import Reason, State
+from grpc_breaker._core.succession import after, window_for
 from grpc_breaker._core.target import split_target
 
 P = ParamSpec("P")
@@ -36,7 +38,7 @@ R = TypeVar("R")
 _LONG_AGO: Final = -math.inf
 
 
-class CircuitBreaker(Machine):
+class CircuitBreaker(Admission):
     """Stops calls to what is failing, fails at once instead, and finds out by itself when it works again.
 
     One object may be used from any number of threads and event loops at once; no method waits. Use it as a decorator of
@@ -151,6 +153,7 @@ class CircuitBreaker(Machine):
             "retry_after": generation.refusing.retry_after(now),
             "reason": None if generation.passes else str(generation.refusing.condition),
             "in_flight": self._sweep(now),
+            "hung": len(self._hung or ()),
             "generation": generation.number,
             "sequence": generation.sequence,
             "window": {
@@ -167,7 +170,10 @@ class CircuitBreaker(Machine):
         }
 
     def tallies(self) -> dict[tuple[str, str], int]:
-        """How many calls ended how since the beginning: {(outcome, status name): calls}, refusals included.
+        """How many calls ended how since the beginning: {(outcome, status name): calls}.
+
+        Refusals are among them, "rejected" (or "unenforced" where the call was made all the same), with the name of
+        what refused the call in the place of a status.
 
         In a registry these are the counts of the breaker's label in telemetry: where there are more names than
         `max_breakers`, those that share the label `other` share its counts.
@@ -334,6 +340,7 @@ class CircuitBreaker(Machine):
         """Begin with nothing in flight and nothing counted in a forked child: those calls are the parent's."""
         generation = self._latest()
         self._in_flight.clear()
+        self._hung = None
         self._counts.clear()
         if isinstance(generation, HalfOpen):
             generation.probes.clear()

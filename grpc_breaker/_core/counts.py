@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Self
 
-from grpc_breaker._core.state import OTHER, Outcome
+from grpc_breaker._core.state import OTHER, Outcome, RefusalReason
 from grpc_breaker._core.target import split_target
 
 SUCCESS: Final = str(Outcome.SUCCESS)
@@ -24,7 +24,8 @@ FAILURE: Final = str(Outcome.FAILURE)
 IGNORED: Final = str(Outcome.IGNORED)
 STALE: Final = "stale"
 REJECTED: Final = "rejected"
-OUTCOMES: Final = (SUCCESS, FAILURE, IGNORED, STALE, REJECTED)
+UNENFORCED: Final = "unenforced"
+OUTCOMES: Final = (SUCCESS, FAILURE, IGNORED, STALE, REJECTED, UNENFORCED)
 
 _MAX_STATUSES: Final = 100
 """Pairs of outcome and status counted by name; more can only come from free text, and count as "other"."""
@@ -43,6 +44,7 @@ class CallCounts:
         self.others: dict[tuple[str, str], int] = {}
         """All other calls, by outcome and status."""
         self.rejected = 0
+        """Refusals by the breaker itself; those by limits are among the others."""
 
     def add_success(self, status: str) -> None:
         """Count a call that ended well."""
@@ -72,14 +74,15 @@ class CallCounts:
         self.failures, self.others = {}, {}
 
     def tallies(self) -> dict[tuple[str, str], int]:
-        """How many calls ended how: {(outcome, status): calls}, refusals included."""
+        """How many calls ended how: {(outcome, status): calls}; of refusals, by what refused them."""
         tallies = self.others.copy()
         for status, calls in self.failures.copy().items():
             tallies[FAILURE, status] = tallies.get((FAILURE, status), 0) + calls
         if self.successes:
             tallies[SUCCESS, "OK"] = tallies.get((SUCCESS, "OK"), 0) + self.successes
         if self.rejected:
-            tallies[REJECTED, ""] = tallies.get((REJECTED, ""), 0) + self.rejected
+            by_breaker = (REJECTED, str(RefusalReason.BREAKER))
+            tallies[by_breaker] = tallies.get(by_breaker, 0) + self.rejected
         return tallies
 
     def totals(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Any, Final, Self, TypeVar
 
 from grpc_breaker._core.callables import name_of, runs_when_called
 from grpc_breaker._core.interrupts import passes_through
-from grpc_breaker._core.log import log_once, printable
+from grpc_breaker._core.log import log_once
 from grpc_breaker._core.state import Reason, State
 from grpc_breaker._core.target import split_target
 
@@ -82,6 +82,8 @@ class StateChange(_Caused):
     """When, by the breaker's own clock, in seconds."""
     time: float
     """When, in seconds since the epoch; for display alone."""
+    enforced: bool = True
+    """False where the breaker refuses no call by itself: `BreakerPolicy.enforcement_percentage` is 0."""
 
     @property
     def target(self) -> str:

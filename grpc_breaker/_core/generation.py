@@ -24,22 +24,18 @@ The generations of a breaker form a chain. A generation ends in one atomic step,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
-from grpc_breaker._core.callables import name_of
 from grpc_breaker._core.events import DETAILS_LENGTH, FailureReason, StateChange
-from grpc_breaker._core.interrupts import passes_through
-from grpc_breaker._core.log import log_once, printable
+from grpc_breaker._core.log import printable
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Refusing
 from grpc_breaker._core.state import Reason, State
-from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
+from grpc_breaker._core.window import Held, Window
 
 _LONG_AGO: Final = -math.inf
-_NOTHING_TO_CLAIM: Final[dict[int, Any]] = {}
-"""The claims of the first generation, which has no event: shared, because most breakers never have another."""
 _NO_PROBES: Final[Mapping[Any, None]] = MappingProxyType({})
 
 
@@ -47,6 +43,7 @@ class Generation:
     """One stay in one state. Each kind of state is a subclass, and says what a result does there."""
 
     __slots__ = (
+        "admits_all",
         "claims",
         "event",
         "history",
@@ -62,12 +59,16 @@ class Generation:
     state: ClassVar[State]
     passes: ClassVar[bool] = False
     """Whether every call is admitted."""
+    ramps: bool = False
+    """Whether a part of the calls is refused all the same, because it was closed not long ago."""
     probes: Mapping[Any, None] = _NO_PROBES
     """The permits that hold a slot. Only a half-open generation has any."""
 
     def __init__(self, number: int, window: Window, refusing: Refusing, reopenings: int = 0) -> None:
         self.number = number
         """What permits carry, so that a result can be told from one of an earlier generation."""
+        self.admits_all = False
+        """Whether every call is admitted without a further look: what calls find out first."""
         self.passing = number if self.passes else -1
         """The number again, where every call passes: what such a call is compared with when it ends well."""
         self.window = window
@@ -180,6 +181,27 @@ class Closed(Passing):
             if policy.slow_call_rate is not None and slow / calls >= policy.slow_call_rate:
                 return Reason.SLOW_CALL_RATE
         return None
+
+
+class Ramping(Closed):
+    """Closed after an outage, with a share of the calls that grows to all of them."""
+
+    __slots__ = ("began", "ends", "ramps")
+
+    def __init__(self, number: int, window: Window, refusing: Refusing, began: float, ramp: float) -> None:
+        super().__init__(number, window, refusing)
+        self.ramps = True
+        self.began = began
+        self.ends = began + ramp
+        """When all calls are admitted."""
+
+    def refuses(self, now: float, chance: float) -> Refusing | None:
+        """Admit a call, or say what refuses it; `chance` is a random number in [0, 1)."""
+        share = max(0.0, now - self.began) / (self.ends - self.began)
+        if chance < share:
+            return None
+        said = self.refusing
+        return Refusing(said.breaker, State.CLOSED, said.condition, _LONG_AGO, said.code, 100 * share)
 
 
 class Disabled(Passing):
@@ -298,84 +320,3 @@ class HalfOpen(Generation):
     def held(self, now: float) -> Held:  # noqa: ARG002 - the same for each state
         """The probes that have ended."""
         return self.successes + max(self.failures, self.slow), self.failures, self.slow
-
-
-def first(name: str, policy: BreakerPolicy, now: float) -> Generation:
-    """The generation a breaker begins with."""
-    generation = Closed(0, window_for(policy, now), _never_refusing(name, State.CLOSED))
-    generation.claims = _NOTHING_TO_CLAIM
-    return generation
-
-
-def after(
-    old: Generation,
-    state: State,
-    reason: Reason,
-    now: float,
-    policy: BreakerPolicy,
-    random: Callable[[], float],
-    probe: Any,
-) -> Generation:
-    """The generation that follows `old` in `state`, not yet in force.
-
-    Args:
-        old: The generation to end.
-        state: The state to enter.
-        reason: Why.
-        now: When, by the breaker's clock.
-        policy: The policy in force.
-        random: The user's source of chance, for the jitter of the open period.
-        probe: The permit of the call that makes the breaker half-open.
-    """
-    number, name = old.number + 1, old.refusing.breaker
-    match state:
-        case State.CLOSED:
-            return Closed(number, window_for(policy, now), _never_refusing(name, state))
-        case State.DISABLED:
-            return Disabled(number, window_for(policy, now), _never_refusing(name, state))
-        case State.FORCED_OPEN:
-            return ForcedOpen(number, old.window, Refusing(name, state, reason, math.inf, policy.refusal_code))
-        case State.OPEN:
-            reopenings = old.reopenings + 1
-            until = now + _open_period(policy, reopenings, random)
-            return Open(number, old.window, Refusing(name, state, reason, until, policy.refusal_code), reopenings)
-        case State.HALF_OPEN:  # pragma: no branch - there is no other
-            refusing = Refusing(name, state, old.refusing.condition, _LONG_AGO, policy.refusal_code)
-            return HalfOpen(number, old.window, refusing, old.reopenings, probe)
-
-
-def _never_refusing(name: str, state: State) -> Refusing:
-    return Refusing(name, state, Reason.RESET, _LONG_AGO, "")
-
-
-def window_for(policy: BreakerPolicy, now: float) -> Window:
-    if policy.window_calls is not None:
-        return CountWindow(policy.window_calls)
-    return TimeWindow(policy.window_seconds, now)
-
-
-def _open_period(policy: BreakerPolicy, reopenings: int, random: Callable[[], float]) -> float:
-    """How long the breaker stays open this time, in seconds."""
-    period = policy.reset_timeout
-    if reopenings > 1 and policy.growth > 1.0:
-        # As logarithms, because a multiplier to the power of many failed probes is more than a float can hold.
-        growth = (reopenings - 1) * math.log(policy.growth)
-        room = math.log(policy.max_reset_timeout / period)
-        period = policy.max_reset_timeout if growth >= room else period * math.exp(growth)
-    return period * (1.0 + policy.reset_timeout_jitter * _chance(random))
-
-
-def _chance(random: Callable[[], float]) -> float:
-    """A number in [0, 1), whatever the user's source of chance does: the breaker must open all the same."""
-    try:
-        chance = float(random())
-    except Exception as error:  # a user's function
-        if passes_through(error):
-            raise
-        chance = math.nan
-    if 0.0 <= chance < 1.0:
-        return chance
-    log_once(
-        f"random must return a number in [0, 1), and {name_of(random)} did not; there is no jitter", exc_info=False
-    )
-    return 0.0

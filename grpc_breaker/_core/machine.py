@@ -1,8 +1,8 @@
-"""The two steps of a call, and the one step that changes the state of a breaker.
+"""What becomes of a result, and the one step that changes the state of a breaker.
 
-`try_admit` hands out a permit or refuses; `Permit.settle` ends the permit, once, with an outcome. What a result does in
-which state is said in `generation.py`, what a permit is in `permit.py`. Nothing here waits, so threads and event loops
-use the same object.
+`Admission.try_admit` hands out a permit or refuses, see `admission.py`; `Permit.settle` ends the permit, once, with an
+outcome. What a result does in which state is said in `generation.py`, what a permit is in `permit.py`. Nothing here
+waits, so threads and event loops use the same object.
 
 1.  A stay in a state is a *generation*. A change of state makes the next one, with its event and its number, and makes
     it the successor of the present one. It is legal only by the table in `state.py`.
@@ -32,32 +32,36 @@ from typing import Any, Final
 
 from grpc_breaker._core.counts import IGNORED, STALE, CallCounts
 from grpc_breaker._core.delivery import deliver_from
-from grpc_breaker._core.events import DETAILS_LENGTH, LAST_CHANGES, Listeners, StateChange, deliver
-from grpc_breaker._core.generation import Generation, HalfOpen, after, first
+from grpc_breaker._core.events import DETAILS_LENGTH, LAST_CHANGES, Listeners, StateChange
+from grpc_breaker._core.generation import Generation
 from grpc_breaker._core.interrupts import passes_through
+from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.log import printable
-from grpc_breaker._core.permit import LEASE_GRACE, Permit, Probe
+from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.policy import BreakerPolicy
-from grpc_breaker._core.refusing import Refusing, Rejection
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
+from grpc_breaker._core.succession import after, first
 
 _NEVER: Final = math.inf
 _FAILURE: Final = Outcome.FAILURE
 _IGNORED: Final = Outcome.IGNORED
 
-_TIDY_EVERY: Final = 1.0
-"""Seconds between two admissions that look for calls whose lease has ended, and note that the breaker is in use."""
-
 _UNREACHED_REOPENINGS: Final = 2
 """How often the open period grows while probes reach no server: to four seconds, where it doubles from one. Nobody but
 the client is spared by waiting longer then, and the channel has a back-off of its own."""
+
+_ALL: Final = 100.0
+"""Percent."""
+
+_BY_OPERATORS: Final = frozenset({State.FORCED_OPEN, State.DISABLED})
 
 NOBODY: Final[Listeners[Any]] = Listeners()
 """The registry's listeners of a breaker without a registry: there are none."""
 
 
 class Machine:
-    """Admits calls, takes in their results, and changes the state by them."""
+    """Takes in the results of calls, and changes the state by them."""
 
     __slots__ = (
         "__weakref__",
@@ -65,7 +69,10 @@ class Machine:
         "_clock",
         "_counts",
         "_current",
+        "_hung",
         "_in_flight",
+        "_limits",
+        "_looks",
         "_policy",
         "_random",
         "_reconfigured",
@@ -100,6 +107,10 @@ class Machine:
         """The generation in force, or an earlier one; and where delivering events goes on."""
         self._in_flight: dict[Permit, None] = {}
         """The permits that are not settled, the oldest first; those whose lease has ended until the next sweep."""
+        self._hung: dict[Permit, None] | None = None
+        """Calls in flight that were counted as hung, and whose end will be stale; `None` until there is one."""
+        self._limits: Limits | None = None
+        """The bulkhead, rate limit and throttle; `None` without any."""
         self._used = -math.inf
         """When a call was last admitted, within a second."""
         self._change_listeners: Listeners[StateChange] = Listeners()
@@ -118,85 +129,19 @@ class Machine:
     def _note_policy(self) -> None:
         duration = self._policy.slow_call_duration
         self._slow_after = _NEVER if duration is None else duration
+        self._looks = (
+            self._limits is not None
+            or self._policy.hung_after is not None
+            or self._policy.enforcement_percentage < _ALL
+        )
+        """Whether an admission has to look at more than the state."""
+        self._note_admission(self._latest())
 
-    # ── Two steps ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def _note_admission(self, generation: Generation) -> None:
+        """Note whether calls pass without a look. No call between reading and writing: no thread comes in between."""
+        generation.admits_all = generation.passes and not generation.ramps and not self._looks
 
-    def try_admit(
-        self, method: str = "", context: object = None, timed: bool = True, timeout: float | None = None
-    ) -> Permit | Rejection:
-        """Ask to make a call; like `admit`, but a refusal is returned, not raised."""
-        generation = self._current
-        if generation.successor:  # pragma: no cover - another caller was faster: tests/model
-            generation = self._latest()
-        now = self._clock()
-        if generation.passes:
-            permit = Permit()
-            permit._breaker = self  # pyright: ignore[reportAttributeAccessIssue]
-            permit.generation = generation.number
-            permit.started = now
-            permit.method = method
-            permit.context = context
-            permit.timed = timed
-            permit.lease_end = _NEVER if timeout is None else now + timeout + LEASE_GRACE
-            self._in_flight[permit] = None
-            if now >= self._tidy_at:
-                self._tidy(now)
-            return permit
-        refusing = generation.refusing
-        if now >= refusing.until:
-            probe = self._admit_probe(now, method, context, timed, timeout)
-            if isinstance(probe, Permit):
-                return probe
-            refusing = probe
-        self._counts.rejected += 1
-        rejection = Rejection()
-        rejection._refusing = refusing
-        rejection.at = now
-        rejection.method = method
-        rejection.context = context
-        if self._rejection_listeners or self._registry_rejection_listeners:
-            deliver((self._rejection_listeners, self._registry_rejection_listeners), rejection)
-        return rejection
-
-    def _admit_probe(
-        self, now: float, method: str, context: object, timed: bool, timeout: float | None
-    ) -> Permit | Refusing:
-        """Admit a call where the open period is over, or say what refuses it."""
-        policy = self._policy
-        limit = policy.half_open_max_calls
-        deadline_lease_end = _NEVER if timeout is None else now + timeout + LEASE_GRACE
-        while True:
-            generation = self._latest()
-            if not generation.passes and now < generation.refusing.until:
-                return generation.refusing
-            if isinstance(generation, HalfOpen) and not generation.has_room(limit, now):
-                return generation.refusing_now()
-            permit = Permit() if generation.passes else Probe()  # or it has closed in the meantime
-            permit._breaker = self  # pyright: ignore[reportAttributeAccessIssue]
-            permit.generation = generation.number
-            permit.started = self._used = now
-            permit.method, permit.context, permit.timed = method, context, timed
-            permit.lease_end = deadline_lease_end
-            if isinstance(permit, Probe):
-                permit.deadline_lease_end = deadline_lease_end
-                permit.lease_end = min(deadline_lease_end, now + policy.probe_timeout)
-            self._in_flight[permit] = None  # before it is a probe: one that is lost has a lease, and it ends
-            if generation.passes:
-                return permit
-            try:
-                if isinstance(generation, HalfOpen):
-                    if generation.reserve(permit, limit):
-                        return permit
-                    self._in_flight.pop(permit, None)  # pragma: no cover - another caller was faster: tests/model
-                    return generation.refusing_now()  # pragma: no cover
-                permit.generation += 1
-                if self._change(generation, State.HALF_OPEN, Reason.RESET_TIMEOUT, now, permit):
-                    return permit
-            except BaseException:  # Ctrl-C in a listener, for one: the caller never gets its permit
-                self._in_flight.pop(permit, None)
-                self._latest().free(permit)
-                raise
-            self._in_flight.pop(permit, None)  # pragma: no cover - another caller was faster: tests/model
+    # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take_in(
         self,
@@ -206,6 +151,7 @@ class Machine:
         details: str,
         incident: float | None,
         unreached: bool,
+        pushback: float | None,
     ) -> None:
         """Take in the result of a permit that has just been settled."""
         generation = self._current
@@ -235,7 +181,7 @@ class Machine:
                 generation.window.in_a_row = 0
                 reason = None
         if reason is not None:
-            self._leave(generation, reason, now, permit, status, details)
+            self._leave(generation, reason, now, permit, status, details, pushback)
 
     def _take_back(self, permit: Permit, generation: Generation, status: str) -> None:
         """Take back a permit from which nothing was learned."""
@@ -252,6 +198,8 @@ class Machine:
             del permit.swept  # a single step: one caller succeeds
         except AttributeError:
             return False
+        if self._hung:
+            self._hung.pop(permit, None)
         self._counts.add(STALE, status)
         return True
 
@@ -307,12 +255,13 @@ class Machine:
         for permit in list(self._in_flight):
             if permit.lease_end <= now and self._in_flight.pop(permit, self) is None:
                 permit.swept = True
-        return len(self._in_flight)
-
-    def _tidy(self, now: float) -> None:
-        """What an admission does now and then."""
-        self._used, self._tidy_at = now, now + _TIDY_EVERY
-        self._sweep(now)
+        hung = self._hung
+        if not hung:
+            return len(self._in_flight)
+        for permit in list(hung):
+            if permit.lease_end <= now:
+                hung.pop(permit, None)
+        return len(self._in_flight) + len(hung)
 
     # ── The change of state ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -325,11 +274,18 @@ class Machine:
         return generation
 
     def _leave(
-        self, generation: Generation, reason: Reason, now: float, permit: Permit, status: str, details: str
+        self,
+        generation: Generation,
+        reason: Reason,
+        now: float,
+        permit: Permit,
+        status: str,
+        details: str,
+        pushback: float | None = None,
     ) -> None:
         """Leave a state because of a result."""
         state = State.CLOSED if reason is Reason.PROBES_SUCCEEDED else State.OPEN
-        self._change(generation, state, reason, now, permit, status, details)
+        self._change(generation, state, reason, now, permit, status, details, pushback)
 
     def _change(
         self,
@@ -340,12 +296,13 @@ class Machine:
         permit: Permit | None = None,
         status: str = "",
         details: str = "",
+        pushback: float | None = None,
     ) -> bool:
         """Change the state: the only place that does. False if another caller has changed it meanwhile."""
         if reason not in TRANSITIONS.get((old.state, state), ()):  # pragma: no cover - a defect of this package
             message = f"{self.name}: no transition from {old.state} to {state} by {reason}; please report this"
             raise RuntimeError(message)
-        new = after(old, state, reason, now, self._policy, self._random, permit)
+        new = after(old, state, reason, now, self._policy, self._random, permit, pushback)
         calls, failures, slow = old.held(now)
         new.sequence = old.sequence + 1
         change = StateChange(
@@ -364,6 +321,7 @@ class Machine:
             last_failures=old.last_failures(),
             at=now,
             time=time.time(),
+            enforced=self._policy.enforcement_percentage > 0 or state in _BY_OPERATORS,
         )
         new.history = (*old.history[1 - LAST_CHANGES :], change)
         new.event = replace(change).with_context(None if permit is None else permit.context)
@@ -374,6 +332,7 @@ class Machine:
         if old.successor.setdefault("next", new) is not new:
             return False
         self._current = new
+        self._note_admission(new)
         listeners = (self._change_listeners, self._registry_change_listeners)
         self._undelivered, passing = deliver_from(self._undelivered, listeners)
         if passing is not None:

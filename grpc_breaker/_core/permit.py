@@ -60,6 +60,7 @@ class Issuer(Protocol):
         details: str,
         incident: float | None,
         unreached: bool,
+        pushback: float | None,
     ) -> None: ...
 
     def _settle_late(self, permit: Permit, status: str) -> bool: ...
@@ -140,6 +141,7 @@ class Permit:
         *,
         incident: float | None = None,
         unreached: bool = False,
+        pushback: float | None = None,
     ) -> bool:
         """End the call.
 
@@ -153,6 +155,8 @@ class Permit:
                 admitted since then. Default: a failure by itself.
             unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
                 open period does not grow beyond four times its first length.
+            pushback: For how many seconds the server asked to be left alone. If this failure opens the breaker, it
+                stays open for so long, at most `max_reset_timeout`. Default `None`: it did not ask.
 
         Returns:
             False when the permit had been settled before, or had been given up and forgotten.
@@ -186,7 +190,7 @@ class Permit:
                 del breaker._in_flight[self]
             except KeyError:
                 return breaker._settle_late(self, status)
-        breaker._take_in(self, outcome, status, details, incident, unreached)
+        breaker._take_in(self, outcome, status, details, incident, unreached, pushback)
         return True
 
     def success(self) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Final, ParamSpec, TypeVar, cast
 
+from grpc_breaker._core.admission import Admission
 from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
 from grpc_breaker._core.errors import refusal_of
-from grpc_breaker._core.machine import Machine
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import Outcome
 
@@ -20,7 +20,7 @@ _SUCCESS: Final = Outcome.SUCCESS
 # Without a classifier a call that ended well is settled here, as `permit.conclude()` does it one function later.
 
 
-def guarded(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
+def guarded(machine: Admission, function: Callable[P, R]) -> Callable[P, R]:
     """The function with every call of it guarded.
 
     Raises:
@@ -40,7 +40,7 @@ def guarded(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
     return _guarded_function(machine, function)
 
 
-def _guarded_function(machine: Machine, function: Callable[P, R]) -> Callable[P, R]:
+def _guarded_function(machine: Admission, function: Callable[P, R]) -> Callable[P, R]:
     admit = machine.try_admit
 
     @wraps(function)
@@ -62,7 +62,7 @@ def _guarded_function(machine: Machine, function: Callable[P, R]) -> Callable[P,
     return guarded
 
 
-def _guarded_coroutine(machine: Machine, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+def _guarded_coroutine(machine: Admission, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     admit = machine.try_admit
 
     @wraps(function)

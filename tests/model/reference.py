@@ -69,7 +69,7 @@ class Reference:
     calls: list[Call] = field(default_factory=list)
     changes: list[tuple[str, str, str]] = field(default_factory=list)
     totals: dict[str, int] = field(
-        default_factory=lambda: {"success": 0, "failure": 0, "ignored": 0, "rejected": 0, "stale": 0}
+        default_factory=lambda: {"success": 0, "failure": 0, "ignored": 0, "rejected": 0, "stale": 0, "unenforced": 0}
     )
 
     def admit(self, timeout: float | None = None) -> Call | None:

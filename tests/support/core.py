@@ -14,6 +14,7 @@ import grpc_breaker
 CORE: Final = Path(grpc_breaker.__file__).parent / "_core"
 
 WATCHED_NAMES: Final = (
+    "admission.py",
     "breaker.py",
     "callables.py",
     "counts.py",
@@ -21,6 +22,7 @@ WATCHED_NAMES: Final = (
     "events.py",
     "generation.py",
     "interrupts.py",
+    "limits.py",
     "log.py",
     "machine.py",
     "names.py",
@@ -29,6 +31,7 @@ WATCHED_NAMES: Final = (
     "policy.py",
     "refusing.py",
     "registry.py",
+    "succession.py",
     "target.py",
     "window.py",
 )

@@ -108,7 +108,7 @@ def test_metrics_show_states_calls_and_changes(breakers: BreakerRegistry, meter:
         ("grpc_breaker.outcome=success", *RPC, "rpc.status_code=OK"): 1,
         ("grpc_breaker.outcome=success", *RPC, "rpc.status_code=NOT_FOUND"): 1,
         ("grpc_breaker.outcome=failure", *RPC, "rpc.status_code=UNAVAILABLE"): 2,
-        ("grpc_breaker.outcome=rejected", *RPC): 1,
+        ("grpc_breaker.outcome=rejected", "grpc_breaker.refusal.reason=breaker", *RPC): 1,
     }
     assert read["grpc_breaker.calls.in_flight", *NAME, *RPC] == 0
 
@@ -229,7 +229,7 @@ def test_breaker_without_a_registry_is_reported(meter: Meter, caplog: pytest.Log
     assert calls == {
         (name, "grpc_breaker.outcome=success", "rpc.status_code=OK"): 1,
         ("error.type=LookupError", name, "grpc_breaker.outcome=failure"): 1,
-        (name, "grpc_breaker.outcome=rejected"): 1,
+        (name, "grpc_breaker.outcome=rejected", "grpc_breaker.refusal.reason=breaker"): 1,
     }
 
 

@@ -76,7 +76,7 @@ def test_name_that_comes_back_goes_on_counting() -> None:
     held.reset()
     breakers["pkg.S/Held"].admit().success()
     assert sorted(breakers.counts.tallies()) == [
-        ("pkg.S/Held", "rejected", "", 1),
+        ("pkg.S/Held", "rejected", "breaker", 1),
         ("pkg.S/Held", "success", "OK", 5),
     ]
 
@@ -154,7 +154,7 @@ def test_counts_of_registries_add_up() -> None:
         ("pkg.S/M", "success", "OK"): 1,
         ("pkg.S/M", "success", "NOT_FOUND"): 1,
         ("pkg.S/M", "failure", "INTERNAL"): 1,
-        ("pkg.S/M", "rejected", ""): 1,
+        ("pkg.S/M", "rejected", "breaker"): 1,
         ("pkg.S/N", "success", "OK"): 1,
     }
     assert summed([]) == {}

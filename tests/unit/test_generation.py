@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grpc_breaker import BreakerPolicy, CircuitBreaker, Reason, State
-from grpc_breaker._core.refusing import Refusing
 from grpc_breaker._core.generation import HalfOpen
+from grpc_breaker._core.refusing import Refusing
 from grpc_breaker._core.window import CountWindow
 from grpc_breaker.testing import EventRecorder, FakeClock
 

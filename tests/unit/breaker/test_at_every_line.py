@@ -93,7 +93,7 @@ def test_call_in_the_middle_of_an_opening(outcome: Outcome) -> None:
         assert stage.breaker.state is State.OPEN
         assert stage.breaker.in_flight == stage.in_flight <= 1
         tallies = stage.breaker.tallies()
-        assert sum(tallies.values()) - tallies.get(("rejected", ""), 0) == 2
+        assert sum(tallies.values()) - tallies.get(("rejected", "breaker"), 0) == 2
 
 
 def test_two_calls_that_find_one_free_slot() -> None:

@@ -43,7 +43,14 @@ def test_decorated_coroutine_function(breaker: CircuitBreaker) -> None:
             await price(2)
 
     asyncio.run(story())
-    assert breaker.snapshot()["totals"] == {"success": 1, "failure": 2, "ignored": 0, "rejected": 1, "stale": 0}
+    assert breaker.snapshot()["totals"] == {
+        "success": 1,
+        "failure": 2,
+        "ignored": 0,
+        "rejected": 1,
+        "stale": 0,
+        "unenforced": 0,
+    }
 
 
 def test_decorated_object_with_coroutine_call(breaker: CircuitBreaker) -> None:

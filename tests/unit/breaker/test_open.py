@@ -91,7 +91,7 @@ def test_refusals_are_counted_apart(breaker: CircuitBreaker) -> None:
     trip(breaker)
     before = breaker.snapshot()["window"]
     breaker.try_admit()
-    assert breaker.tallies()["rejected", ""] == 1
+    assert breaker.tallies()["rejected", "breaker"] == 1
     assert breaker.snapshot()["window"] == before
 
 

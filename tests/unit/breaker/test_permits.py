@@ -89,7 +89,7 @@ def test_result_after_the_lease_is_stale(breaker: CircuitBreaker, clock: FakeClo
         assert permit.settle(outcome)  # type: ignore[union-attr]
     snapshot = breaker.snapshot()
     assert (snapshot["state"], snapshot["window"]["calls"]) == ("closed", 0)
-    assert snapshot["totals"] == {"success": 0, "failure": 0, "ignored": 0, "rejected": 0, "stale": 3}
+    assert snapshot["totals"] == {"success": 0, "failure": 0, "ignored": 0, "rejected": 0, "stale": 3, "unenforced": 0}
 
 
 def test_result_within_the_grace_counts(breaker: CircuitBreaker, clock: FakeClock) -> None:

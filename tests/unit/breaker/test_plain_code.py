@@ -159,7 +159,14 @@ def test_coroutines_use_one_breaker_at_once(breaker: CircuitBreaker) -> None:
 
     results = asyncio.run(all_of_them())
     assert [type(result).__name__ for result in results] == ["NoneType", "LookupError", "NoneType"]
-    assert breaker.snapshot()["totals"] == {"success": 2, "failure": 1, "ignored": 0, "rejected": 0, "stale": 0}
+    assert breaker.snapshot()["totals"] == {
+        "success": 2,
+        "failure": 1,
+        "ignored": 0,
+        "rejected": 0,
+        "stale": 0,
+        "unenforced": 0,
+    }
     assert breaker.in_flight == 0
 
 

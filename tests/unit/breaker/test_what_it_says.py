@@ -56,11 +56,12 @@ def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
         "state": "open",
         "retry_after": 10.0,
         "reason": "consecutive_failures",
+        "hung": 0,
         "in_flight": 0,
         "generation": 1,
         "sequence": 1,
         "window": {"calls": 2, "failures": 2, "slow": 0, "consecutive_failures": 2},
-        "totals": {"success": 0, "failure": 2, "ignored": 0, "rejected": 0, "stale": 0},
+        "totals": {"success": 0, "failure": 2, "ignored": 0, "rejected": 0, "stale": 0, "unenforced": 0},
         "last_failures": [
             {"status": "UNAVAILABLE", "details": "details 0"},
             {"status": "UNAVAILABLE", "details": "details 1"},
