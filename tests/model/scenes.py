@@ -13,6 +13,8 @@ from itertools import product
 from typing import Any
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, Outcome, Permit, State, StateChange
+from grpc_breaker._core.fallback import LastGood
+from grpc_breaker._core.last_good import LastGoodAnswers
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.support.transitions import check_events
 
@@ -442,6 +444,34 @@ def call_of_a_breaker_that_is_evicted() -> Scene:
 
 OUTCOMES = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED)
 THRESHOLD = {"consecutive_failures": None, "failure_threshold": 1}
+
+
+def answers_kept_at_once(kept: str, beside: str) -> Scene:
+    """Threads keep answers in a cache that is full: it stays within its bounds, and counts what it holds."""
+    scene = Scene()
+    answers = LastGoodAnswers(LastGood(max_entries=2, max_bytes=100), scene.clock)
+    for key in ("a", "b"):
+        answers.keep(key.encode(), "old", 9)
+    scene.actors = [
+        lambda: answers.keep(kept.encode(), "new", 39),
+        lambda: answers.keep(beside.encode(), "new", 29),
+        lambda: answers.find(b"b"),
+    ]
+
+    def judge(results: list[Any]) -> None:
+        assert results[2] in ({"old", "new", None} if {kept, beside} - {"a", "b"} else {"old", "new"})
+        assert len(answers) <= 2
+        assert answers.bytes <= 100 or not scene.exact
+        left = answers.bytes
+        for key in (b"a", b"b", b"c", b"d"):
+            if answers.find(key) is not None:
+                answers.keep(key, "empty", 0)  # counts for its key alone
+        assert answers.bytes == len(answers) or not scene.exact, left
+
+    scene.judge = judge
+    return scene
+
+
 SCENES: dict[str, Callable[[], Scene]] = {
     "two threads race for the slot": partial(race_for_slots, 2),
     "three threads race for the slot": partial(race_for_slots, 3),
@@ -467,6 +497,10 @@ SCENES: dict[str, Callable[[], Scene]] = {
             ("force_open", "force_open"),
             ("reset", "reset"),
         )
+    },
+    **{
+        f"answers kept at once, {a} and {b}": partial(answers_kept_at_once, a, b)
+        for a, b in (("a", "a"), ("a", "b"), ("c", "c"), ("b", "c"), ("c", "d"))
     },
     **{f"probe {o} as others ask": partial(probe_ends_as_others_ask, o) for o in OUTCOMES},
     **{f"late {o} against the next probe": partial(late_result_against_the_next_probe, o) for o in OUTCOMES},

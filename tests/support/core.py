@@ -23,6 +23,7 @@ WATCHED_NAMES: Final = (
     "generation.py",
     "interrupts.py",
     "limits.py",
+    "last_good.py",
     "log.py",
     "machine.py",
     "names.py",
@@ -32,6 +33,8 @@ WATCHED_NAMES: Final = (
     "refusing.py",
     "registry.py",
     "succession.py",
+    "retrying.py",
+    "stack.py",
     "target.py",
     "window.py",
 )

@@ -1,0 +1,80 @@
+"""What the adapters keep of a method at one target beside its breaker: policy, last good answers and retry tokens.
+
+A method whose policy wants nothing of the adapters has no stack. One object may be used from any number of threads and
+event loops at once; nothing waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from random import random as uniform
+from typing import Final
+
+from grpc_breaker._core.last_good import LastGoodAnswers
+from grpc_breaker._core.method_policy import MethodPolicy
+from grpc_breaker._core.retrying import RetryBudget
+
+LAST_GOOD: Final = "last-good"
+FUNCTION: Final = "function"
+CONSTANT: Final = "constant"
+FALLBACKS: Final = (LAST_GOOD, FUNCTION, CONSTANT)
+"""Where the answer of a fallback comes from, in the order in which they are tried."""
+
+
+class Stack:
+    """The parts of a method's calls that are around its breaker."""
+
+    __slots__ = ("_clock", "answers", "budget", "fallbacks", "method", "policy", "random", "retries")
+
+    def __init__(
+        self,
+        method: str,
+        policy: MethodPolicy,
+        budget: RetryBudget | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = uniform,
+    ) -> None:
+        """Make one.
+
+        Args:
+            method: The method's name, as events spell it.
+            policy: What is wanted of its calls.
+            budget: The tokens of retry throttling. Default `None`: retries are not throttled.
+            clock: For the age of answers: seconds that never run backwards, from anywhere.
+            random: A number in [0, 1), for the pauses between attempts.
+        """
+        self.method = method
+        self.policy = policy
+        """What is wanted; read it once for each call."""
+        self.budget = budget
+        self.random = random
+        self.answers: LastGoodAnswers | None = None
+        """The last good answers; `None` where the policy wants none. Read it once for each call."""
+        self.retries = 0
+        """Attempts that were made after the first ones."""
+        self.fallbacks = dict.fromkeys(FALLBACKS, 0)
+        """Calls that were answered by a fallback, by its kind."""
+        self._clock = clock
+        self._note_policy()
+
+    def reconfigure(self, policy: MethodPolicy, budget: RetryBudget | None = None) -> None:
+        """Put another policy and another budget in force, in place; calls under way keep those they began with.
+
+        The answers are kept, unless the policy wants none any more, or their keys mean something else.
+        """
+        self.policy = policy
+        self.budget = budget
+        self._note_policy()
+
+    def _note_policy(self) -> None:
+        fallback = self.policy.fallback
+        limits = None if fallback is None else fallback.last_good
+        answers = self.answers
+        if limits is None:
+            self.answers = None
+        elif answers is None or answers.key_metadata != limits.key_metadata:
+            self.answers = LastGoodAnswers(limits, self._clock)
+        else:
+            answers.reconfigure(limits)
