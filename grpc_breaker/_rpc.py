@@ -192,7 +192,7 @@ class Guard:
                     self._routes = self.breakers.routes_to(self._target)
                 if not route:
                     return None
-            breaker, method = route
+            breaker, method, _ = route
             probing = _probing.get()
             if probing is not None and (permit := probing.hand_down(breaker)) is not None:
                 return permit

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Literal
 
-from grpc_breaker._core.breaker import CircuitBreaker, operate
+from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.errors import CallRefusedError, refusal_of
 from grpc_breaker._core.events import StateChange
+from grpc_breaker._core.operators import operate
 from grpc_breaker._core.refusing import Refusing, Rejection, rejection_of
 from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Reason, RefusalReason, State

@@ -23,13 +23,14 @@ from grpc_breaker._core.events import Listeners, StateChange, plain
 from grpc_breaker._core.generation import HalfOpen
 from grpc_breaker._core.log import printable, warn
 from grpc_breaker._core.machine import NOBODY, Machine
+from grpc_breaker._core.method_policy import MethodPolicy
+from grpc_breaker._core.operators import close, operate, put_in_force, set_limits
 from grpc_breaker._core.other_names import explain_in
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
-from grpc_breaker._core.refusing import Refusing, Rejection
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import Reason, State
-from grpc_breaker._core.succession import after, window_for
 from grpc_breaker._core.target import split_target
 
 P = ParamSpec("P")
@@ -84,7 +85,7 @@ class CircuitBreaker(Admission):
     def _of_registry(
         cls,
         name: str,
-        policy: BreakerPolicy,
+        policy: MethodPolicy,
         clock: Callable[[], float],
         random: Callable[[], float],
         counts: CallCounts,
@@ -93,7 +94,8 @@ class CircuitBreaker(Admission):
     ) -> Self:
         """A breaker that adds to its registry's counts and calls the registry's listeners, too. Nothing is checked."""
         breaker = cls.__new__(cls)
-        Machine.__init__(breaker, name, policy, clock, random, counts, changes, rejections)
+        Machine.__init__(breaker, name, policy.breaker_policy, clock, random, counts, changes, rejections)
+        set_limits(breaker, policy)
         _breakers.add(breaker)
         return breaker
 
@@ -261,17 +263,7 @@ class CircuitBreaker(Admission):
         On a closed breaker this is no change of state and no event; it only empties the window, and results of calls
         already in flight are stale.
         """
-        now = self._clock()
-        while True:
-            old = self._latest()
-            if old.state is not State.CLOSED:
-                if self._change(old, State.CLOSED, Reason.RESET, now):
-                    return
-                continue
-            new = after(old, State.CLOSED, Reason.RESET, now, self._policy, self._random, None)
-            new.sequence, new.history = old.sequence, old.history
-            if self._succeed(old, new):  # pragma: no branch - else another caller was faster: tests/model
-                return
+        close(self)
 
     def reconfigure(self, policy: BreakerPolicy) -> None:
         """Put another policy in force, in place.
@@ -283,19 +275,8 @@ class CircuitBreaker(Admission):
             TypeError: `policy` is not a `BreakerPolicy`.
         """
         _check_policy(policy)
-        old, now = self._policy, self._clock()
-        self._policy = policy
         self._reconfigured = True
-        self._note_policy()
-        generation = self._latest()
-        refusing = generation.refusing
-        generation.refusing = Refusing(
-            refusing.breaker, refusing.state, refusing.condition, refusing.until, policy.refusal_code
-        )
-        if policy.window_calls != old.window_calls or (
-            policy.window_calls is None and policy.window_seconds != old.window_seconds
-        ):
-            generation.window = window_for(policy, now).after(generation.window)
+        put_in_force(self, policy)
 
     def _warn_if_unused(self, reason: Reason) -> None:
         if self._used == _LONG_AGO and not self._counts.rejected and self._registry_change_listeners is not NOBODY:
@@ -349,14 +330,6 @@ class CircuitBreaker(Admission):
 
 
 explain_in(CircuitBreaker)
-
-
-def operate(breaker: CircuitBreaker, state: State, reason: Reason) -> None:
-    """Do what an operator said, or a test."""
-    now = breaker._clock()
-    while (old := breaker._latest()).state is not state:
-        if breaker._change(old, state, reason, now):
-            return
 
 
 def counts_of(breaker: CircuitBreaker) -> LabelledCounts | None:

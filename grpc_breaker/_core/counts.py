@@ -137,6 +137,15 @@ class LabelledCounts:
         label = name if name in self._by_label or len(self._by_label) < most else OTHER
         return self._by_label.setdefault(label, CallCounts())
 
+    def configure(self, names: Iterable[str]) -> None:
+        """Make names labels of their own, besides those that are already."""
+        new = frozenset(names) - self._configured
+        for name in new:
+            self._by_label.setdefault(name, CallCounts())
+        self._configured |= new
+        self._most_labels += len(new)
+        self._most_with_targets += len(new)
+
     def label(self, name: str) -> str:
         """The label under which a breaker of this name is counted."""
         return name if name in self._by_label else OTHER

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import printable, warn
+from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.spelling import nearest
 from grpc_breaker._core.target import at_target, check_target, split_target
@@ -58,8 +59,8 @@ def split_key(key: object) -> tuple[str, str]:
 
 
 def checked_policies(
-    policies: Mapping[Any, BreakerPolicy] | None, default: BreakerPolicy | None
-) -> dict[str, BreakerPolicy]:
+    policies: Mapping[Any, BreakerPolicy | MethodPolicy] | None, default: MethodPolicy | None
+) -> dict[str, MethodPolicy]:
     """The policies of a registry by the names they are found under.
 
     Raises:
@@ -67,9 +68,10 @@ def checked_policies(
         ValueError: A name that is no method or service name, one given twice, or a group with two policies.
     """
     if policies is not None and not isinstance(policies, Mapping):
-        message = f"BreakerRegistry policies must be a mapping of method name to BreakerPolicy, got {policies!r}"
+        allowed = "a mapping of method name to BreakerPolicy or MethodPolicy"
+        message = f"BreakerRegistry policies must be {allowed}, got {policies!r}"
         raise TypeError(message)
-    checked: dict[str, BreakerPolicy] = {}
+    checked: dict[str, MethodPolicy] = {}
     for key, policy in (policies or {}).items():
         of, target = split_key(key)
         service, method = split_method(of)
@@ -78,19 +80,30 @@ def checked_policies(
             message = f"a method name must look like 'pkg.Service/Method' or 'pkg.Service', no wildcards, got {key!r}"
             raise ValueError(message)
         name = at_target(name, target)
-        if not isinstance(policy, BreakerPolicy):
-            message = f"BreakerRegistry policy for {name!r} must be a BreakerPolicy, got {policy!r}"
+        if not isinstance(policy, BreakerPolicy | MethodPolicy):
+            message = f"BreakerRegistry policy for {name!r} must be a BreakerPolicy or a MethodPolicy, got {policy!r}"
             raise TypeError(message)
         if name in checked:
             message = f"BreakerRegistry has two policies for {name!r}, written in two ways"
             raise ValueError(message)
-        checked[name] = policy
-    groups: dict[str, BreakerPolicy] = {}
-    for policy in [*checked.values(), *([default] if default else [])]:
-        if policy.group and groups.setdefault(policy.group, policy) != policy:
-            message = f"BreakerRegistry group {policy.group!r} has two different policies; methods share one breaker"
+        checked[name] = method_policy(policy)
+    groups: dict[str, tuple[Any, ...]] = {}
+    for wanted in [*checked.values(), *([default] if default else [])]:
+        group, shared = wanted.breaker_policy.group, _shared(wanted)
+        if group and groups.setdefault(group, shared) != shared:
+            message = f"BreakerRegistry group {group!r} has two different policies; methods share one breaker"
             raise ValueError(message)
     return checked
+
+
+def method_policy(policy: BreakerPolicy | MethodPolicy) -> MethodPolicy:
+    """The policy itself, or that of a method with a breaker and nothing else."""
+    return policy if isinstance(policy, MethodPolicy) else MethodPolicy(breaker=policy)
+
+
+def _shared(policy: MethodPolicy) -> tuple[Any, ...]:
+    """What methods of one group must agree in: all that their breaker does."""
+    return policy.breaker, policy.max_concurrent_calls, policy.bulkhead_streams, policy.rate_limit, policy.throttle
 
 
 def check_names(policies: Iterable[str], described: Iterable[object]) -> None:

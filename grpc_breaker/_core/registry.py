@@ -1,10 +1,11 @@
 """Which breaker guards which method.
 
-Names follow gRPC's own service config: a policy for "pkg.Service/Method" beats one for "pkg.Service" beats the default.
 Each method has a breaker of its own, also when its policy was given for the whole service; a `group` in the policy
 makes methods share one. Channels to several targets have breakers of their own where their interceptors are told the
-target's name, see `target.py`; a policy may be for one target, too. Health checks, reflection and channelz are left
-alone unless named: a breaker must not refuse the very call that says whether the server is well (Mimir #5650).
+target's name, see `target.py`. Which policy covers which method stands in `configuration.py`.
+
+Another configuration is put in force at once: for calls of methods that were not called yet, and for breakers that are
+there, whose states, windows and calls in flight stay as they are.
 
 The registry is bounded, so a client that makes up method names cannot exhaust memory. Above `max_breakers`, the tenth
 that has been idle longest is evicted. Idle means: closed, no call in flight, no policy or listener of its own. So no
@@ -27,20 +28,24 @@ from typing import Any, Final, NoReturn
 
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.callables import check_clock, check_random
+from grpc_breaker._core.configuration import Configuration
 from grpc_breaker._core.counts import LabelledCounts
 from grpc_breaker._core.events import Listeners, StateChange
 from grpc_breaker._core.log import warn
-from grpc_breaker._core.names import UnmatchedNames, check_names, checked_policies, split_key, split_method
+from grpc_breaker._core.method_policy import MethodPolicy, RetryThrottling
+from grpc_breaker._core.names import check_names, split_key, split_method
+from grpc_breaker._core.operators import put_method_policy_in_force
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
+from grpc_breaker._core.retrying import RetryBudget
+from grpc_breaker._core.stack import Stack
 from grpc_breaker._core.state import OTHER, State
 from grpc_breaker._core.target import at_target, check_target, split_target
 
-_LEFT_ALONE: Final = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
 _DEFAULT_POLICY: Final = BreakerPolicy()
 
-Route = tuple[CircuitBreaker, str]
-"""The breaker that guards a method's calls, and the method's name as events spell it."""
+Route = tuple[CircuitBreaker, str, Stack | None]
+"""The breaker that guards a method's calls, the method's name as events spell it, and what is wanted around it."""
 
 LeftAlone = tuple[()]
 """In the place of the route of a method without a breaker."""
@@ -60,9 +65,10 @@ class BreakerRegistry:
 
     def __init__(
         self,
-        policies: Mapping[Any, BreakerPolicy] | None = None,
+        policies: Mapping[Any, BreakerPolicy | MethodPolicy] | None = None,
         *,
-        default: BreakerPolicy | None = _DEFAULT_POLICY,
+        default: BreakerPolicy | MethodPolicy | None = _DEFAULT_POLICY,
+        retry_throttling: RetryThrottling | None = None,
         max_breakers: int = 1000,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = uniform,
@@ -74,6 +80,7 @@ class BreakerRegistry:
                 target alone by ("pkg.Service/Method", "eu"). A method's own policy beats its service's, and of two for
                 the same name, the one for the target counts.
             default: For every other method. `None`: methods not named are left alone.
+            retry_throttling: When retries stop because too many calls fail. Default `None`: never.
             max_breakers: Above so many breakers, idle closed ones are evicted. Default 1000.
             clock: Seconds that never run backwards, from anywhere.
             random: A number in [0, 1), for the jitter of open periods.
@@ -88,25 +95,23 @@ class BreakerRegistry:
         if max_breakers < 1:
             message = f"BreakerRegistry max_breakers must be an integer, 1 or more, got {max_breakers!r}"
             raise ValueError(message)
-        if default is not None and not isinstance(default, BreakerPolicy):
-            message = f"BreakerRegistry default must be a BreakerPolicy or None, got {default!r}"
-            raise TypeError(message)
         check_clock(clock)
         check_random(random)
-        self._policies = checked_policies(policies, default)
-        self._unmatched = UnmatchedNames(self._policies)
-        self._default = default
+        self._configuration = Configuration(policies, default, retry_throttling)
         self._max_breakers = max_breakers
         self._clock = clock
         self._random = random
-        self._configured = frozenset((*self._policies, *self._groups()))
-        self.counts = LabelledCounts(self._configured, max_breakers)
+        self.counts = LabelledCounts(self._configuration.configured, max_breakers)
         """How many calls ended how; for telemetry."""
         self._breakers: dict[str, CircuitBreaker] = {}
         self._held: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
         """Every breaker that somebody holds, evicted ones included."""
         self._routes: dict[str, dict[str | bytes, Route | LeftAlone]] = {}
         """By target, then by method as gRPC spells it: the breakers that calls found lately."""
+        self._stacks: dict[str, Stack] = {}
+        """What is wanted around the breakers, by method and target."""
+        self._budgets: dict[str, RetryBudget] = {}
+        """The tokens of retry throttling, by target."""
         self._search_after = -1e9
         self._warned = False
         self._changes: Listeners[StateChange] = Listeners()
@@ -145,8 +150,9 @@ class BreakerRegistry:
         if isinstance(key, str) and (breaker := self._breakers.get(key)) is not None:
             return breaker
         method, target = split_key(key)
-        if method in self._groups():
-            return self._make(at_target(method, target), self._groups()[method])
+        configuration = self._configuration
+        if method in configuration.groups:
+            return self._make(at_target(method, target), configuration.groups[method], configuration)
         service, name = split_method(method)
         if not name:
             message = f"{method!r} names a service; its breakers are one for each method: {service}/<method>"
@@ -155,7 +161,7 @@ class BreakerRegistry:
         if breaker is None:
             why = (
                 "no policy covers it, and there is no default"
-                if self._default is None
+                if configuration.default is None
                 else "health checks, reflection and channelz are left alone unless named"
             )
             message = f"{service}/{name} has no breaker: {why}"
@@ -169,8 +175,8 @@ class BreakerRegistry:
         except (TypeError, ValueError):
             return False
         name = method.removeprefix("/")
-        policy = self._policy_of(name, target)
-        group = "" if policy is None else policy.group or ""
+        policy = self._configuration.policy_of(name, target)
+        group = "" if policy is None else policy.breaker_policy.group or ""
         return at_target(name, target) in self._breakers or at_target(group, target) in self._breakers
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
@@ -207,7 +213,56 @@ class BreakerRegistry:
             TypeError: Something that describes no services.
             ValueError: Names that no service and no method has, each with the nearest one that there is.
         """
-        check_names(self._policies, described)
+        check_names(self._configuration.policies, described)
+
+    def reconfigure(
+        self,
+        policies: Mapping[Any, BreakerPolicy | MethodPolicy] | None = None,
+        *,
+        default: BreakerPolicy | MethodPolicy | None = _DEFAULT_POLICY,
+        retry_throttling: RetryThrottling | None = None,
+    ) -> tuple[str, ...]:
+        """Put other policies in force, for breakers that are there and for methods that were not called yet.
+
+        All or nothing: where one is wrong, nothing changes. The states of breakers, what they counted and the calls in
+        flight stay, see `CircuitBreaker.reconfigure`; calls under way keep the timeout, the retries and the fallback
+        that they began with. A breaker that an operator has reconfigured by itself keeps that policy, unless that of
+        its name is another one now.
+
+        Args:
+            policies: As for the constructor.
+            default: As for the constructor.
+            retry_throttling: As for the constructor.
+
+        Returns:
+            The names whose policy is another one now, sorted; "" stands for the default.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: A name that is no method or service name, one given twice, or a group with two policies.
+        """
+        new = Configuration(policies, default, retry_throttling)
+        old, self._configuration = self._configuration, new
+        self.counts.configure(new.configured)
+        for breaker in self:
+            self._apply(new, breaker, old)
+        for key, stack in self._stacks.copy().items():
+            policy = new.policy_of(*split_target(key))
+            if policy is None or not policy.in_adapter:
+                self._stacks.pop(key, None)
+            else:
+                stack.reconfigure(policy, self._budget(new, split_target(key)[1]))
+        for routes in list(self._routes.values()):
+            routes.clear()
+        return new.differences(old)
+
+    def _apply(self, new: Configuration, breaker: CircuitBreaker, old: Configuration) -> None:
+        """Put the policy of a configuration in force in a breaker; one that no call uses any more is forgotten."""
+        policy = new.policy_of_breaker(breaker.name)
+        if policy is None:
+            self._breakers.pop(breaker.name, None)
+        elif policy != old.policy_of_breaker(breaker.name):
+            put_method_policy_in_force(breaker, policy)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Every breaker's snapshot by name, as plain data ready for JSON."""
@@ -230,48 +285,67 @@ class BreakerRegistry:
         """Find the breaker for a method that was not called lately, and remember it."""
         text = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
         name = text.removeprefix("/")
-        self._unmatched.note(name)
+        configuration = self._configuration
+        configuration.unmatched.note(name)
         breaker = self._breaker_of(name, target)
         routes = self.routes_to(target)
         if len(routes) >= 4 * self._max_breakers:
             routes.clear()  # a cache of bounded size, rebuilt by the calls that come
-        if breaker is None:
-            routes[method] = ()
-            return None
-        routes[method] = route = (breaker, name)
-        if (
-            self._breakers.setdefault(breaker.name, breaker) is not breaker
+        route: Route | LeftAlone = ()
+        if breaker is not None:
+            route = (breaker, name, self._stack_of(name, target, configuration))
+        routes[method] = route
+        if self._configuration is not configuration or (
+            breaker is not None and self._breakers.setdefault(breaker.name, breaker) is not breaker
         ):  # pragma: no cover - another caller was faster: tests/model
-            routes.pop(method, None)  # evicted meanwhile, and made again
-        return route
+            routes.pop(method, None)  # evicted meanwhile, and made again; or another policy covers it now
+        return route or None
 
     def _breaker_of(self, name: str, target: str) -> CircuitBreaker | None:
         """The breaker of a method, named without the leading slash; `None` when it is left alone."""
-        policy = self._policy_of(name, target)
+        configuration = self._configuration
+        policy = configuration.policy_of(name, target)
         if policy is None:
             return None
-        return self._make(at_target(policy.group or name or "/", target), policy)  # a nameless one needs a name, too
+        group = policy.breaker_policy.group
+        return self._make(at_target(group or name or "/", target), policy, configuration)  # the nameless need a name
 
-    def _policy_of(self, name: str, target: str) -> BreakerPolicy | None:
-        """The policy that covers a method, named without the leading slash."""
-        service = name.rpartition("/")[0]
-        covering = (at_target(name, target), name, at_target(service, target), service)
-        policy = next((self._policies[it] for it in covering if it in self._policies), None)
-        if policy is None and not service.startswith(_LEFT_ALONE):
-            return self._default
-        return policy
+    def _stack_of(self, name: str, target: str, configuration: Configuration) -> Stack | None:
+        """What is wanted around the breaker of a method; `None` where that is nothing."""
+        policy = configuration.policy_of(name, target)
+        if policy is None or not policy.in_adapter:
+            return None
+        key = at_target(name, target)
+        stack = self._stacks.get(key)
+        if stack is None:
+            while len(self._stacks) >= 4 * self._max_breakers:  # as many as there are routes
+                self._stacks.pop(next(iter(self._stacks), ""), None)
+            budget = self._budget(configuration, target)
+            made = Stack(name, policy, budget, clock=self._clock, random=self._random)
+            stack = self._stacks.setdefault(key, made)
+        return stack
 
-    def _make(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
+    def _budget(self, configuration: Configuration, target: str) -> RetryBudget | None:
+        """The tokens of retry throttling for calls to a target."""
+        throttling = configuration.retry_throttling
+        if throttling is None:
+            return None
+        budget = self._budgets.get(target) or self._budgets.setdefault(target, RetryBudget(throttling))
+        budget.reconfigure(throttling)
+        return budget
+
+    def _make(self, name: str, policy: MethodPolicy, configuration: Configuration) -> CircuitBreaker:
         """The breaker of this name, made if there is none."""
         breaker = self._breakers.get(name)
         if breaker is not None:
             return breaker
         if len(self._breakers) >= self._max_breakers:
             self._evict_idle()
-            room = _HARD_CAP * self._max_breakers * (1 + (split_target(name)[0] in self._configured))
-            if len(self._breakers) >= room and name not in self._configured:
+            configured = configuration.configured
+            room = _HARD_CAP * self._max_breakers * (1 + (split_target(name)[0] in configured))
+            if len(self._breakers) >= room and name not in configured:
                 self._warn_of_names()
-                name, policy = OTHER, self._default or policy
+                name, policy = OTHER, configuration.default or policy
         breaker = self._held.get(name)
         if breaker is None:
             counts = self.counts.of(name)
@@ -280,6 +354,8 @@ class BreakerRegistry:
             )
         breaker = self._breakers.setdefault(name, breaker)
         self._held[name] = breaker
+        if self._configuration is not configuration:  # pragma: no cover - another caller was faster: tests/model
+            self._apply(self._configuration, breaker, configuration)
         return breaker
 
     def _evict_idle(self) -> None:
@@ -318,7 +394,3 @@ class BreakerRegistry:
                 len(self._breakers),
                 OTHER,
             )
-
-    def _groups(self) -> dict[str, BreakerPolicy]:
-        policies = [*self._policies.values(), *([self._default] if self._default else [])]
-        return {policy.group: policy for policy in policies if policy.group}

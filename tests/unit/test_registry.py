@@ -112,7 +112,7 @@ def test_odd_names_of_calls() -> None:
     """The service is what stands before the last slash, as gRPC has it; bytes that are no text do no harm."""
     breakers = BreakerRegistry({"pkg.S": METHOD}, default=None)
     assert breakers.breaker_for("/pkg.S/a/b") is None
-    assert breakers.route(b"/pkg.S/\xff") == (breakers.breaker_for(b"/pkg.S/\xff"), "pkg.S/\ufffd")
+    assert breakers.route(b"/pkg.S/\xff") == (breakers.breaker_for(b"/pkg.S/\xff"), "pkg.S/\ufffd", None)
     assert BreakerRegistry().route("") is not None
     assert next(iter(everything := BreakerRegistry()), everything.breaker_for("/")).name == "/"
 
@@ -193,7 +193,7 @@ def test_wildcards_are_no_names(name: str) -> None:
             {"policies": {"a.S": BreakerPolicy(group="g"), "b.S": BreakerPolicy(group="g", reset_timeout=9)}},
             "group 'g' has two different policies",
         ),
-        ({"default": "none"}, "default must be a BreakerPolicy or None"),
+        ({"default": "none"}, "default must be a BreakerPolicy, a MethodPolicy or None"),
         ({"max_breakers": 0}, "max_breakers must be an integer, 1 or more, got 0"),
         ({"max_breakers": True}, "max_breakers must be an integer, 1 or more, got True"),
         ({"max_breakers": 1.5}, "max_breakers must be an integer, 1 or more, got 1.5"),

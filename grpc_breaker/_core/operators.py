@@ -1,0 +1,65 @@
+"""What is done to a breaker from outside of calls: states that an operator orders, and policies put in force.
+
+Each is one atomic step, or may be seen half done by a call without harm: such a call is judged by the policy before.
+"""
+
+from __future__ import annotations
+
+from grpc_breaker._core.limits import Limits
+from grpc_breaker._core.machine import Machine
+from grpc_breaker._core.method_policy import MethodPolicy
+from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.refusing import Refusing
+from grpc_breaker._core.state import Reason, State
+from grpc_breaker._core.succession import after, window_for
+
+
+def operate(breaker: Machine, state: State, reason: Reason) -> None:
+    """Do what an operator said, or a test."""
+    now = breaker._clock()
+    while (old := breaker._latest()).state is not state:
+        if breaker._change(old, state, reason, now):
+            return
+
+
+def close(breaker: Machine) -> None:
+    """Close it and forget what was counted, whatever the state; no event where it is closed already."""
+    now = breaker._clock()
+    while True:
+        old = breaker._latest()
+        if old.state is not State.CLOSED:
+            if breaker._change(old, State.CLOSED, Reason.RESET, now):
+                return
+            continue
+        new = after(old, State.CLOSED, Reason.RESET, now, breaker._policy, breaker._random, None)
+        new.sequence, new.history = old.sequence, old.history
+        if breaker._succeed(old, new):  # pragma: no branch - else another caller was faster: tests/model
+            return
+
+
+def put_in_force(breaker: Machine, policy: BreakerPolicy) -> None:
+    """Put a policy in force; what stays is said at `CircuitBreaker.reconfigure`."""
+    old, now = breaker._policy, breaker._clock()
+    breaker._policy = policy
+    breaker._note_policy()
+    generation = breaker._latest()
+    refusing = generation.refusing
+    generation.refusing = Refusing(
+        refusing.breaker, refusing.state, refusing.condition, refusing.until, policy.refusal_code
+    )
+    if policy.window_calls != old.window_calls or (
+        policy.window_calls is None and policy.window_seconds != old.window_seconds
+    ):
+        generation.window = window_for(policy, now).after(generation.window)
+
+
+def put_method_policy_in_force(breaker: Machine, policy: MethodPolicy) -> None:
+    """Put the policy of a method, or of a group, in force: its limits, too."""
+    put_in_force(breaker, policy.breaker_policy)
+    set_limits(breaker, policy)
+
+
+def set_limits(breaker: Machine, policy: MethodPolicy) -> None:
+    """Put the limits of a policy in force; what they have counted stays."""
+    breaker._limits = Limits.after(breaker._limits, policy, breaker._clock())
+    breaker._note_policy()
