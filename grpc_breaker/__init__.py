@@ -17,11 +17,13 @@ from grpc_breaker._core.errors import (
     ThrottledError,
 )
 from grpc_breaker._core.events import EndedCall, FailureReason, StateChange
+from grpc_breaker._core.fallback import Fallback, LastGood
+from grpc_breaker._core.method_policy import MethodPolicy, RateLimit, RetryPolicy, RetryThrottling, Throttle
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
-from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome, Reason, RefusalReason, State
+from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker._sync import CircuitBreakerInterceptor
 
 __all__ = [
@@ -34,14 +36,21 @@ __all__ = [
     "CircuitOpenError",
     "EndedCall",
     "FailureReason",
+    "Fallback",
+    "LastGood",
+    "MethodPolicy",
     "Outcome",
     "Permit",
+    "RateLimit",
     "RateLimitedError",
     "Reason",
     "RefusalReason",
     "Rejection",
+    "RetryPolicy",
+    "RetryThrottling",
     "State",
     "StateChange",
+    "Throttle",
     "ThrottledError",
     "aio",
     "telemetry",

@@ -40,9 +40,9 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy, classified
 from grpc_breaker._core.refusing import Rejection
-from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome
 from grpc_breaker._core.target import check_target
+from grpc_breaker._registry import BreakerRegistry
 
 OK: Final = grpc.StatusCode.OK
 Refused = TypeVar("Refused", bound=CallRefusedError)

@@ -46,9 +46,9 @@ from grpc_breaker._core.errors import (
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.refusing import Rejection
-from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome, RefusalReason
 from grpc_breaker._headers import HeaderLook, header_thread
+from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker._rpc import (
     OK,
     Guard,

@@ -45,6 +45,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import _get_running_loop
 from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final, NoReturn
 
@@ -58,12 +59,13 @@ from grpc_breaker._core.errors import (
     RateLimitedError,
     ThrottledError,
 )
+from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.refusing import Rejection
-from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Outcome, RefusalReason
 from grpc_breaker._headers import GRACE, HeaderLook
+from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker._rpc import (
     OK,
     Guard,
@@ -80,6 +82,7 @@ from grpc_breaker._rpc import (
     timeout_of,
     write_failed,
 )
+from grpc_breaker._waiting import check_timeout, pauses
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
 _SUCCESS: Final = Outcome.SUCCESS
@@ -122,6 +125,54 @@ def interceptors(
     guard = Guard(breakers, target)
     guard.capture_with(attach(guard.breakers, telemetry))
     return [_UnaryUnary(guard), _UnaryStream(guard), _StreamUnary(guard), _StreamStream(guard)]
+
+
+async def wait_until_admitted(
+    breakers: BreakerRegistry,
+    method: str | bytes,
+    timeout: float,  # noqa: ASYNC109 - the same arguments as for threads
+    *,
+    target: str | None = None,
+) -> bool:
+    """Wait until a call of a method would be admitted, without blocking the loop.
+
+    Args:
+        breakers: The registry.
+        method: The method, "pricing.v1.Pricing/GetPrice".
+        timeout: Seconds to wait at most, 0 or more; at 0 it only looks.
+        target: The target, where the interceptor has one.
+
+    Returns:
+        As `BreakerRegistry.wait_until_admitted`, which says what it means.
+
+    Raises:
+        TypeError: `timeout` is no number, or `target` no string.
+        ValueError: `timeout` is negative or not a number, or `target` is none.
+    """
+    seconds = check_timeout(timeout)
+    breaker = breakers.breaker_for(method, target)
+    if breaker is None or breaker.refusal_now() is None:
+        return True
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+
+    def wake(_: StateChange) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(changed.set)
+
+    end = breaker.on_state_change(wake)
+    try:
+        deadline = loop.time() + seconds
+        for pause in pauses(breaker):
+            left = deadline - loop.time()
+            if left <= 0:
+                return False
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), min(pause, left))
+            changed.clear()
+    finally:
+        end()
+    return True
 
 
 class GuardingInterceptor(aio.ClientInterceptor):

@@ -42,9 +42,9 @@ from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, logger, printable
 from grpc_breaker._core.policy import STATUS_NAMES
-from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import State
 from grpc_breaker._core.target import split_target
+from grpc_breaker._registry import BreakerRegistry
 
 __all__ = ["BreakerTelemetry", "attach"]
 

@@ -20,9 +20,9 @@ from grpc_breaker._core.errors import CallRefusedError, refusal_of
 from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.operators import operate
 from grpc_breaker._core.refusing import Refusing, Rejection, rejection_of
-from grpc_breaker._core.registry import BreakerRegistry
 from grpc_breaker._core.state import Reason, RefusalReason, State
 from grpc_breaker._core.target import split_target
+from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker._rpc import refusal_code
 from grpc_breaker._sync import refused_call
 from grpc_breaker.aio import refused_error

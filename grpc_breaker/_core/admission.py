@@ -21,7 +21,7 @@ from grpc_breaker._core.generation import Generation, HalfOpen, Ramping
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.machine import Machine
 from grpc_breaker._core.permit import LEASE_GRACE, Permit, Probe
-from grpc_breaker._core.refusing import Refusing, Rejection, Unenforced
+from grpc_breaker._core.refusing import Refusing, Rejection, Unenforced, rejection_of
 from grpc_breaker._core.state import Outcome, Reason, RefusalReason, State
 from grpc_breaker._core.succession import chance
 
@@ -84,14 +84,23 @@ class Admission(Machine):
             deliver((self._rejection_listeners, self._registry_rejection_listeners), rejection)
         return rejection
 
-    def would_refuse(self) -> Refusing | None:
-        """What would refuse a call of one request and one answer now; `None` if nothing would. Uses nothing up."""
+    def refusal_now(self) -> Rejection | None:
+        """What a call of one request and one answer would be told if it was refused now; `None` if it would not be.
+
+        Nothing is counted and nothing used up. A refusal that would not be enforced is none. A throttle is not asked:
+        it refuses by chance.
+        """
         now = self._clock()
         generation = self._latest()
         refusing = self._refused_by_breaker(generation, now)
-        if refusing is not None or (limits := self._limits) is None:
-            return refusing
-        return self._refused_by_bulkhead(limits, generation, now, True)
+        if refusing is not None and not self._enforces(generation):
+            refusing = None
+        limits = self._limits
+        if refusing is None and limits is not None:
+            refusing = self._refused_by_bulkhead(limits, generation, now, True)
+            if refusing is None and limits.rate is not None:
+                refusing = limits.rate.too_early(self.name, generation.state, now)
+        return None if refusing is None else rejection_of(refusing, now, "")
 
     def _decide(
         self, now: float, method: str, context: object, timed: bool, timeout: float | None

@@ -47,11 +47,18 @@ class RateLimiter:
         """Allow a call, or say what refuses it."""
         until = self._allowed_until
         if until - now > self._ahead:
-            return Refusing(
-                name, state, None, until - self._ahead, "RESOURCE_EXHAUSTED", self._per_second, RefusalReason.RATE
-            )
-        self._allowed_until = (max(until, now)) + self._interval
+            return self.too_early(name, state, now)
+        if until < now:  # noqa: PLR1730 - from reading to writing no call, which could let another thread in
+            until = now
+        self._allowed_until = until + self._interval
         return None
+
+    def too_early(self, name: str, state: State, now: float) -> Refusing | None:
+        """What refuses a call now; `None` if nothing does. Allows none."""
+        until = self._allowed_until - self._ahead
+        if until <= now:
+            return None
+        return Refusing(name, state, None, until, "RESOURCE_EXHAUSTED", self._per_second, RefusalReason.RATE)
 
 
 class Throttling:

@@ -57,7 +57,7 @@ _SEARCH_EVERY: Final = 1.0
 """Seconds between two searches for idle breakers, after one that found none."""
 
 
-class BreakerRegistry:
+class Registry:
     """The breakers of a process, or of a part of it: one for each RPC method, made on first use.
 
     One registry serves sync and asyncio interceptors, several channels, threads and event loops at once.
