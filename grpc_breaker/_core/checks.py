@@ -57,7 +57,12 @@ class BadValueError(Exception):
         super().__init__(allowed)
         self.allowed = allowed
         self.kind = kind
-        self.hint = f"; did you mean {near!r}?" if near else ""
+        self.near = near
+
+    @property
+    def hint(self) -> str:
+        """The end of an error in Python."""
+        return f"; did you mean {self.near!r}?" if self.near else ""
 
 
 def check_fields(owner: object, checks: Mapping[str, Check]) -> None:

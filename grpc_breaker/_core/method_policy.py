@@ -101,15 +101,15 @@ class RetryThrottling:
     no more than half of them are there, nothing is retried. Immutable.
 
     Attributes:
-        max_tokens: Above 0 and up to 1000. Default 10.
-        token_ratio: Above 0. Default 0.1.
+        max_tokens: An integer from 1 to 1000; gRPC's own channels take no other. Default 10.
+        token_ratio: From 0.001, the least that gRPC's own channels see, to 1000. Default 0.1.
 
     Raises:
         TypeError: A value of the wrong kind, or a field that there is not: the error names the nearest.
         ValueError: A value out of range.
     """
 
-    max_tokens: float = 10.0
+    max_tokens: int = 10
     token_ratio: float = 0.1
 
     def __post_init__(self) -> None:
@@ -118,8 +118,8 @@ class RetryThrottling:
 
 
 RETRY_THROTTLING_CHECKS: Final[dict[str, Check]] = {
-    "max_tokens": number("a number above 0 and up to 1000", low=0.0, high=1000.0, above_low=True),
-    "token_ratio": number("a number above 0", low=0.0, above_low=True),
+    "max_tokens": count(most=1000),
+    "token_ratio": number("a number from 0.001 to 1000", low=0.001, high=1000.0),
 }
 """The checks of the fields, each alone."""
 
