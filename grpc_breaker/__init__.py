@@ -23,7 +23,8 @@ from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import Outcome, Reason, RefusalReason, State
-from grpc_breaker._registry import BreakerRegistry
+from grpc_breaker._registry import BreakerRegistry, Reloaded
+from grpc_breaker._service_config import ServiceConfigError
 from grpc_breaker._sync import CircuitBreakerInterceptor
 
 __all__ = [
@@ -46,8 +47,10 @@ __all__ = [
     "Reason",
     "RefusalReason",
     "Rejection",
+    "Reloaded",
     "RetryPolicy",
     "RetryThrottling",
+    "ServiceConfigError",
     "State",
     "StateChange",
     "Throttle",

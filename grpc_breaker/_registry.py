@@ -1,12 +1,36 @@
-"""The registry as its users see it: the core's, with what waits, which the core never does."""
+"""The registry as its users see it: the core's, with service configs, and with what waits: the core never does."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from random import random as uniform
 from threading import Event
+from typing import Any, Final, Self
 
+from grpc_breaker._core.method_policy import MethodPolicy
+from grpc_breaker._core.names import streams_of
 from grpc_breaker._core.registry import Registry
+from grpc_breaker._service_config import ServiceConfig, channel_config, differences, read, write
 from grpc_breaker._waiting import check_timeout, pauses
+from grpc_breaker._watching import Watcher
+
+Source = str | PathLike[str] | Mapping[str, Any]
+
+_EVERY: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload has changed."""
+
+    changed: tuple[str, ...]
+    """The methods and services whose policy is another one now, sorted; "" stands for the default."""
+    next_channel: tuple[str, ...]
+    """Keys that have changed and that channels read only when they are made: a new channel takes them up."""
 
 
 class BreakerRegistry(Registry):
@@ -16,6 +40,156 @@ class BreakerRegistry(Registry):
     """
 
     __module__ = "grpc_breaker"
+
+    _service_config: ServiceConfig | None = None
+    """What was read last; `None` for policies that were given in Python."""
+    _source: Source | None = None
+    _functions: Mapping[str, Callable[..., Any]] | None = None
+    _streams: frozenset[str] = frozenset()
+    """The methods that stream, as far as anyone has said."""
+
+    @classmethod
+    def from_service_config(
+        cls,
+        source: Source,
+        *,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        max_breakers: int = 1000,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = uniform,
+    ) -> Self:
+        """Make a registry of a gRPC service config with this package's keys in it.
+
+        Methods that no entry of the document covers are left alone; an entry `{}` covers all others.
+
+        Args:
+            source: A path, JSON text that begins with "{", or the document as a dict.
+            functions: The functions that the document may name, as a fallback or to classify calls, by these names.
+            max_breakers: Above so many breakers, idle closed ones are evicted. Default 1000.
+            clock: Seconds that never run backwards, from anywhere.
+            random: A number in [0, 1), for everything that is left to chance.
+
+        Raises:
+            ServiceConfigError: The document cannot be read, or something in it is wrong; it says all that is.
+            TypeError: An argument of the wrong kind.
+            ValueError: `max_breakers` is below 1.
+        """
+        config = read(source, functions or {})
+        registry = cls(
+            config.policies,
+            default=config.default,
+            retry_throttling=config.retry_throttling,
+            max_breakers=max_breakers,
+            clock=clock,
+            random=random,
+        )
+        registry._service_config, registry._source, registry._functions = config, source, functions
+        return registry
+
+    def reload(self, source: Source | None = None) -> Reloaded:
+        """Put another service config in force: all of it or, where something in it is wrong, nothing.
+
+        The states of breakers, what they counted and the calls in flight stay; see `reconfigure`. What a channel does
+        itself, such as load balancing, does not change in one that is open: the answer says what waits for the next.
+
+        Args:
+            source: A path, JSON text that begins with "{", or the document as a dict. Default `None`: the same as
+                before, if that was a path.
+
+        Returns:
+            What has changed.
+
+        Raises:
+            ServiceConfigError: The document cannot be read, or something in it is wrong; nothing has changed.
+            TypeError: `source` is none of these, or there was none before.
+        """
+        if source is None:
+            source = self._source
+            if source is None:
+                message = "reload needs a source: this registry was not made from a service config"
+                raise TypeError(message)
+        before, new = self._config_of_channels(), read(source, self._functions or {})
+        changed = self.reconfigure(new.policies, default=new.default, retry_throttling=new.retry_throttling)
+        self._service_config, self._source = new, source
+        return Reloaded(changed, differences(before, self._config_of_channels()))
+
+    def watch(self, path: str | PathLike[str], *, every: float = _EVERY) -> Callable[[], None]:
+        """Reload a file whenever its content changes.
+
+        A daemon thread reads the file and compares what is in it, which also sees what Kubernetes does: a mounted
+        ConfigMap changes by a link, which neither times nor notifications of the file show. A file that is missing or
+        wrong is logged, once for each content, and changes nothing; the next good one is taken. In a forked child the
+        watch goes on. It ends with the registry.
+
+        Args:
+            path: The file.
+            every: Seconds between two looks, from 0.01. Default 5.
+
+        Returns:
+            A function that ends it.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: `every` is out of range.
+        """
+        return Watcher(self, path, every).stop
+
+    def channel_options(self, *described: object) -> list[tuple[str, str]]:
+        """The options of a channel that leave to gRPC what only a channel can do: load balancing and its like.
+
+        ::
+
+            options = breakers.channel_options(pricing_pb2)
+            channel = grpc.intercept_channel(
+                grpc.insecure_channel(address, options=options), CircuitBreakerInterceptor(breakers)
+            )
+
+        Retries of calls of one request and one answer are this package's: each asks the breaker. Those of streams only
+        the channel can make; it needs to know which methods stream.
+
+        Args:
+            *described: What describes the services: modules that protoc generated, protobuf's descriptors of files or
+                services, or stubs or their classes. Default: none, and no stream is retried.
+
+        Returns:
+            The option `grpc.service_config`; no option where there is nothing for the channel to do.
+
+        Raises:
+            TypeError: Something that describes no services.
+        """
+        self._streams |= streams_of(described)
+        config = self._config_of_channels()
+        return [("grpc.service_config", json.dumps(config))] if config else []
+
+    def to_service_config(self, functions: Mapping[str, Callable[..., Any]] | None = None) -> dict[str, Any]:
+        """The policies as a service config: reading it makes the same policies again.
+
+        Args:
+            functions: The names of the functions in the policies. Default `None`: those of `from_service_config`.
+
+        Raises:
+            ServiceConfigError: A policy has what a document cannot say: a function without a name, a target.
+            TypeError: `functions` is no mapping of names to callables.
+        """
+        configuration = self._configuration
+        rest = None if self._service_config is None else self._service_config.document
+        functions = self._functions if functions is None else functions
+        return write(configuration.policies, configuration.default, configuration.retry_throttling, functions, rest)
+
+    def _config_of_channels(self) -> dict[str, Any]:
+        """What a channel would get that was made now."""
+        config = self._service_config
+        if config is None:
+            configuration = self._configuration
+            only_retries = {
+                name: MethodPolicy(breaker=None, retry=policy.retry)
+                for name, policy in {**configuration.policies, "": configuration.default}.items()
+                if policy is not None and "@" not in name
+            }
+            default = only_retries.pop("", None)
+            document = write(only_retries, default, configuration.retry_throttling)
+            config = ServiceConfig(policies=only_retries, default=default, document=document)
+        return channel_config(config, self._streams)
 
     def wait_until_admitted(self, method: str | bytes, timeout: float, *, target: str | None = None) -> bool:
         """Wait until a call of a method would be admitted: for a batch job that has nothing better to do.

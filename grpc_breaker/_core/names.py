@@ -113,7 +113,7 @@ def check_names(policies: Iterable[str], described: Iterable[object]) -> None:
         TypeError: Something that describes no services.
         ValueError: A name that no service and no method has.
     """
-    known = {name for it in described for name in _names_in(it)}
+    known = {name for it in described for name, _ in _described_by(it)}
     unknown: list[str] = []
     for policy in policies:
         name = split_target(policy)[0]
@@ -125,35 +125,52 @@ def check_names(policies: Iterable[str], described: Iterable[object]) -> None:
         raise ValueError(message)
 
 
-def _names_in(described: Any) -> Iterator[str]:
-    """The services and methods that a module, a file's descriptor or a service's describes, or that a stub calls."""
+def streams_of(described: Iterable[object]) -> frozenset[str]:
+    """The methods with a stream of requests or answers.
+
+    Raises:
+        TypeError: Something that describes no services.
+    """
+    return frozenset(name for it in described for name, streams in _described_by(it) if streams)
+
+
+def _described_by(described: Any) -> Iterator[tuple[str, bool]]:
+    """The services and methods that a module, a file's descriptor or a service's describes, or that a stub calls; with
+    each, whether it streams.
+    """
     descriptor = getattr(described, "DESCRIPTOR", described)
     services = getattr(descriptor, "services_by_name", None)
     if services is None and not hasattr(descriptor, "methods_by_name"):
         called = _called_by(described if isinstance(described, type) else type(described))
         if not called:
             message = (
-                "check takes modules that protoc generated, such as pricing_pb2 (not pricing_pb2_grpc), descriptors of "
-                f"files or services, or stubs, got {described!r}"
+                "services are described by modules that protoc generated, such as pricing_pb2 (not pricing_pb2_grpc), "
+                f"descriptors of files or services, or stubs, got {described!r}"
             )
             raise TypeError(message)
-        yield from called
+        yield from called.items()
         return
     for service in [descriptor] if services is None else services.values():
-        yield service.full_name
-        for method in service.methods_by_name:
-            yield f"{service.full_name}/{method}"
+        yield service.full_name, False
+        for name, method in service.methods_by_name.items():
+            yield f"{service.full_name}/{name}", _streams(method)
 
 
-def _called_by(stub: type[Any]) -> set[str]:
-    """The services and methods that the class of a stub asks its channel for; none where it is no stub."""
+def _streams(method: Any) -> bool:
+    return any(getattr(method, name, False) for name in ("client_streaming", "server_streaming"))
+
+
+def _called_by(stub: type[Any]) -> dict[str, bool]:
+    """The services and methods that the class of a stub asks its channel for, and whether each streams; none where it
+    is no stub.
+    """
     channel = _Channel()
     try:
         stub(channel)
     except Exception as error:  # whatever a class that is no stub makes of a channel
         if passes_through(error):
             raise
-        return set()
+        return {}
     return channel.names
 
 
@@ -161,13 +178,21 @@ class _Channel:
     """What a stub takes for a channel: it notes which methods it is asked for."""
 
     def __init__(self) -> None:
-        self.names: set[str] = set()
+        self.names: dict[str, bool] = {}
 
-    def _note(self, method: str, *_: object, **__: object) -> None:
+    def _note(self, method: str, streams: bool) -> None:
         name = method.removeprefix("/")
-        self.names |= {name, name.rpartition("/")[0]}
+        self.names.update({name: streams, name.rpartition("/")[0]: False})
 
-    unary_unary = unary_stream = stream_unary = stream_stream = _note
+    def unary_unary(self, method: str, *_: object, **__: object) -> None:
+        """Note a method with one request and one answer."""
+        self._note(method, False)
+
+    def unary_stream(self, method: str, *_: object, **__: object) -> None:
+        """Note a method that streams."""
+        self._note(method, True)
+
+    stream_unary = stream_stream = unary_stream
 
 
 class UnmatchedNames:

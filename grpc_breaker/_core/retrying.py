@@ -34,7 +34,8 @@ class RetryBudget:
 
     def __init__(self, throttling: RetryThrottling) -> None:
         """Make a full one."""
-        self._most = self.tokens = throttling.max_tokens
+        self._most: float = throttling.max_tokens
+        self.tokens: float = self._most
         """How many tokens there may be, and how many there are."""
         self._ratio = throttling.token_ratio
 

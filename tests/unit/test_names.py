@@ -65,8 +65,8 @@ def test_check_of_something_else(wrong: object) -> None:
     with pytest.raises(TypeError) as raised:
         registry().check(wrong)
     assert str(raised.value) == (
-        "check takes modules that protoc generated, such as pricing_pb2 (not pricing_pb2_grpc), descriptors of files or "
-        f"services, or stubs, got {wrong!r}"
+        "services are described by modules that protoc generated, such as pricing_pb2 (not pricing_pb2_grpc), "
+        f"descriptors of files or services, or stubs, got {wrong!r}"
     )
 
 
