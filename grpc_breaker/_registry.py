@@ -11,6 +11,8 @@ from random import random as uniform
 from threading import Event
 from typing import Any, Final, Self
 
+from google.protobuf.descriptor_pb2 import MethodDescriptorProto
+
 from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.names import streams_of
 from grpc_breaker._core.registry import Registry
@@ -157,7 +159,7 @@ class BreakerRegistry(Registry):
         Raises:
             TypeError: Something that describes no services.
         """
-        self._streams |= streams_of(described)
+        self._streams |= streams_of(described, _is_stream)
         config = self._config_of_channels()
         return [("grpc.service_config", json.dumps(config))] if config else []
 
@@ -233,3 +235,10 @@ class BreakerRegistry(Registry):
         finally:
             end()
         return True
+
+
+def _is_stream(method: Any) -> bool:
+    """Whether a descriptor is that of a method that streams. Older versions of protobuf do not say it themselves."""
+    proto = MethodDescriptorProto()
+    method.CopyToProto(proto)
+    return proto.client_streaming or proto.server_streaming

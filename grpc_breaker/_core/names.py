@@ -10,7 +10,7 @@ Descriptors and stubs are known by what they have: the core imports neither prot
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from grpc_breaker._core.interrupts import passes_through
@@ -125,18 +125,23 @@ def check_names(policies: Iterable[str], described: Iterable[object]) -> None:
         raise ValueError(message)
 
 
-def streams_of(described: Iterable[object]) -> frozenset[str]:
-    """The methods with a stream of requests or answers.
+def streams_of(described: Iterable[object], streams: Callable[[Any], bool]) -> frozenset[str]:
+    """The methods with a stream of requests or answers, which `streams` tells of a method's descriptor.
 
     Raises:
         TypeError: Something that describes no services.
     """
-    return frozenset(name for it in described for name, streams in _described_by(it) if streams)
+    return frozenset(
+        name
+        for it in described
+        for name, method in _described_by(it)
+        if (method if isinstance(method, bool) else method is not None and streams(method))
+    )
 
 
-def _described_by(described: Any) -> Iterator[tuple[str, bool]]:
+def _described_by(described: Any) -> Iterator[tuple[str, Any]]:
     """The services and methods that a module, a file's descriptor or a service's describes, or that a stub calls; with
-    each, whether it streams.
+    each method its descriptor or, of a stub's, whether it streams.
     """
     descriptor = getattr(described, "DESCRIPTOR", described)
     services = getattr(descriptor, "services_by_name", None)
@@ -151,13 +156,9 @@ def _described_by(described: Any) -> Iterator[tuple[str, bool]]:
         yield from called.items()
         return
     for service in [descriptor] if services is None else services.values():
-        yield service.full_name, False
+        yield service.full_name, None
         for name, method in service.methods_by_name.items():
-            yield f"{service.full_name}/{name}", _streams(method)
-
-
-def _streams(method: Any) -> bool:
-    return any(getattr(method, name, False) for name in ("client_streaming", "server_streaming"))
+            yield f"{service.full_name}/{name}", method
 
 
 def _called_by(stub: type[Any]) -> dict[str, bool]:
