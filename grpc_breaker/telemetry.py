@@ -37,7 +37,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from grpc_breaker import _semconv as names
 from grpc_breaker._core.breaker import CircuitBreaker, counts_of
-from grpc_breaker._core.counts import REJECTED, UNENFORCED, LabelledCounts, summed
+from grpc_breaker._core.counts import FALLBACK, REJECTED, RETRY, UNENFORCED, LabelledCounts, summed
 from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, logger, printable
@@ -105,6 +105,12 @@ class BreakerTelemetry:
         )
         meter.create_observable_counter(
             names.METRIC_CALLS, [self._observe_calls], "{call}", "Calls by what they said about the server."
+        )
+        meter.create_observable_counter(
+            names.METRIC_RETRIES, [self._observe_retries], "{attempt}", "Attempts of calls after their first ones."
+        )
+        meter.create_observable_counter(
+            names.METRIC_FALLBACKS, [self._observe_fallbacks], "{call}", "Calls that a fallback answered."
         )
         meter.create_observable_up_down_counter(
             names.METRIC_IN_FLIGHT, [self._observe_in_flight], "{call}", "Calls admitted and not ended."
@@ -187,18 +193,34 @@ class BreakerTelemetry:
             for state in State:
                 yield Observation(int(state in present), {**_label(label), names.STATE: str(state)})
 
-    def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
+    def _totals(self) -> dict[tuple[str, str, str], int]:
+        """Everything that was counted, of registries that are gone, too."""
         live_and_gone = [*(counts for _, counts in self._attached()), *list(self._gone.values())]
         totals = summed({id(counts): counts for counts in live_and_gone}.values())
         for key, calls in totals.items():  # what is being folded just now was reported the last time
             self._reported[key] = totals[key] = max(calls, self._reported.get(key, 0))
-        for (label, outcome, status), calls in totals.items():
+        return totals
+
+    def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
+        for (label, outcome, status), calls in self._totals().items():
+            if outcome in {RETRY, FALLBACK}:
+                continue
             attributes = {**_label(label), names.OUTCOME: outcome}
             if outcome in {REJECTED, UNENFORCED}:
                 attributes[names.REFUSAL_REASON] = status
             elif status:  # that of plain code is the name of an exception
                 attributes[names.RPC_STATUS if status in STATUS_NAMES else names.ERROR_TYPE] = status
             yield Observation(calls, attributes)
+
+    def _observe_retries(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
+        for (label, what, _), attempts in self._totals().items():
+            if what == RETRY:
+                yield Observation(attempts, _label(label))
+
+    def _observe_fallbacks(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
+        for (label, what, kind), calls in self._totals().items():
+            if what == FALLBACK:
+                yield Observation(calls, {**_label(label), names.FALLBACK_KIND: kind})
 
     def _observe_in_flight(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
         calls: dict[str, int] = {}

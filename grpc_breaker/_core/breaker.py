@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from grpc_breaker._core.admission import Admission
 from grpc_breaker._core.callables import check_clock, check_random
-from grpc_breaker._core.counts import CallCounts, LabelledCounts
+from grpc_breaker._core.counts import RETRY, CallCounts, LabelledCounts
 from grpc_breaker._core.errors import refusal_of
 from grpc_breaker._core.events import Listeners, StateChange, plain
 from grpc_breaker._core.generation import HalfOpen
@@ -165,6 +165,10 @@ class CircuitBreaker(Admission):
                 "consecutive_failures": generation.window.in_a_row,
             },
             "totals": self._counts.totals(),
+            "refusals": self._counts.refusals(),
+            "retries": self._counts.others.get((RETRY, ""), 0),
+            "fallbacks": self._counts.answered(),
+            "limits": None if self._limits is None else self._limits.as_dict(generation.window, now),
             "last_failures": [asdict(it) for it in generation.last_failures()],
             "since": generation.history[-1].time if generation.history else None,
             "changes": [plain(change) for change in generation.history],
@@ -180,7 +184,7 @@ class CircuitBreaker(Admission):
         In a registry these are the counts of the breaker's label in telemetry: where there are more names than
         `max_breakers`, those that share the label `other` share its counts.
         """
-        return self._counts.tallies()
+        return self._counts.ended()
 
     def __repr__(self) -> str:
         generation, now = self._latest(), self._clock()

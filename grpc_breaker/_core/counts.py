@@ -26,6 +26,9 @@ STALE: Final = "stale"
 REJECTED: Final = "rejected"
 UNENFORCED: Final = "unenforced"
 OUTCOMES: Final = (SUCCESS, FAILURE, IGNORED, STALE, REJECTED, UNENFORCED)
+RETRY: Final = "retry"
+FALLBACK: Final = "fallback"
+"""Kept with the calls, and no outcomes: attempts after the first, and calls that a fallback answered, by its kind."""
 
 _MAX_STATUSES: Final = 100
 """Pairs of outcome and status counted by name; more can only come from free text, and count as "other"."""
@@ -74,7 +77,10 @@ class CallCounts:
         self.failures, self.others = {}, {}
 
     def tallies(self) -> dict[tuple[str, str], int]:
-        """How many calls ended how: {(outcome, status): calls}; of refusals, by what refused them."""
+        """How many calls ended how: {(outcome, status): calls}; of refusals, by what refused them.
+
+        Retries and answers of fallbacks are among them.
+        """
         tallies = self.others.copy()
         for status, calls in self.failures.copy().items():
             tallies[FAILURE, status] = tallies.get((FAILURE, status), 0) + calls
@@ -88,9 +94,21 @@ class CallCounts:
     def totals(self) -> dict[str, int]:
         """How many calls ended how, whatever their status: {outcome: calls}."""
         totals = dict.fromkeys(OUTCOMES, 0)
-        for (outcome, _), calls in self.tallies().items():
+        for (outcome, _), calls in self.ended().items():
             totals[outcome] += calls
         return totals
+
+    def ended(self) -> dict[tuple[str, str], int]:
+        """The tallies without retries and fallbacks."""
+        return {key: calls for key, calls in self.tallies().items() if key[0] in OUTCOMES}
+
+    def refusals(self) -> dict[str, int]:
+        """How many calls were refused, by what refused them."""
+        return {reason: calls for (outcome, reason), calls in self.tallies().items() if outcome == REJECTED}
+
+    def answered(self) -> dict[str, int]:
+        """How many calls a fallback answered, by its kind."""
+        return {kind: calls for (what, kind), calls in self.others.copy().items() if what == FALLBACK}
 
 
 def _add(counted: dict[Any, int], key: Any) -> None:

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 from grpc_breaker._core.method_policy import MethodPolicy, RateLimit, Throttle
 from grpc_breaker._core.refusing import Refusing
@@ -31,7 +31,7 @@ _PASS_EVERY: Final = 1.0
 class RateLimiter:
     """How far ahead of time calls have been allowed. State that two threads meet in is one number, written once."""
 
-    __slots__ = ("_ahead", "_allowed_until", "_interval", "_per_second")
+    __slots__ = ("_ahead", "_allowed_until", "_interval", "per_second")
 
     def __init__(self, limit: RateLimit) -> None:
         self._allowed_until = _LONG_AGO
@@ -39,7 +39,7 @@ class RateLimiter:
 
     def reconfigure(self, limit: RateLimit) -> None:
         """Put another limit in force; calls that were allowed still count."""
-        self._per_second = limit.calls_per_second
+        self.per_second = limit.calls_per_second
         self._interval = 1.0 / limit.calls_per_second
         self._ahead = self._interval * ((limit.burst or 1) - 1) + _ROUNDING
 
@@ -58,7 +58,7 @@ class RateLimiter:
         until = self._allowed_until - self._ahead
         if until <= now:
             return None
-        return Refusing(name, state, None, until, "RESOURCE_EXHAUSTED", self._per_second, RefusalReason.RATE)
+        return Refusing(name, state, None, until, "RESOURCE_EXHAUSTED", self.per_second, RefusalReason.RATE)
 
 
 class Throttling:
@@ -117,6 +117,14 @@ class Limits:
         """Whether streams, too, are limited by it."""
         self.rate: RateLimiter | None = None
         self.throttling: Throttling | None = None
+
+    def as_dict(self, window: Window, now: float) -> dict[str, Any]:
+        """The limits as plain data, with the share of calls that the throttle refuses now."""
+        return {
+            "max_concurrent_calls": self.max_concurrent_calls,
+            "calls_per_second": None if self.rate is None else self.rate.per_second,
+            "throttled_share": None if self.throttling is None else self.throttling.share(window, now),
+        }
 
     @classmethod
     def after(cls, old: Limits | None, policy: MethodPolicy, now: float) -> Limits | None:

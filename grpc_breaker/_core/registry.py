@@ -293,7 +293,7 @@ class Registry:
             routes.clear()  # a cache of bounded size, rebuilt by the calls that come
         route: Route | LeftAlone = ()
         if breaker is not None:
-            route = (breaker, name, self._stack_of(name, target, configuration))
+            route = (breaker, name, self._stack_of(name, target, configuration, breaker.name))
         routes[method] = route
         if self._configuration is not configuration or (
             breaker is not None and self._breakers.setdefault(breaker.name, breaker) is not breaker
@@ -310,7 +310,7 @@ class Registry:
         group = policy.breaker_policy.group
         return self._make(at_target(group or name or "/", target), policy, configuration)  # the nameless need a name
 
-    def _stack_of(self, name: str, target: str, configuration: Configuration) -> Stack | None:
+    def _stack_of(self, name: str, target: str, configuration: Configuration, breaker: str) -> Stack | None:
         """What is wanted around the breaker of a method; `None` where that is nothing."""
         policy = configuration.policy_of(name, target)
         if policy is None or not policy.in_adapter:
@@ -321,7 +321,8 @@ class Registry:
             while len(self._stacks) >= 4 * self._max_breakers:  # as many as there are routes
                 self._stacks.pop(next(iter(self._stacks), ""), None)
             budget = self._budget(configuration, target)
-            made = Stack(name, policy, budget, clock=self._clock, random=self._random)
+            counts = self.counts.of(breaker)
+            made = Stack(name, policy, budget, counts, clock=self._clock, random=self._random)
             stack = self._stacks.setdefault(key, made)
         return stack
 

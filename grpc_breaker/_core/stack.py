@@ -11,6 +11,7 @@ from collections.abc import Callable
 from random import random as uniform
 from typing import Final
 
+from grpc_breaker._core.counts import FALLBACK, RETRY, CallCounts
 from grpc_breaker._core.last_good import LastGoodAnswers
 from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.retrying import RetryBudget
@@ -18,20 +19,20 @@ from grpc_breaker._core.retrying import RetryBudget
 LAST_GOOD: Final = "last-good"
 FUNCTION: Final = "function"
 CONSTANT: Final = "constant"
-FALLBACKS: Final = (LAST_GOOD, FUNCTION, CONSTANT)
 """Where the answer of a fallback comes from, in the order in which they are tried."""
 
 
 class Stack:
     """The parts of a method's calls that are around its breaker."""
 
-    __slots__ = ("_clock", "answers", "budget", "fallbacks", "method", "policy", "random", "retries")
+    __slots__ = ("_clock", "_counts", "answers", "budget", "method", "policy", "random")
 
     def __init__(
         self,
         method: str,
         policy: MethodPolicy,
         budget: RetryBudget | None = None,
+        counts: CallCounts | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = uniform,
@@ -42,6 +43,7 @@ class Stack:
             method: The method's name, as events spell it.
             policy: What is wanted of its calls.
             budget: The tokens of retry throttling. Default `None`: retries are not throttled.
+            counts: Where retries and answers of fallbacks are counted. Default `None`: in counts of its own.
             clock: For the age of answers: seconds that never run backwards, from anywhere.
             random: A number in [0, 1), for the pauses between attempts.
         """
@@ -52,12 +54,17 @@ class Stack:
         self.random = random
         self.answers: LastGoodAnswers | None = None
         """The last good answers; `None` where the policy wants none. Read it once for each call."""
-        self.retries = 0
-        """Attempts that were made after the first ones."""
-        self.fallbacks = dict.fromkeys(FALLBACKS, 0)
-        """Calls that were answered by a fallback, by its kind."""
+        self._counts = counts or CallCounts()
         self._clock = clock
         self._note_policy()
+
+    def count_retry(self) -> None:
+        """Count an attempt after the first one."""
+        self._counts.add(RETRY, "")
+
+    def count_fallback(self, kind: str) -> None:
+        """Count a call that a fallback answered."""
+        self._counts.add(FALLBACK, kind)
 
     def reconfigure(self, policy: MethodPolicy, budget: RetryBudget | None = None) -> None:
         """Put another policy and another budget in force, in place; calls under way keep those they began with.
