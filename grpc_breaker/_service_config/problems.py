@@ -47,12 +47,15 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[str] = []
+        self.met = 0
+        """How often something was wrong, also where it was known already."""
         self._spoiled: set[str] = set()
         """The paths of values that are no JSON: nothing more is said of them."""
         self._hints = _MOST_HINTS
 
     def add(self, words: str) -> None:
         """Note a problem; the words name its place."""
+        self.met += 1
         self.found.append(words)
 
     def spoiled(self, path: str, allowed: str, value: Any) -> None:
@@ -63,6 +66,7 @@ class Problems:
     def wrong(self, path: str, allowed: str, value: Any, near: str = "", hint: str = "") -> None:
         """Note a value that is not allowed, with the name that was probably meant, or other words about it."""
         if path in self._spoiled:
+            self.met += 1
             return
         allowed = allowed.replace("or None", "or null").replace("True or False", "true or false")
         self.add(f"{path} must be {allowed}, got {shown(value)}{_meant(near)}{hint}")

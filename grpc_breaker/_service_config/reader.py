@@ -151,7 +151,7 @@ class _Reader:
         given = cast("dict[str, Any]", entry)
         names = self._names(f"{path}.name", given)
         self._misspelt(path, given, METHOD_KEYS)
-        before = len(self.problems.found)
+        before = self.problems.met
         fields: dict[str, Any] = {"breaker": None}
         for key, value in given.items():
             at = f"{path}.{key}"
@@ -165,7 +165,7 @@ class _Reader:
                 fields[name] = self._object(at, value, section)
             elif key == "bulkhead" and value is not None:
                 fields.update(self._fields(at, value, BULKHEAD) or {})
-        if len(self.problems.found) > before:
+        if self.problems.met > before:
             return
         policy = MethodPolicy(**fields)
         self._group(f"{path}.circuitBreaker", policy)
@@ -196,7 +196,7 @@ class _Reader:
             self.problems.wrong(path, 'an object such as {"service": "pkg.Service", "method": "Method"}', given)
             return None
         name = cast("dict[str, Any]", given)
-        before = len(self.problems.found)
+        before = self.problems.met
         for key in name:
             if key not in {"service", "method"}:
                 self.problems.unknown(path, "key", key, ("service", "method"))
@@ -209,7 +209,7 @@ class _Reader:
             self.problems.wrong(f"{path}.method", "the name of a method without its service", method)
         if method and not service:
             self.problems.add(f"{path} must have the service of its method, got {shown(name)}")
-        if len(self.problems.found) > before:
+        if self.problems.met > before:
             return None
         return f"{service}/{method}" if method else service
 
@@ -237,11 +237,11 @@ class _Reader:
 
     def _object(self, path: str, value: Any, section: Section) -> Any:
         """What an object of the document says; `None` where anything is wrong with it."""
-        before = len(self.problems.found)
+        before = self.problems.met
         fields = self._fields(path, value, section)
         if fields is not None and section is FALLBACK and not _gives(value):
             self.problems.add(f'{path} must have "lastGood" or "function", got {shown(value)}')
-        if fields is None or len(self.problems.found) > before:
+        if fields is None or self.problems.met > before:
             return None
         try:
             return section.makes(**fields)

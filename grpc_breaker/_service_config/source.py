@@ -94,17 +94,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _plain(name: str, value: object, problems: Problems) -> dict[str, Any]:
     """A copy made of dicts, lists, strings, numbers, booleans and None alone."""
+    mark = id(value)
     if not isinstance(value, Mapping):
         raise ServiceConfigError(name, [f"$ must be an object, got {shown(value)}"])
-    return _copied_object("$", cast("Mapping[object, object]", value), problems, (id(value),))
+    return _copied_object("$", cast("Mapping[object, object]", value), problems, (mark,))
 
 
 def _copied(path: str, value: object, problems: Problems, above: tuple[int, ...]) -> Any:
+    mark = id(value)
     if isinstance(value, Mapping | list | tuple):
-        if id(cast("object", value)) in above or len(above) >= _DEEPEST:
+        if mark in above or len(above) >= _DEEPEST:
             problems.spoiled(path, f"inside at most {_DEEPEST} objects and lists", {})
             return None
-        above = (*above, id(cast("object", value)))
+        above = (*above, mark)
     if isinstance(value, Mapping):
         return _copied_object(path, cast("Mapping[object, object]", value), problems, above)
     if isinstance(value, list | tuple):

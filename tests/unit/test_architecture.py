@@ -42,6 +42,14 @@ def test_core_neither_sleeps_nor_starts_threads(path: Path) -> None:
     assert not attributes & {"sleep", "Thread", "Timer"}
 
 
+@pytest.mark.parametrize("path", [*(PACKAGE / "_service_config").glob("*.py"), PACKAGE / "_cli.py"], ids=lambda path: path.name)
+def test_the_document_knows_the_core_alone(path: Path) -> None:
+    """What reads and writes service configs imports the standard library, the core and itself."""
+    for name in imports(path):
+        ours = name.startswith(("grpc_breaker._core.", "grpc_breaker._service_config"))
+        assert ours or name.partition(".")[0] in sys.stdlib_module_names, name
+
+
 def test_adapters_know_nothing_of_each_other() -> None:
     """Neither adapter imports the other."""
     assert not any("aio" in name.split(".") for name in imports(PACKAGE / "_sync.py"))

@@ -1,0 +1,1 @@
+"""The document: service configs with circuit breakers."""
