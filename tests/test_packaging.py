@@ -46,6 +46,14 @@ def test_the_wheel_has_the_package_and_its_pytest_plugin(wheel: zipfile.ZipFile)
     assert "grpc_breaker/py.typed" in names
 
 
+def test_the_wheel_has_the_schema_and_the_command(wheel: zipfile.ZipFile) -> None:
+    """The wheel has the JSON schema of service configs, and installs the command that checks them."""
+    names = wheel.namelist()
+    assert "grpc_breaker/_service_config/schema.json" in names
+    (points,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
+    assert "grpc-breaker = grpc_breaker._cli:main" in wheel.read(points).decode()
+
+
 def test_the_version_is_one(metadata: Message) -> None:
     """The wheel, `grpc_breaker.__version__` and the newest entry of the changelog name the same version."""
     newest = re.search(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)

@@ -42,7 +42,9 @@ def test_core_neither_sleeps_nor_starts_threads(path: Path) -> None:
     assert not attributes & {"sleep", "Thread", "Timer"}
 
 
-@pytest.mark.parametrize("path", [*(PACKAGE / "_service_config").glob("*.py"), PACKAGE / "_cli.py"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*(PACKAGE / "_service_config").glob("*.py"), PACKAGE / "_cli.py"], ids=lambda path: path.name
+)
 def test_the_document_knows_the_core_alone(path: Path) -> None:
     """What reads and writes service configs imports the standard library, the core and itself."""
     for name in imports(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from grpc_breaker import BreakerPolicy, Outcome
 from grpc_breaker._core.fallback import Fallback, LastGood
 from grpc_breaker._core.method_policy import MethodPolicy, RateLimit, RetryPolicy, RetryThrottling, Throttle
-from grpc_breaker._service_config import read
+from grpc_breaker._service_config import ServiceConfigError, read
 from tests.unit.service_config.documents import FUNCTIONS, RETRY, WHOLE, entry, judge, last_resort, problems, said
 
 AT = "$.methodConfig[0]"
@@ -95,7 +96,9 @@ def test_named_trip_conditions_and_no_other() -> None:
     assert policy_of(circuitBreaker={"failureRate": None}).breaker == BreakerPolicy(failure_rate=None)
 
 
-@pytest.mark.parametrize("parts", [{}, {"circuitBreaker": None}, {"bulkhead": None, "fallback": None, "waitForReady": True}])
+@pytest.mark.parametrize(
+    "parts", [{}, {"circuitBreaker": None}, {"bulkhead": None, "fallback": None, "waitForReady": True}]
+)
 def test_an_entry_without_a_breaker(parts: dict[str, Any]) -> None:
     """An entry that has no breaker has none, and its parts that are null are off."""
     assert policy_of(**parts) == MethodPolicy(breaker=None)
@@ -141,7 +144,10 @@ SERVICE = "the name of a service such as pkg.Service"
         ),
         ({"service": "a.*"}, f'.service must be {SERVICE}, got "a.*"'),
         ({"service": 5}, f".service must be {SERVICE}, got 5"),
-        ({"service": "a.B", "method": "a.B/C"}, '.method must be the name of a method without its service, got "a.B/C"'),
+        (
+            {"service": "a.B", "method": "a.B/C"},
+            '.method must be the name of a method without its service, got "a.B/C"',
+        ),
         ({"service": "a.B", "method": 5}, ".method must be the name of a method without its service, got 5"),
         ({"method": "C"}, ' must have the service of its method, got {"method": "C"}'),
         ({"service": "a.B", "methods": "C"}, ': there is no key "methods"; did you mean "method"?'),
@@ -231,13 +237,13 @@ def test_value_that_is_wrong(part: str, key: str, value: Any, allowed: str) -> N
         "fallback": {"function": "last_resort", "lastGood": {}},
         "retryPolicy": RETRY,
     }
-    import json
-
     found = problem_of(**{part: {**needed.get(part, {}), key: value}})
     assert found == f"{AT}.{part}.{key} must be {allowed}, got {json.dumps(value)}"
 
 
-@pytest.mark.parametrize("duration", ["1", "s", ".5s", "1.s", "1e1s", "-1s", "1.0000000001s", "1 s", "1ms", "١s", " 1s", "1s\n"])
+@pytest.mark.parametrize(
+    "duration", ["1", "s", ".5s", "1.s", "1e1s", "-1s", "1.0000000001s", "1 s", "1ms", "\u0661s", " 1s", "1s\n"]
+)
 def test_durations_are_grpcs(duration: str) -> None:
     """A duration has digits, at most nine of them after the point, and an s, and nothing else."""
     assert problem_of(timeout=duration).startswith(f"{AT}.timeout must be a duration such as")
@@ -345,7 +351,7 @@ def test_misspelt_key_of_a_document() -> None:
     ],
 )
 def test_grpcs_own_keys_with_wrong_values(key: str, value: Any, allowed: str) -> None:
-    """gRPC's own keys have values that gRPC takes: with others every call of a channel would fail."""
+    """GRPC's own keys have values that gRPC takes: with others every call of a channel would fail."""
     assert problem_of(**{key: value}).startswith(f"{AT}.{key} must be {allowed}, got ")
 
 
@@ -353,7 +359,9 @@ def test_grpcs_own_keys_with_wrong_values(key: str, value: Any, allowed: str) ->
 def test_outlier_detection_watches_over_a_policy(detection: Any) -> None:
     """Outlier detection without a child policy is an error: every call of the channel would fail."""
     (found,) = problems({"loadBalancingConfig": [{"round_robin": {}}, {"outlier_detection_experimental": detection}]})
-    assert found.startswith('$.loadBalancingConfig[1].outlier_detection_experimental must be an object with "childPolicy"')
+    assert found.startswith(
+        '$.loadBalancingConfig[1].outlier_detection_experimental must be an object with "childPolicy"'
+    )
 
 
 def test_verdicts_that_are_wrong() -> None:
@@ -361,11 +369,11 @@ def test_verdicts_that_are_wrong() -> None:
     verdicts = {"NOT_FUND": "failure", "OK": "bad", "reason:": "ignored", "reason:A": None, "ABORTED": ["success"]}
     at = f"{AT}.circuitBreaker.verdicts"
     outcomes = '"success", "failure" or "ignored"'
+    reason = "'reason:' and the reason of a google.rpc.ErrorInfo, such as 'reason:QUOTA_EXCEEDED'"
     assert problems(entry(circuitBreaker={"verdicts": verdicts})) == (
         f'{at}: a key must be a gRPC status such as NOT_FOUND, or its name, got "NOT_FUND"; did you mean "NOT_FOUND"?',
         f'{at}.OK must be {outcomes}, got "bad"',
-        f"{at}: a key must be 'reason:' and the reason of a google.rpc.ErrorInfo, such as 'reason:QUOTA_EXCEEDED', "
-        'got "reason:"',
+        f'{at}: a key must be {reason}, got "reason:"',
         f'{at}["reason:A"] must be {outcomes}, got null',
         f'{at}.ABORTED must be {outcomes}, got ["success"]',
     )
@@ -373,7 +381,10 @@ def test_verdicts_that_are_wrong() -> None:
 
 def test_statuses_that_are_misspelt() -> None:
     """A misspelt status names the nearest, in every list."""
-    for parts in ({"fallback": {"lastGood": {}, "when": ["UNAVAILABE"]}}, {"circuitBreaker": {"refusalCode": "UNAVAILABE"}}):
+    for parts in (
+        {"fallback": {"lastGood": {}, "when": ["UNAVAILABE"]}},
+        {"circuitBreaker": {"refusalCode": "UNAVAILABE"}},
+    ):
         assert problem_of(**parts).endswith('; did you mean "UNAVAILABLE"?')
 
 
@@ -387,9 +398,7 @@ def test_functions_by_name() -> None:
     async def later(_: object) -> None:
         pass
 
-    from grpc_breaker._service_config import ServiceConfigError
-
-    with pytest.raises(ServiceConfigError, match='classify must be a callable that is no coroutine .*, got "later"'):
+    with pytest.raises(ServiceConfigError, match=r'classify must be a callable that is no coroutine .*, got "later"'):
         read(entry(circuitBreaker={"classify": "later"}), {"later": later})
 
 
@@ -423,9 +432,10 @@ def test_methods_of_a_group_have_one_policy() -> None:
     equal = {"name": [{"service": "a.C"}], "circuitBreaker": {"group": "prices"}, "timeout": "1s"}
     other = {"name": [{"service": "a.D"}], "circuitBreaker": {"group": "prices", "minimumCalls": 5}}
     assert len(said({"methodConfig": [first, equal]}).policies) == 2
-    assert problems({"methodConfig": [first, equal, other]}) == (
+    (found,) = problems({"methodConfig": [first, equal, other]})
+    assert found == (
         f'$.methodConfig[2].circuitBreaker.group: "prices" has another policy at {AT}.circuitBreaker; '
-        "methods of a group share one breaker",
+        "methods of a group share one breaker"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from grpc_breaker._service_config import ServiceConfigError, read
-from tests.unit.service_config.documents import FUNCTIONS, WHOLE, problems, said
+from tests.unit.service_config.documents import WHOLE, problems, said
 
 TEXT = json.dumps(WHOLE)
 
@@ -46,7 +46,7 @@ def test_the_document_belongs_to_the_config() -> None:
 @pytest.mark.parametrize("source", [None, 5, b"{}", [], ""])
 def test_what_is_no_source(source: Any) -> None:
     """A source of another kind is an error that says which there are."""
-    with pytest.raises(TypeError, match="must be a path, JSON text that begins with '{', or a dict"):
+    with pytest.raises(TypeError, match=r"must be a path, JSON text that begins with '\{', or a dict"):
         read(source, None)
 
 
@@ -63,7 +63,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         with pytest.raises(ServiceConfigError) as wrong:
             read(path, None)
         assert str(wrong.value) == f"{path}: cannot be read: {words}"
-    with pytest.raises(ServiceConfigError, match="cannot be read: .*null"):
+    with pytest.raises(ServiceConfigError, match=r"cannot be read: .*null"):
         read("resilience\0.json", None)
 
 
@@ -124,7 +124,8 @@ def test_values_that_are_no_json() -> None:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_not_finite(number: str) -> None:
     """A number that is not finite, which JSON does not have, is one problem of its value."""
-    (found,) = problems('{"retryThrottling": {"maxTokens": 5, "tokenRatio": %s}}' % number)
+    text = '{"retryThrottling": {"maxTokens": 5, "tokenRatio": NUMBER}}'
+    (found,) = problems(text.replace("NUMBER", number))
     assert found.startswith("$.retryThrottling.tokenRatio must be a finite number, got ")
 
 
@@ -147,5 +148,7 @@ def test_an_error_shows_its_source_and_every_problem(tmp_path: Path) -> None:
             "  $.methodConfig must be a list of objects, got 1",
             "  $.retryThrottling must be an object, got 2",
         ]
-    with pytest.raises(ServiceConfigError, match=r"^service config: \$\.methodConfig must be a list of objects, got 1$"):
+    with pytest.raises(
+        ServiceConfigError, match=r"^service config: \$\.methodConfig must be a list of objects, got 1$"
+    ):
         read({"methodConfig": 1}, None)
