@@ -27,6 +27,7 @@ CONTENTS: Final = """
 
 docs/registry
 docs/policy
+docs/service_config
 docs/telemetry
 docs/recipes
 docs/example
