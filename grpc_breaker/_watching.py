@@ -84,7 +84,7 @@ class Watcher:
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a file, the next one may be good
             if str(error) != self._trouble:
                 self._trouble = str(error)
-                warn("service config %s was not taken, what was in force stays: %s", self._path, error)
+                warn("a service config was not taken, and what was in force stays: %s", error)
         else:
             self._trouble = ""
             logger.info("service config %s was read: %s", self._path, result)
