@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-def answers(clock: FakeClock, **limits: int) -> LastGoodAnswers:
+def answers(clock: FakeClock, **limits: Any) -> LastGoodAnswers:
     """An empty one."""
     return LastGoodAnswers(LastGood(**limits), clock)
 
