@@ -142,6 +142,21 @@ class EndedCall:
     result: Any = None
     """What plain code returned, which may be its way to fail: see `Permit.conclude`. `None` for calls of gRPC."""
 
+    @property
+    def status_details(self) -> Any:
+        """The `google.rpc.Status` in the trailing metadata, with all details; `None` where there is none, where it is
+        malformed, and where googleapis-common-protos is not installed. Read anew each time.
+        """
+        return _details_readers[0](self.trailing_metadata) if _details_readers else None
+
+
+_details_readers: Final[list[Callable[[Any], Any]]] = []
+
+
+def read_status_details_with(reader: Callable[[Any], Any]) -> None:
+    """Have the details of errors read by `reader`, from their trailing metadata: nothing in here knows protobuf."""
+    _details_readers[:] = [reader]
+
 
 class Listeners(dict[object, Callable[[Event], object]]):
     """The listeners of one kind of event, in the order they were added.

@@ -55,6 +55,7 @@ class _Verdicts(Mapping[str, Outcome]):
 
     def __init__(self, outcomes: dict[str, Outcome]) -> None:
         self._outcomes = outcomes
+        self.by_reason = {it.removeprefix(_REASON): outcomes[it] for it in outcomes if it.startswith(_REASON)}
 
     def __contains__(self, status: object) -> bool:
         """Asked of every call that ends, most often in vain: what `Mapping` brings would raise and catch a KeyError."""
@@ -247,6 +248,12 @@ class BreakerPolicy:
     def plain(self) -> bool:
         """Whether every OK is a success, without a look at the call."""
         return self.classify is None and self.verdicts is None
+
+    @property
+    def verdicts_by_reason(self) -> Mapping[str, Outcome]:
+        """The outcomes of errors by the reason that their details give."""
+        verdicts = self.verdicts
+        return verdicts.by_reason if isinstance(verdicts, _Verdicts) else {}
 
     @property
     def probes_to_close(self) -> int:
