@@ -33,6 +33,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
+from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.errors import CallRefusedError
 from grpc_breaker._core.events import EndedCall
 from grpc_breaker._core.interrupts import passes_through
@@ -40,8 +41,10 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy, classified
 from grpc_breaker._core.refusing import Rejection
+from grpc_breaker._core.stack import Stack
 from grpc_breaker._core.state import Outcome
 from grpc_breaker._core.target import check_target
+from grpc_breaker._error_details import error_reasons, period_asked_for
 from grpc_breaker._registry import BreakerRegistry
 
 OK: Final = grpc.StatusCode.OK
@@ -167,6 +170,10 @@ def _current_task() -> object:
     return None if loop is None else asyncio.current_task(loop)
 
 
+StackedRoute = tuple[CircuitBreaker, str, Stack]
+"""The route of a method whose policy wants more than the breaker."""
+
+
 class Guard:
     """The breakers that an interceptor asks."""
 
@@ -182,8 +189,12 @@ class Guard:
         """Admit each call with what `capture` returns as it begins, for the events that the call causes."""
         self._capture = capture
 
-    def admit(self, call_details: Any, timed: bool) -> Permit | Rejection | None:
-        """Ask for a permit; `None` where the method is left alone, or the breaker cannot be asked."""
+    def admit(self, call_details: Any, timed: bool) -> Permit | Rejection | StackedRoute | None:
+        """Ask for a permit; `None` where the method is left alone, or the breaker cannot be asked.
+
+        Where the policy wants more than the breaker, nothing is asked yet: the route is returned, and each attempt asks
+        by `admit_attempt`.
+        """
         try:
             route = self._routes.get(call_details.method)
             if not route:
@@ -192,11 +203,28 @@ class Guard:
                     self._routes = self.breakers.routes_to(self._target)
                 if not route:
                     return None
-            breaker, method, _ = route
+            breaker, method, stack = route
+            if stack is not None:
+                return breaker, method, stack
             probing = _probing.get()
             if probing is not None and (permit := probing.hand_down(breaker)) is not None:
                 return permit
             timeout = timeout_of(call_details)
+            if timeout is not None and not 0.0 <= timeout < _LONGEST_TIMEOUT:
+                timeout = None  # it ends at once, or never
+            capture = self._capture
+            return breaker.try_admit(method, None if capture is None else capture(), timed, timeout)
+        except Exception as error:  # noqa: BLE001 - see rule 5
+            report(error, "asking the breaker failed; the call goes on unguarded")
+            return None
+
+    def admit_attempt(self, route: StackedRoute, timed: bool, timeout: float | None) -> Permit | Rejection | None:
+        """Ask for a permit for one attempt, which has `timeout` seconds; `None` if the breaker cannot be asked."""
+        try:
+            breaker, method, _ = route
+            probing = _probing.get()
+            if probing is not None and (permit := probing.hand_down(breaker)) is not None:
+                return permit
             if timeout is not None and not 0.0 <= timeout < _LONGEST_TIMEOUT:
                 timeout = None  # it ends at once, or never
             capture = self._capture
@@ -296,7 +324,7 @@ def settle(
             return
         words = details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details or "")
         elapsed = permit.elapsed
-        outcome = verdict(policy, code, words, elapsed, timeout)
+        outcome = verdict(policy, code, words, elapsed, timeout, trailing_metadata)
         if policy.classify is not None:
             ended = EndedCall(
                 method=permit.method,
@@ -310,7 +338,9 @@ def settle(
             outcome = classified(policy.classify, ended, outcome)
         if outcome is Outcome.FAILURE:
             unreached = code is grpc.StatusCode.UNAVAILABLE and words.startswith(_NO_CONNECTION)
-            permit.settle(outcome, code.name, words, incident=_incident(code, words), unreached=unreached)
+            pushback = period_asked_for(trailing_metadata) if trailing_metadata else None
+            incident = _incident(code, words)
+            permit.settle(outcome, code.name, words, incident=incident, unreached=unreached, pushback=pushback)
         else:
             permit.settle(outcome, code.name, words)
     except BaseException as trouble:  # noqa: BLE001 - see rule 5
@@ -378,16 +408,26 @@ def write_failed(code: Any, details: Any) -> bool:
 
 
 def verdict(
-    policy: BreakerPolicy, code: grpc.StatusCode, details: str, elapsed: float, timeout: float | None
+    policy: BreakerPolicy,
+    code: grpc.StatusCode,
+    details: str,
+    elapsed: float,
+    timeout: float | None,
+    trailing_metadata: Any = (),
 ) -> Outcome:
     """What a status says about the server."""
-    if policy.verdicts is not None and code.name in policy.verdicts:
-        return policy.verdicts[code.name]
+    if policy.verdicts is not None:
+        if trailing_metadata and (by_reason := policy.verdicts_by_reason):
+            for reason in error_reasons(trailing_metadata):
+                if reason in by_reason:
+                    return by_reason[reason]
+        if code.name in policy.verdicts:
+            return policy.verdicts[code.name]
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
         never_sent = not 0 < timeout <= _LONGEST_TIMEOUT  # nor NaN
         too_short = timeout < policy.minimum_deadline and elapsed >= timeout
         return Outcome.IGNORED if never_sent or too_short else Outcome.FAILURE
-    if _made_locally(code, details):
+    if made_locally(code, details):
         return Outcome.IGNORED
     proxy = _HTTP_STATUS.search(details)
     if proxy is not None:
@@ -395,7 +435,7 @@ def verdict(
     return _VERDICTS[code]
 
 
-def _made_locally(code: grpc.StatusCode, details: str) -> bool:
+def made_locally(code: grpc.StatusCode, details: str) -> bool:
     """Whether a status was made on the client's side, and says nothing about the server."""
     too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and (
         _TOO_LARGE in details or details.startswith(_TOO_MUCH_METADATA)

@@ -34,6 +34,7 @@ from typing import Any, Final, NoReturn
 
 import grpc
 
+from grpc_breaker import _sync_stack as stacked
 from grpc_breaker._callbacks import CallbackThread
 from grpc_breaker._core.callables import is_coroutine_function
 from grpc_breaker._core.errors import (
@@ -64,6 +65,7 @@ from grpc_breaker._rpc import (
     shown_as,
     timeout_of,
 )
+from grpc_breaker._stack import for_probe
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
 _SUCCESS: Final = Outcome.SUCCESS
@@ -130,36 +132,53 @@ class CircuitBreakerInterceptor(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request, True, False)
+        permit = self._guard.admit(client_call_details, True)
+        if type(permit) is tuple:
+            return stacked.unary_unary(self._guard, self._call, permit, continuation, client_call_details, request)
+        return self._call(permit, continuation, client_call_details, request, False)
 
     def intercept_unary_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request, False, True)
+        permit = self._guard.admit(client_call_details, False)
+        if type(permit) is tuple:
+            return stacked.response_stream(self._guard, self._call, permit, continuation, client_call_details, request)
+        return self._call(permit, continuation, client_call_details, request, True)
 
     def intercept_stream_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request_iterator, False, True)
+        permit = self._guard.admit(client_call_details, False)
+        if type(permit) is tuple:
+            return stacked.stream_unary(
+                self._guard, self._call, permit, continuation, client_call_details, request_iterator
+            )
+        return self._call(permit, continuation, client_call_details, request_iterator, True)
 
     def intercept_stream_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """Guard one call; called by grpcio."""
-        return self._call(continuation, client_call_details, request_iterator, False, True)
+        permit = self._guard.admit(client_call_details, False)
+        if type(permit) is tuple:
+            return stacked.response_stream(
+                self._guard, self._call, permit, continuation, client_call_details, request_iterator
+            )
+        return self._call(permit, continuation, client_call_details, request_iterator, True)
 
     def _call(
-        self, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any, timed: bool, streams: bool
+        self, permit: Any, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any, streams: bool
     ) -> Any:
-        permit = self._guard.admit(call_details, timed)
+        """Make a call, or one attempt of it, that has been admitted, or refused."""
         if permit is None:
             return continuation(call_details, request)
         if isinstance(permit, Rejection):
             return refused_call(permit, refusal_code(permit), self._callbacks)
         try:
             if type(permit) is Probe:
+                call_details = for_probe(permit, call_details)
                 with Probing(permit):
                     call = continuation(call_details, request)
             else:

@@ -44,26 +44,28 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import _get_running_loop
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 from grpc import aio
 
-from grpc_breaker._core.errors import (
-    BulkheadFullError,
-    CallRefusedError,
-    CircuitOpenError,
-    RateLimitedError,
-    ThrottledError,
+from grpc_breaker import _aio_stack as stacked
+from grpc_breaker._aio_calls import (
+    RefusedCall,
+    RefusedStreamStream,
+    RefusedStreamUnary,
+    RefusedUnaryStream,
+    RefusedUnaryUnary,
+    refused_error,
 )
 from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.refusing import Rejection
-from grpc_breaker._core.state import Outcome, RefusalReason
+from grpc_breaker._core.state import Outcome
 from grpc_breaker._headers import GRACE, HeaderLook
 from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker._rpc import (
@@ -72,16 +74,14 @@ from grpc_breaker._rpc import (
     Probing,
     give_back,
     own_cancellation,
-    refusal_code,
-    refusal_in_words,
     report,
     report_in_callback,
     settle,
     settle_raised,
-    shown_as,
     timeout_of,
     write_failed,
 )
+from grpc_breaker._stack import for_probe
 from grpc_breaker._waiting import check_timeout, pauses
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
@@ -188,75 +188,103 @@ class GuardingInterceptor(aio.ClientInterceptor):
 
 
 class _UnaryUnary(GuardingInterceptor, aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(
+    def intercept_unary_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Guard one call; called by grpcio."""
         permit = self._guard.admit(client_call_details, True)
-        if permit is None:
-            return await continuation(client_call_details, request)
-        if isinstance(permit, Rejection):
-            return _RefusedUnaryUnary(refused_error(permit))
-        call = None
-        try:
-            if type(permit) is Probe:
-                with Probing(permit):
-                    call = await continuation(client_call_details, request)
-            else:
-                call = await continuation(client_call_details, request)
-            await call
-        except BaseException as error:
-            settle_raised(permit, error, timeout_of(client_call_details))
-            if call is None or (not isinstance(error, grpc.RpcError) and passes_through(error)):
-                raise
-        else:
-            try:
-                if permit.policy.plain:
-                    permit.settle(_SUCCESS, "OK")
-                else:
-                    _settle_ended(permit, call, client_call_details)
-            except BaseException as error:  # noqa: BLE001  # pragma: no cover - rule 6; test_interrupted_adapters.py
-                give_back(permit)
-                report(error, "settling an ended call failed; it is ignored")
-        return call  # an error of its own it raises again where the application awaits it
+        if type(permit) is tuple:
+            return stacked.unary_unary(self._guard, _unary_unary, permit, continuation, client_call_details, request)
+        return _unary_unary(permit, continuation, client_call_details, request)
 
 
 class _UnaryStream(GuardingInterceptor, aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(
+    def intercept_unary_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Guard one call; called by grpcio."""
         permit = self._guard.admit(client_call_details, False)
-        if isinstance(permit, Rejection):
-            return _RefusedUnaryStream(refused_error(permit))
-        return await _stream(permit, continuation, client_call_details, request)
+        if type(permit) is tuple:
+            return stacked.unary_stream(self._guard, _unary_stream, permit, continuation, client_call_details, request)
+        return _unary_stream(permit, continuation, client_call_details, request)
 
 
 class _StreamUnary(GuardingInterceptor, aio.StreamUnaryClientInterceptor):
-    async def intercept_stream_unary(
+    def intercept_stream_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Guard one call; called by grpcio."""
         permit = self._guard.admit(client_call_details, False)
-        if isinstance(permit, Rejection):
-            return _RefusedStreamUnary(refused_error(permit))
-        return await _stream(permit, continuation, client_call_details, request_iterator)
+        if type(permit) is tuple:
+            return stacked.stream_unary(
+                self._guard, _stream_unary, permit, continuation, client_call_details, request_iterator
+            )
+        return _stream_unary(permit, continuation, client_call_details, request_iterator)
 
 
 class _StreamStream(GuardingInterceptor, aio.StreamStreamClientInterceptor):
-    async def intercept_stream_stream(
+    def intercept_stream_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Guard one call; called by grpcio."""
         permit = self._guard.admit(client_call_details, False)
-        if isinstance(permit, Rejection):
-            return _RefusedStreamStream(refused_error(permit))
-        return await _stream(permit, continuation, client_call_details, request_iterator)
+        if type(permit) is tuple:
+            return stacked.stream_stream(
+                self._guard, _stream_stream, permit, continuation, client_call_details, request_iterator
+            )
+        return _stream_stream(permit, continuation, client_call_details, request_iterator)
 
 
-async def _stream(
-    permit: Permit | None, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any
-) -> Any:
+async def _unary_unary(permit: Any, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any) -> Any:
+    """Make a call of one request and one answer, or one attempt of it, that has been admitted, or refused."""
+    if permit is None:
+        return await continuation(call_details, request)
+    if isinstance(permit, Rejection):
+        return RefusedUnaryUnary(refused_error(permit))
+    call = None
+    try:
+        if type(permit) is Probe:
+            call_details = for_probe(permit, call_details)
+            with Probing(permit):
+                call = await continuation(call_details, request)
+        else:
+            call = await continuation(call_details, request)
+        await call
+    except BaseException as error:
+        settle_raised(permit, error, timeout_of(call_details))
+        if call is None or (not isinstance(error, grpc.RpcError) and passes_through(error)):
+            raise
+    else:
+        try:
+            if permit.policy.plain:
+                permit.settle(_SUCCESS, "OK")
+            else:
+                _settle_ended(permit, call, call_details)
+        except BaseException as error:  # noqa: BLE001  # pragma: no cover - rule 6; test_interrupted_adapters.py
+            give_back(permit)
+            report(error, "settling an ended call failed; it is ignored")
+    return call  # an error of its own it raises again where the application awaits it
+
+
+async def _unary_stream(permit: Any, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any) -> Any:
+    if isinstance(permit, Rejection):
+        return RefusedUnaryStream(refused_error(permit))
+    return await _stream(permit, continuation, call_details, request)
+
+
+async def _stream_unary(permit: Any, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any) -> Any:
+    if isinstance(permit, Rejection):
+        return RefusedStreamUnary(refused_error(permit))
+    return await _stream(permit, continuation, call_details, request)
+
+
+async def _stream_stream(permit: Any, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any) -> Any:
+    if isinstance(permit, Rejection):
+        return RefusedStreamStream(refused_error(permit))
+    return await _stream(permit, continuation, call_details, request)
+
+
+async def _stream(permit: Any, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any) -> Any:
     """Make a call that streams, and see to it that its permit is settled."""
     if permit is None:
         return await continuation(call_details, request)
@@ -336,7 +364,7 @@ def _settle_ended(permit: Permit, call: Any, call_details: Any, later: _LaterLoo
         if code is OK and permit.policy.plain:
             settle(permit, OK)
             return
-        if isinstance(_made_by_interceptors(call), _RefusedCall):
+        if isinstance(_made_by_interceptors(call), RefusedCall):
             give_back(permit)
             return
         words = _now(call.details())
@@ -422,150 +450,3 @@ def _now(coroutine: Any) -> Any:
         return finished.value
     coroutine.close()
     return None
-
-
-class RefusedError(CallRefusedError, aio.AioRpcError):
-    """What a refused asyncio call raises: a `CallRefusedError` that is a `grpc.aio.AioRpcError`."""
-
-    def __init__(self, rejection: Rejection, code: grpc.StatusCode) -> None:
-        CallRefusedError.__init__(self, rejection)
-        words = rejection.details
-        self._code = code
-        self._details = self._debug_error_string = words
-        self._initial_metadata = self._trailing_metadata = aio.Metadata()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return refused_error, (self._rejection,)
-
-    def __repr__(self) -> str:
-        return refusal_in_words(type(self).__name__, self._code, self.details())
-
-    def code(self) -> grpc.StatusCode:
-        """UNAVAILABLE, unless the policy says otherwise."""
-        return self._code
-
-
-@shown_as(CircuitOpenError)
-class _CircuitOpenError(RefusedError, CircuitOpenError):
-    pass
-
-
-@shown_as(BulkheadFullError)
-class _BulkheadFullError(RefusedError, BulkheadFullError):
-    pass
-
-
-@shown_as(RateLimitedError)
-class _RateLimitedError(RefusedError, RateLimitedError):
-    pass
-
-
-@shown_as(ThrottledError)
-class _ThrottledError(RefusedError, ThrottledError):
-    pass
-
-
-_ERRORS: Final[dict[RefusalReason, type[RefusedError]]] = {
-    RefusalReason.BREAKER: _CircuitOpenError,
-    RefusalReason.BULKHEAD: _BulkheadFullError,
-    RefusalReason.RATE: _RateLimitedError,
-    RefusalReason.THROTTLE: _ThrottledError,
-}
-
-
-def refused_error(rejection: Rejection) -> RefusedError:
-    """The error of a refused call, also one that was pickled or copied."""
-    return _ERRORS[rejection.reason](rejection, refusal_code(rejection))
-
-
-class _RefusedCall:
-    """A call that ended before it began. Returned rather than raised, so that the interceptors around us see a call."""
-
-    _KIND: ClassVar[str]
-
-    def __init__(self, error: RefusedError) -> None:
-        self._error = error
-
-    def __repr__(self) -> str:
-        return refusal_in_words(self._KIND, self._error.code(), self._error.details())
-
-    def cancelled(self) -> bool:
-        return False
-
-    def done(self) -> bool:
-        return True
-
-    def time_remaining(self) -> float | None:
-        return None
-
-    def cancel(self) -> bool:
-        return False
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Calls `callback` from the loop: a caller must not be called back inside its own call."""
-        loop = _get_running_loop()
-        if loop is None:
-            callback(self)
-        else:
-            loop.call_soon(callback, self)
-
-    async def initial_metadata(self) -> aio.Metadata:
-        return self._error.initial_metadata()
-
-    async def trailing_metadata(self) -> aio.Metadata:
-        return self._error.trailing_metadata()
-
-    async def code(self) -> grpc.StatusCode:
-        return self._error.code()
-
-    async def details(self) -> str:
-        return self._error.details()
-
-    async def debug_error_string(self) -> str:
-        return self._error.details()
-
-    async def wait_for_connection(self) -> NoReturn:
-        raise self._error
-
-
-class _RefusedUnaryResponse(_RefusedCall):
-    def __await__(self) -> Generator[Any, None, NoReturn]:
-        raise self._error
-        yield  # makes this a generator, as awaiting needs
-
-
-class _RefusedStreamResponse(_RefusedCall):
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> NoReturn:
-        raise self._error
-
-    async def read(self) -> NoReturn:
-        raise self._error
-
-
-class _RefusedStreamRequest(_RefusedCall):
-    _done_writing_flag = False
-
-    async def write(self, request: Any) -> NoReturn:  # noqa: ARG002 - gRPC's signature
-        raise asyncio.InvalidStateError(self._error.details())
-
-    async def done_writing(self) -> None:
-        return None
-
-
-class _RefusedUnaryUnary(_RefusedUnaryResponse, aio.UnaryUnaryCall):
-    _KIND = "UnaryUnaryCall"
-
-
-class _RefusedUnaryStream(_RefusedStreamResponse, aio.UnaryStreamCall):
-    _KIND = "UnaryStreamCall"
-
-
-class _RefusedStreamUnary(_RefusedStreamRequest, _RefusedUnaryResponse, aio.StreamUnaryCall):
-    _KIND = "StreamUnaryCall"
-
-
-class _RefusedStreamStream(_RefusedStreamRequest, _RefusedStreamResponse, aio.StreamStreamCall):
-    _KIND = "StreamStreamCall"

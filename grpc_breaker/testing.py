@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, Literal
 
+from grpc_breaker._aio_calls import refused_error
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.errors import CallRefusedError, refusal_of
 from grpc_breaker._core.events import StateChange
@@ -25,7 +26,6 @@ from grpc_breaker._core.target import split_target
 from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker._rpc import refusal_code
 from grpc_breaker._sync import refused_call
-from grpc_breaker.aio import refused_error
 
 __all__ = ["EventRecorder", "FakeClock", "hold_open", "refusal"]
 

@@ -1,0 +1,297 @@
+"""The parts around the breaker, as far as both adapters share them: deadlines, retries, fallbacks.
+
+    fallback → timeout → retry → [the breaker's decision] → attempt timeout → wire
+
+1.  A deadline is put into the call's details, so that the server learns of it. Of several the shortest counts. Details
+    are changed in copies; whatever class another interceptor made of them, the fields that it left out stay out.
+2.  An attempt after the first carries `grpc-previous-rpc-attempts`, as gRPC's own retries do. What was made on this
+    side is not retried, whatever its status: a cancellation, a request that cannot be serialised.
+3.  A fallback answers errors that its policy names. A refusal is named by "refused" alone, not by the status it shows;
+    a call that this side cancelled is never answered. The sources are tried in the order last good answer, function,
+    constant; a function that returns `None` has no answer. What is answered says so: by its trailing metadata.
+4.  A last good answer is found by the request, serialised, and by the metadata that the policy names. An answer for one
+    user must never reach another: where the policy names no metadata, calls with credentials of their own are not kept.
+    What does not serialise is not kept. Messages of protobuf are kept serialised; so each caller gets one of its own.
+5.  Errors of our own bookkeeping, and of a user's function, are logged once; the caller gets the call as it would be
+    without the part. See rule 5 of `_rpc.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+import grpc
+from grpc import aio
+
+from grpc_breaker._core.callables import name_of
+from grpc_breaker._core.errors import CallRefusedError
+from grpc_breaker._core.fallback import REFUSED, Fallback
+from grpc_breaker._core.interrupts import passes_through
+from grpc_breaker._core.last_good import LastGoodAnswers
+from grpc_breaker._core.log import log_once
+from grpc_breaker._core.method_policy import MethodPolicy
+from grpc_breaker._core.permit import Permit
+from grpc_breaker._core.retrying import Retrying
+from grpc_breaker._core.stack import CONSTANT, FUNCTION, LAST_GOOD, Stack
+from grpc_breaker._error_details import pushback
+from grpc_breaker._rpc import made_locally, own_cancellation, report, timeout_of
+
+ANSWERED_BY: Final = "grpc-breaker-fallback"
+"""The key of the trailing metadata of a call that a fallback answered."""
+_PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
+_AUTHORIZATION: Final = "authorization"
+
+# ── Deadlines and details ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shortest(one: float | None, other: float | None) -> float | None:
+    """The shorter of two times, of which `None` is the longest."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+class _ChangedDetails(grpc.ClientCallDetails):
+    """The details of a call that another interceptor made of a class of its own, with some fields changed."""
+
+    def __init__(self, details: Any, changes: dict[str, Any]) -> None:
+        self._details = details
+        vars(self).update(changes)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._details, name)
+
+
+def changed(details: Any, **changes: Any) -> Any:
+    """A copy of a call's details, with some fields changed."""
+    try:
+        if isinstance(details, tuple):
+            return details._replace(**changes)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    except (AttributeError, TypeError, ValueError):  # no named tuple, or one without such a field
+        pass
+    return _ChangedDetails(details, changes)
+
+
+def with_timeout(details: Any, given: float | None, timeout: float | None) -> Any:
+    """A call's details with a timeout, where that is shorter than the one that was given."""
+    return details if timeout is None or timeout == given else changed(details, timeout=timeout)
+
+
+def for_probe(permit: Permit, details: Any) -> Any:
+    """A probe's details: with its deadline, where the policy has one and the call is of one request and one answer."""
+    try:
+        deadline = permit.policy.probe_deadline
+        if deadline is None or not permit.timed:
+            return details
+        given = timeout_of(details)
+        return with_timeout(details, given, shortest(given, deadline))
+    except Exception as error:  # noqa: BLE001 - see rule 5
+        report(error, "shortening the deadline of a probe failed; it keeps its caller's")
+        return details
+
+
+class Attempts:
+    """The attempts of a call that may be tried again: its deadline, its pauses, and what each attempt is sent with."""
+
+    __slots__ = ("_attempt_timeout", "_deadline", "_details", "_retrying")
+
+    def __init__(self, stack: Stack, policy: MethodPolicy, details: Any, deadline: float | None) -> None:
+        """Begin with the failure of the first attempt.
+
+        Args:
+            stack: What is kept of the method.
+            policy: What was wanted of it when the call began; with a `retry`.
+            details: The call's details, as its caller gave them.
+            deadline: When the call as a whole ends, in the seconds of `time.monotonic`; `None` if never.
+        """
+        assert policy.retry is not None
+        self._retrying = Retrying(policy.retry, stack.budget, stack.random)
+        self._details = details
+        self._deadline = math.inf if deadline is None else deadline
+        self._attempt_timeout = policy.attempt_timeout
+
+    def pause_after(self, error: Any, now: float) -> float | None:
+        """Take in how an attempt failed; returns the seconds until the next one, `None` if there is none."""
+        try:
+            code, words = error.code(), error.details()
+            if not isinstance(code, grpc.StatusCode) or made_locally(code, str(words or "")):
+                return None
+            return self._retrying.pause_after_failure(
+                code.name, pushback(error.trailing_metadata()), now, self._deadline
+            )
+        except Exception as trouble:  # noqa: BLE001 - an error of somebody's own need not have them; see rule 5
+            if not isinstance(trouble, AttributeError):
+                report(trouble, "deciding on a retry failed; the call is not tried again")
+            return None
+
+    def next(self, now: float) -> tuple[Any, float | None] | None:
+        """The details and the timeout of the next attempt; `None` if the pause outlasted the deadline after all."""
+        left = None if self._deadline == math.inf else self._deadline - now
+        if left is not None and left <= 0.0:
+            return None
+        timeout = shortest(left, self._attempt_timeout)
+        metadata = getattr(self._details, "metadata", None)
+        pairs = (*(metadata or ()), (_PREVIOUS_ATTEMPTS, str(self._retrying.attempts - 1)))
+        metadata = aio.Metadata(*pairs) if isinstance(metadata, aio.Metadata) else pairs
+        return changed(self._details, timeout=timeout, metadata=metadata), timeout
+
+
+def deadline_of(begun: float, timeout: float | None) -> float | None:
+    """When a call ends that began then."""
+    return None if timeout is None else begun + timeout
+
+
+def with_lasting_metadata(details: Any) -> Any:
+    """A call's details, with metadata that can be sent more than once."""
+    metadata = getattr(details, "metadata", None)
+    return changed(details, metadata=tuple(metadata)) if isinstance(metadata, Iterator) else details
+
+
+# ── Fallbacks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Answer(NamedTuple):
+    """What a caller gets instead of an error."""
+
+    message: Any
+    kind: str
+    """Where it comes from: "last-good", "function" or "constant"."""
+
+
+class Remembered(NamedTuple):
+    """Where the last good answer to a request is kept."""
+
+    answers: LastGoodAnswers
+    key: bytes
+
+    def keep(self, message: Any) -> None:
+        """Keep an answer."""
+        try:
+            if type(message) is bytes:
+                self.answers.keep(self.key, message, len(message))
+            elif hasattr(message, "SerializePartialToString"):
+                data = message.SerializePartialToString()
+                self.answers.keep(self.key, (type(message).FromString, data), len(data))
+            else:
+                self.answers.keep(self.key, (copy.deepcopy, copy.deepcopy(message)), sys.getsizeof(message))
+        except Exception as error:  # noqa: BLE001 - see rule 5
+            report(error, f"an answer of type {type(message).__qualname__} cannot be kept as the last good one")
+
+    def find(self) -> Answer | None:
+        """The last good answer, the caller's own copy."""
+        kept = self.answers.find(self.key)
+        if kept is None:
+            return None
+        if type(kept) is bytes:
+            return Answer(kept, LAST_GOOD)
+        make, of = kept
+        return Answer(make(of), LAST_GOOD)
+
+
+def remembered(stack: Stack, details: Any, request: Any) -> Remembered | None:
+    """Where the last good answer to a request is kept; `None` if it is not."""
+    answers = stack.answers
+    if answers is None:
+        return None
+    try:
+        prefix = _metadata_of_key(answers.key_metadata, details)
+        if prefix is None:
+            log_once(
+                f"last good answers of {stack.method} are not kept for calls with credentials of their own: one user's "
+                "must not reach another; name the metadata that tells the users apart in LastGood.key_metadata",
+                exc_info=False,
+            )
+            return None
+        serialised = request if type(request) is bytes else request.SerializeToString(deterministic=True)
+        return Remembered(answers, prefix + serialised)
+    except Exception as error:  # noqa: BLE001 - see rule 5
+        report(error, f"a request of {stack.method} does not serialise; its last good answer is not kept")
+        return None
+
+
+def _metadata_of_key(names: tuple[str, ...], details: Any) -> bytes | None:
+    """What a call's metadata adds to its key; `None` where the call has credentials that the key would not hold."""
+    metadata = getattr(details, "metadata", None) or ()
+    if names:
+        pairs = [(key, value) for key, value in metadata if key in names]
+        pairs.sort(key=lambda pair: names.index(pair[0]))
+        return repr(pairs).encode()  # no request can begin with another call's: a list says where it ends
+    if getattr(details, "credentials", None) is not None:
+        return None
+    return None if metadata and any(key == _AUTHORIZATION for key, _ in metadata) else b""
+
+
+def may_answer(fallback: Fallback, error: Any) -> bool:
+    """Whether a fallback answers a call that ended with `error`."""
+    if isinstance(error, CallRefusedError):
+        return REFUSED in fallback.when
+    if not isinstance(error, grpc.RpcError):
+        return False
+    facts: Any = error
+    try:
+        code = facts.code()
+        return code.name in fallback.when and not own_cancellation(code, facts.details())
+    except Exception as trouble:  # an RpcError of somebody's own need not have them
+        if passes_through(trouble):
+            raise
+        return False
+
+
+def last_good(kept: Remembered | None) -> Answer | None:
+    """The last good answer, if there is one."""
+    try:
+        return None if kept is None else kept.find()
+    except Exception as error:  # noqa: BLE001 - see rule 5
+        report(error, "the last good answer cannot be copied; the caller gets the error")
+        return None
+
+
+def constant(fallback: Fallback) -> Answer | None:
+    """The constant, if there is one."""
+    return Answer(fallback.constant, CONSTANT) if fallback.has_constant else None
+
+
+def from_function(fallback: Fallback, message: Any) -> Answer | None:
+    """What a function returned; the constant if that is nothing."""
+    return constant(fallback) if message is None else Answer(message, FUNCTION)
+
+
+def report_function(function: Callable[..., Any] | None, error: BaseException) -> None:
+    """Log, once, what a user's function raised; raise what only passed through."""
+    if passes_through(error):
+        raise error
+    log_once(f"fallback function {name_of(function)} raised; the caller gets the original error")
+
+
+def report_no_answer(what: str) -> None:
+    """Log, once, that what a fallback gave is no answer."""
+    log_once(f"{what}; the caller gets the original error", exc_info=False)
+
+
+def count_answer(stack: Stack, answer: Answer) -> None:
+    """Count a call that a fallback has answered."""
+    stack.fallbacks[answer.kind] += 1
+
+
+def messages_of(fallback: Fallback, answer: Answer) -> Answer | None:
+    """An iterator over the messages of a stream, from what its fallback gave; `None` if that are none."""
+    messages = answer.message
+    if not isinstance(messages, Iterable) or isinstance(messages, bytes | bytearray | memoryview | str):
+        why = "not an iterable of messages, as a stream needs"
+    elif answer.kind == CONSTANT and isinstance(messages, Iterator):
+        why = "an iterator, which gives its messages only once"
+    else:
+        try:
+            return Answer(iter(messages), answer.kind)
+        except Exception as error:  # noqa: BLE001 - a user's object must not break a user's call
+            report(error, "the messages of a fallback cannot be iterated over; the caller gets the original error")
+            return None
+    source = "the fallback constant" if answer.kind == CONSTANT else f"what {name_of(fallback.function)} returned"
+    report_no_answer(f"{source} is {why}")
+    return None
