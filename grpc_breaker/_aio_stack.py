@@ -206,7 +206,7 @@ async def _retried(
         again = await _end_of(attempt(*following))
         if isinstance(again.error, CallRefusedError):
             return ended
-        stack.retries += 1
+        stack.count_retry()
         ended = again
     if ended.error is None and stack.budget is not None:
         stack.budget.success()

@@ -276,7 +276,7 @@ def report_no_answer(what: str) -> None:
 
 def count_answer(stack: Stack, answer: Answer) -> None:
     """Count a call that a fallback has answered."""
-    stack.fallbacks[answer.kind] += 1
+    stack.count_fallback(answer.kind)
 
 
 def messages_of(fallback: Fallback, answer: Answer) -> Answer | None:

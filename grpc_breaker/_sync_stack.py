@@ -145,7 +145,7 @@ def _retried(attempt: Callable[[Any, float | None], Any], call: Any, attempts: A
         again = attempt(*following)
         if isinstance(again, CallRefusedError):
             break
-        stack.retries += 1
+        stack.count_retry()
         call = again
         if not _has_failed(call):
             break
