@@ -4,8 +4,10 @@
 
 1.  A deadline is put into the call's details, so that the server learns of it. Of several the shortest counts. Details
     are changed in copies; whatever class another interceptor made of them, the fields that it left out stay out.
-2.  An attempt after the first carries `grpc-previous-rpc-attempts`, as gRPC's own retries do. What was made on this
-    side is not retried, whatever its status: a cancellation, a request that cannot be serialised.
+2.  An attempt after the first carries `grpc-previous-rpc-attempts`, as gRPC's own retries do. It reaches the server
+    where the channel's own are off (`grpc.enable_retries=0`): with them on, grpcio takes out what applications send
+    under that key. What was made on this side is not retried, whatever its status: a cancellation, a request that
+    cannot be serialised.
 3.  A fallback answers errors that its policy names. A refusal is named by "refused" alone, not by the status it shows;
     a call that this side cancelled is never answered. The sources are tried in the order last good answer, function,
     constant; a function that returns `None` has no answer. What is answered says so: by its trailing metadata.
