@@ -393,11 +393,11 @@ def test_bare_details(fields: dict[str, Any], served: ProgrammedServer) -> None:
 def test_interrupt_during_a_pause(served: ProgrammedServer) -> None:
     """What a signal handler raises during a pause reaches the caller; no permit is held meanwhile."""
 
-    class Alarm(Exception):
+    class AlarmError(Exception):
         pass
 
     def ring(number: int, frame: Any) -> None:
-        raise Alarm
+        raise AlarmError
 
     served.act = fails("UNAVAILABLE")
     policy = MethodPolicy(retry=RetryPolicy(initial_backoff=FAR, max_backoff=FAR))
@@ -414,7 +414,7 @@ def test_interrupt_during_a_pause(served: ProgrammedServer) -> None:
         thread = threading.Thread(target=interrupt)
         thread.start()
         try:
-            with pytest.raises(Alarm):
+            with pytest.raises(AlarmError):
                 made.call("uu")
         finally:
             thread.join()
@@ -438,9 +438,15 @@ def asked(request: Any, error: Any) -> bytes:
     return b"%s after %s" % (request, error.code().name.encode())
 
 
+def through_future(method: Any) -> tuple[bytes, Any]:
+    """Make a call as a future, and wait for its answer."""
+    future = method.future(b"request")
+    return future.result(), future
+
+
 IDIOMS: dict[str, Callable[[Any], tuple[bytes, Any]]] = {
     "with_call": lambda method: method.with_call(b"request"),
-    "future": lambda method: (lambda future: (future.result(), future))(method.future(b"request")),
+    "future": through_future,
 }
 
 
@@ -501,7 +507,7 @@ def test_done_callback_of_an_answered_refusal(served: ProgrammedServer) -> None:
 
 
 def test_refusal_by_a_limit_is_answered(server: Server) -> None:
-    """ "refused" stands for every refusal: a full bulkhead is answered as an open breaker is."""
+    """The word "refused" stands for every refusal: a full bulkhead is answered as an open breaker is."""
     server.journal.release.clear()
     policy = MethodPolicy(max_concurrent_calls=1, fallback=Fallback(constant=b"constant", when=("refused",)))
     with client(server.target, policy) as made:
