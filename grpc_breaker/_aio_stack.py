@@ -22,7 +22,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine, Generator
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import grpc
@@ -125,7 +125,7 @@ async def stream_unary(
     attempt = _one_attempt(guard, make, route, continuation, details, requests)
     if fallback is None:
         return await attempt
-    wanted = _Wanted(stack, fallback, None, requests)
+    wanted = _Wanted(stack, fallback, None, None)  # to hold requests would hold what makes them
     call = None
     try:
         call = await attempt
@@ -318,7 +318,11 @@ class _AnswerableCall(aio.StreamUnaryCall):
         return self._call.time_remaining()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._call.add_done_callback(lambda ended: callback(self))  # noqa: ARG005 - gRPC's signature
+        @wraps(callback)  # where one raises, the loop logs its name
+        def call_back(_: Any) -> None:
+            callback(self)
+
+        self._call.add_done_callback(call_back)
 
     def write(self, request: Any) -> Any:
         return self._call.write(request)

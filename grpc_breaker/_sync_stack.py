@@ -23,6 +23,7 @@ import inspect
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import wraps
 from importlib import import_module
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -110,7 +111,7 @@ def stream_unary(
     fallback = stack.policy.fallback
     if fallback is None or type(call) is _ENDED_WELL:
         return call
-    return _answerable(call, _Wanted(stack, fallback, None, requests))
+    return _answerable(call, _Wanted(stack, fallback, None, None))  # to hold requests would hold what makes them
 
 
 def response_stream(
@@ -362,7 +363,11 @@ class _AnswerableCall(grpc.Call, grpc.Future):
         return None if self.exception(timeout) is None else self._call.traceback(timeout)
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        self._call.add_done_callback(lambda ended: fn(self))  # noqa: ARG005 - gRPC's signature
+        @wraps(fn)  # where one raises, grpcio logs its name
+        def call_back(_: Any) -> None:
+            fn(self)
+
+        self._call.add_done_callback(call_back)
 
 
 def _keep_answer_of(answerable: Any) -> None:

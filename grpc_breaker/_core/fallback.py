@@ -129,9 +129,10 @@ class Fallback:
 
     Attributes:
         last_good: Give the last good answer to the same request again, if there is one. Default `None`: no.
-        function: Called with the request and the error (`grpc.RpcError`); returns the response. May be a coroutine
-            function where the channel is one of asyncio. One that raises leaves the caller the original error, and is
-            logged once. Default `None`: none.
+        function: Called with the request (`None` where the requests are a stream that was sent) and the error
+            (`grpc.RpcError`); returns the response, or `None` if it has none; of a method that streams its answers, an
+            iterable of them. May be a coroutine function where the channel is one of asyncio. One that raises leaves
+            the caller the original error, and is logged once. Default `None`: none.
         constant: The response, the same object each time; `None` is one, too. Default: not given.
         when: Of which errors: "refused", for calls that were refused here and never sent, and statuses, as codes or
             by their names. Default: "refused", UNAVAILABLE, DEADLINE_EXCEEDED.

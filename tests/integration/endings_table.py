@@ -503,9 +503,9 @@ def await_settled(breaker: CircuitBreaker) -> None:
         pause.wait(0.002)
 
 
-def make_guarded(cell: Cell, servers: Servers) -> Result:
-    """Make the cell's call through a breaker of its own."""
-    breakers = BreakerRegistry(default=BreakerPolicy(consecutive_failures=100))
+def make_guarded(cell: Cell, servers: Servers, breakers: BreakerRegistry | None = None) -> Result:
+    """Make the cell's call through a breaker of its own, or of a registry that no call has used."""
+    breakers = breakers or BreakerRegistry(default=BreakerPolicy(consecutive_failures=100))
     if cell.ending == "refused":
         breakers[METHODS[cell.kind]].force_open()
     return make_call(cell, servers, breakers)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from grpc_breaker import BreakerRegistry
 from tests.integration.endings_table import CELLS, Cell, Servers, make_call, make_guarded, verdict
+from tests.support.parts import idle_parts
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +18,11 @@ def servers() -> Iterator[Servers]:
         yield running
 
 
+@pytest.mark.parametrize("parts", [None, idle_parts], ids=["breaker", "all parts"])
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_ending(cell: Cell, servers: Servers) -> None:
+def test_ending(cell: Cell, parts: Callable[[], BreakerRegistry] | None, servers: Servers) -> None:
     """Application and server see what they see without us, or a refusal; one verdict counts; no permit stays out."""
-    guarded = make_guarded(cell, servers)
+    guarded = make_guarded(cell, servers, None if parts is None else parts())
     if cell.ending == "refused":
         family = "aio CircuitOpenError" if cell.world == "aio" else "CircuitOpenError"
         assert any(it.startswith(f"{family} UNAVAILABLE circuit breaker forced_open") for it in guarded.saw), guarded

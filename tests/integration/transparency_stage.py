@@ -29,12 +29,18 @@ import grpc
 
 from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, aio
 from tests.integration.endings_table import await_settled, passing
+from tests.support.parts import idle_parts
 from tests.support.server import FAR, PATIENCE
 
 KINDS = {"uu": "unary_unary", "us": "unary_stream", "su": "stream_unary", "ss": "stream_stream"}
 
 Body = Callable[[Iterator[bytes], Any], Iterator[bytes]]
 """What a server does with a call of whatever kind: requests in, answers out. A unary answer is the last of them."""
+
+
+IDLE = "with all parts"
+GUARDED = ("guarded", IDLE)
+"""How a run can be guarded: with the breakers alone, or with every part there is, none of which has anything to do."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class Stage:
     """One run of one story."""
 
     def __init__(self, attach: str, certificate: Certificate | None = None) -> None:
-        self.breakers = BreakerRegistry()
+        self.breakers = idle_parts() if attach == IDLE else BreakerRegistry()
         self.seen = Seen()
         self.began = threading.Event()
         """A call has begun at `hang`, or wherever the story's own server says so."""
@@ -190,7 +196,7 @@ class Stage:
         else:
             plain = grpc.secure_channel(target, credentials, options=options, compression=compression)
         self._plain.append(plain)
-        if self._attach == "guarded":
+        if self._attach in GUARDED:
             return grpc.intercept_channel(plain, CircuitBreakerInterceptor(self.breakers, telemetry=False))
         return grpc.intercept_channel(plain, PassOn()) if self._attach == "passing" else plain
 
@@ -199,7 +205,7 @@ class Stage:
     ) -> Any:
         """A channel of `grpc.aio`; the same."""
         interceptors = None
-        if self._attach == "guarded":
+        if self._attach in GUARDED:
             interceptors = aio.interceptors(self.breakers, telemetry=False)
         elif self._attach == "passing":
             interceptors = passing()
