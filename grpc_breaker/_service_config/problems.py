@@ -13,8 +13,8 @@ _PLAIN_KEY: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _LONGEST_VALUE: Final = 100
 """Characters of a value that are shown."""
 
-_MOST_HINTS: Final = 100
-"""Unknown names that are compared with those that exist: in a file of millions it would take minutes."""
+_MOST_COMPARED: Final = 1000
+"""Unknown names that are compared with those that exist: with a million of them it would take minutes."""
 
 
 class ServiceConfigError(ValueError):
@@ -51,7 +51,7 @@ class Problems:
         """How often something was wrong, also where it was known already."""
         self._spoiled: set[str] = set()
         """The paths of values that are no JSON: nothing more is said of them."""
-        self._hints = _MOST_HINTS
+        self._comparisons = _MOST_COMPARED
 
     def add(self, words: str) -> None:
         """Note a problem; the words name its place."""
@@ -73,11 +73,14 @@ class Problems:
 
     def unknown(self, path: str, what: str, name: str, known: Iterable[str]) -> None:
         """Note a name that does not exist, with the nearest of those that do."""
-        near = ""
-        if self._hints > 0:
-            self._hints -= 1
-            near = nearest(name, sorted(known))
-        self.add(f"{path}: there is no {what} {shown(name)}" + _meant(near))
+        self.add(f"{path}: there is no {what} {shown(name)}" + _meant(self.nearest(name, known)))
+
+    def nearest(self, name: str, known: Iterable[str], alike: float = 0.6) -> str:
+        """The nearest of the names that exist; empty where none is near, or too many were looked for."""
+        if self._comparisons <= 0:
+            return ""
+        self._comparisons -= 1
+        return nearest(name, sorted(known), alike)
 
 
 def _meant(near: str) -> str:

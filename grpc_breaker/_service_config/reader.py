@@ -10,7 +10,7 @@ Each value is checked by the check of the field that it becomes, so the document
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Final, cast
@@ -19,7 +19,6 @@ from grpc_breaker._core.checks import BadValueError
 from grpc_breaker._core.fallback import LastGood
 from grpc_breaker._core.method_policy import MethodPolicy, RetryThrottling
 from grpc_breaker._core.policy import verdict_key
-from grpc_breaker._core.spelling import nearest
 from grpc_breaker._core.state import Outcome
 from grpc_breaker._service_config.keys import (
     BULKHEAD,
@@ -42,6 +41,9 @@ DEFAULT: Final = ""
 
 _SERVICE: Final = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", re.ASCII)
 _METHOD: Final = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
+_LONGEST_NAME: Final = 1000
+"""Characters of the name of a service, or of a method."""
+
 _VERSION: Final = re.compile(r"(.*\.)?v\d+((alpha|beta)\d*)?")
 """How the names of packages end, and those of services do not."""
 
@@ -201,11 +203,11 @@ class _Reader:
             if key not in {"service", "method"}:
                 self.problems.unknown(path, "key", key, ("service", "method"))
         service, method = (name.get(key) or "" for key in ("service", "method"))  # as gRPC: "" and null are none
-        if service and not (isinstance(service, str) and _SERVICE.fullmatch(service)):
+        if service and not _is_name(service, _SERVICE):
             self.problems.wrong(
                 f"{path}.service", "the name of a service such as pkg.Service", service, hint=_why(service)
             )
-        if method and not (isinstance(method, str) and _METHOD.fullmatch(method)):
+        if method and not _is_name(method, _METHOD):
             self.problems.wrong(f"{path}.method", "the name of a method without its service", method)
         if method and not service:
             self.problems.add(f"{path} must have the service of its method, got {shown(name)}")
@@ -216,7 +218,7 @@ class _Reader:
     def _packages(self) -> None:
         """Find names of packages where those of services should be: gRPC knows no policies for packages."""
         services = {name.partition("/")[0] for name in self._places}
-        packages = {name for it in services for name in _packages_of(it)}
+        packages = {name for it in services for name in _packages_of(it) if name in services}
         for name, path in self._places.items():
             service = name.partition("/")[0]
             if service in packages or _VERSION.fullmatch(service):
@@ -259,7 +261,7 @@ class _Reader:
         for key, it in given.items():
             at = at_key(path, key)
             if key not in section.fields:
-                if section.ours or nearest(key, section.fields):
+                if section.ours or self.problems.nearest(key, section.fields):
                     self.problems.unknown(path, "key", key, section.fields)
                 continue
             if key in self._special and it is not None:
@@ -321,7 +323,7 @@ class _Reader:
             if key in known:
                 continue
             near = PYTHON_NAMES.get(key, "")
-            near = near if near in known else nearest(key.replace("_", "")[:40], sorted(known), 0.75)
+            near = near if near in known else self.problems.nearest(key.replace("_", ""), known, 0.75)
             if near:
                 self.problems.add(f"{path}: there is no key {shown(key)}; did you mean {shown(near)}?")
 
@@ -342,10 +344,16 @@ def _gives(fallback: Mapping[str, Any]) -> bool:
     return any(fallback.get(key) is not None for key in ("lastGood", "function"))
 
 
+def _is_name(name: object, form: re.Pattern[str]) -> bool:
+    return isinstance(name, str) and len(name) <= _LONGEST_NAME and form.fullmatch(name) is not None
+
+
 def _why(service: object) -> str:
     """What may have been meant by a service's name that is none."""
     if not isinstance(service, str):
         return ""
+    if len(service) > _LONGEST_NAME:
+        return f"; a name has at most {_LONGEST_NAME} characters"
     plain = service.removeprefix("/")
     if _SERVICE.fullmatch(plain):
         return f"; without the slash: {shown(plain)}"
@@ -355,10 +363,9 @@ def _why(service: object) -> str:
     return ""
 
 
-def _packages_of(service: str) -> list[str]:
+def _packages_of(service: str) -> Iterator[str]:
     """The packages that a service is in."""
-    parts = service.split(".")
-    return [".".join(parts[:number]) for number in range(1, len(parts))]
+    return (service[: dot.start()] for dot in re.finditer(r"\.", service))
 
 
 def _in_words_of_the_document(error: str, path: str, section: Section) -> str:

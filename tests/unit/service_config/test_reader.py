@@ -143,6 +143,10 @@ SERVICE = "the name of a service such as pkg.Service"
             f'.service must be {SERVICE}, got "/a.B/C"; did you mean {{"service": "a.B", "method": "C"}}?',
         ),
         ({"service": "a.*"}, f'.service must be {SERVICE}, got "a.*"'),
+        (
+            {"service": "a." * 500 + "B"},
+            f'.service must be {SERVICE}, got "{("a." * 50)[:-1]}…; a name has at most 1000 characters',
+        ),
         ({"service": 5}, f".service must be {SERVICE}, got 5"),
         (
             {"service": "a.B", "method": "a.B/C"},
@@ -470,11 +474,11 @@ def test_long_values_are_cut() -> None:
 
 
 def test_many_unknown_keys() -> None:
-    """Every unknown key is found; only the first hundred are compared with those that exist."""
-    found = problems(entry(throttle={f"windo{number}": "1s" for number in range(150)}))
-    assert len(found) == 150
-    assert sum("did you mean" in problem for problem in found) == 100
-    assert '"windo99"; did you mean "window"?' in found[99]
+    """Every unknown key of a part is found; only the first thousand are compared with those that exist."""
+    found = problems(entry(throttle={f"windo{number}": "1s" for number in range(1500)}))
+    assert len(found) == 1500
+    assert sum("did you mean" in problem for problem in found) == 1000
+    assert '"windo999"; did you mean "window"?' in found[999]
 
 
 def test_config_is_what_functions_are_given() -> None:
