@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from grpc_breaker import ServiceConfigError
 from grpc_breaker._cli import main
-from grpc_breaker._service_config import ServiceConfigError, keys, read
+from grpc_breaker._service_config import keys, read
 
 PAGE = (Path(__file__).parent.parent / "docs" / "service_config.md").read_text("utf-8")
 ROWS = [line.split(" | ") for line in PAGE.splitlines() if line.startswith("| `")]
@@ -29,6 +31,18 @@ def test_the_example_is_read() -> None:
     assert (price.timeout, others.timeout, others.retry) == (0.5, 2.0, None)
     assert config.default is not None
     assert config.default.breaker_policy.enforcement_percentage == 0
+
+
+def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example in Python reads the document, makes a channel, and reads it again."""
+    monkeypatch.chdir(tmp_path)
+    Path("resilience.json").write_text(block("json"), "utf-8")
+    named: dict[str, Any] = {}
+    exec(compile(block("python"), "service_config.md", "exec"), named)
+    named["channel"].close()
+    breakers = named["breakers"]
+    assert breakers["pricing.v1.Pricing/GetPrice"].policy.probe_deadline == 0.1
+    assert read(breakers.to_service_config(), None) == read(block("json"), None)
 
 
 def test_the_command_prints_what_the_page_shows(

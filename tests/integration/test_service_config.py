@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc_breaker._service_config import ServiceConfig, ServiceConfigError, channel_config, read
+from grpc_breaker import ServiceConfigError
+from grpc_breaker._service_config import ServiceConfig, channel_config, read
 from tests.support.server import FAR, PATIENCE, SERVICE, UNARY_STREAM, UNARY_UNARY, Server
 
 STREAM = UNARY_STREAM.removeprefix("/")

@@ -13,9 +13,17 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc_breaker import BreakerPolicy, Outcome
-from grpc_breaker._core.fallback import Fallback, LastGood
-from grpc_breaker._core.method_policy import MethodPolicy, RateLimit, RetryPolicy, RetryThrottling, Throttle
+from grpc_breaker import (
+    BreakerPolicy,
+    Fallback,
+    LastGood,
+    MethodPolicy,
+    Outcome,
+    RateLimit,
+    RetryPolicy,
+    RetryThrottling,
+    Throttle,
+)
 
 SECONDS = "a number of seconds from 0.000001 to 1e9"
 BACKOFF = "a number of seconds from 0.01 to 1e9"

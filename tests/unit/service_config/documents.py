@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from grpc_breaker import EndedCall, Outcome
-from grpc_breaker._service_config import ServiceConfig, ServiceConfigError, read
+from grpc_breaker import EndedCall, Outcome, ServiceConfigError
+from grpc_breaker._service_config import ServiceConfig, read
 
 RETRY: dict[str, Any] = {
     "maxAttempts": 3,

@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 
-from grpc_breaker import BreakerPolicy, Outcome
-from grpc_breaker._core.fallback import Fallback, LastGood
-from grpc_breaker._core.method_policy import MethodPolicy, RateLimit, RetryPolicy, RetryThrottling, Throttle
-from grpc_breaker._service_config import ServiceConfigError, read
+from grpc_breaker import (
+    BreakerPolicy,
+    Fallback,
+    LastGood,
+    MethodPolicy,
+    Outcome,
+    RateLimit,
+    RetryPolicy,
+    RetryThrottling,
+    ServiceConfigError,
+    Throttle,
+)
+from grpc_breaker._service_config import read
 from tests.unit.service_config.documents import FUNCTIONS, RETRY, WHOLE, entry, judge, last_resort, problems, said
 
 AT = "$.methodConfig[0]"

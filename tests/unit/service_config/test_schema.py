@@ -9,8 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from grpc_breaker import ServiceConfigError
 from grpc_breaker._core.checks import STATUS_NAMES
-from grpc_breaker._service_config import ServiceConfigError, keys, read
+from grpc_breaker._service_config import keys, read
 from tests.unit.service_config.documents import RETRY, WHOLE, entry
 
 SCHEMA: dict[str, Any] = json.loads(files("grpc_breaker._service_config").joinpath("schema.json").read_text("utf-8"))

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from grpc_breaker._service_config import ServiceConfigError, read
+from grpc_breaker import ServiceConfigError
+from grpc_breaker._service_config import read
 from tests.unit.service_config.documents import WHOLE, problems, said
 
 TEXT = json.dumps(WHOLE)

@@ -10,10 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpc_breaker import BreakerPolicy, Outcome
-from grpc_breaker._core.fallback import Fallback, LastGood
-from grpc_breaker._core.method_policy import MethodPolicy, RateLimit, RetryPolicy, RetryThrottling, Throttle
-from grpc_breaker._service_config import ServiceConfig, ServiceConfigError, read, write
+from grpc_breaker import (
+    BreakerPolicy,
+    Fallback,
+    LastGood,
+    MethodPolicy,
+    Outcome,
+    RateLimit,
+    RetryPolicy,
+    RetryThrottling,
+    ServiceConfigError,
+    Throttle,
+)
+from grpc_breaker._service_config import ServiceConfig, read, write
 from tests.unit.service_config.documents import FUNCTIONS, WHOLE, judge, last_resort, said
 
 
