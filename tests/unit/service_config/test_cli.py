@@ -57,3 +57,9 @@ def test_the_module_is_the_command(content: str, code: int, tmp_path: Path, monk
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("grpc_breaker", run_name="__main__")
     assert ended.value.code == code
+
+
+def test_importing_the_module_runs_nothing() -> None:
+    """A tool that imports every module does not run the command."""
+    names = runpy.run_module("grpc_breaker.__main__", run_name="grpc_breaker.__main__")
+    assert names["main"] is main
