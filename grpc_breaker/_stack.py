@@ -173,8 +173,10 @@ class Remembered(NamedTuple):
     key: bytes
 
     def keep(self, message: Any) -> None:
-        """Keep an answer."""
+        """Keep an answer; `None` is none: it is what grpcio makes of one that cannot be read."""
         try:
+            if message is None:
+                return
             if type(message) is bytes:
                 self.answers.keep(self.key, message, len(message))
             elif hasattr(message, "SerializePartialToString"):
