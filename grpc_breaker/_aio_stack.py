@@ -94,7 +94,7 @@ async def unary_unary(
     timeout = shortest(total, policy.attempt_timeout)
     if retry is not None or fallback is not None:
         details = with_lasting_metadata(details)
-    kept = None if stack.answers is None else remembered(stack, details, request)
+    kept = remembered(stack, details, request)
 
     def attempt(details: Any, timeout: float | None) -> Coroutine[Any, Any, Any]:
         return make(guard.admit_attempt(route, True, timeout), continuation, details, request)
@@ -283,17 +283,17 @@ class _AnswerableCall(aio.StreamUnaryCall):
     def __await__(self) -> Generator[Any, None, Any]:
         return _response(self, self._call).__await__()
 
-    def code(self) -> Coroutine[Any, Any, Any]:
+    def code(self) -> Any:
         return _fact(self, self._call, "code", lambda answer: OK)  # noqa: ARG005 - answered is answered
 
-    def details(self) -> Coroutine[Any, Any, Any]:
+    def details(self) -> Any:
         return _fact(self, self._call, "details", lambda answer: "")  # noqa: ARG005
 
-    def trailing_metadata(self) -> Coroutine[Any, Any, Any]:
+    def trailing_metadata(self) -> Any:
         """Says where the answer comes from, if a fallback answered."""
         return _fact(self, self._call, "trailing_metadata", mark)
 
-    def debug_error_string(self) -> Coroutine[Any, Any, Any]:
+    def debug_error_string(self) -> Any:
         return _fact(self, self._call, "debug_error_string", lambda answer: "")  # noqa: ARG005
 
     def initial_metadata(self) -> Any:

@@ -24,7 +24,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import grpc
 from grpc import aio
@@ -152,7 +152,8 @@ def deadline_of(begun: float, timeout: float | None) -> float | None:
 def with_lasting_metadata(details: Any) -> Any:
     """A call's details, with metadata that can be sent more than once."""
     metadata = getattr(details, "metadata", None)
-    return changed(details, metadata=tuple(metadata)) if isinstance(metadata, Iterator) else details
+    lasts = not isinstance(metadata, Iterator)
+    return details if lasts else changed(details, metadata=tuple(metadata))
 
 
 # ── Fallbacks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -180,8 +181,8 @@ class Remembered(NamedTuple):
             if type(message) is bytes:
                 self.answers.keep(self.key, message, len(message))
             elif hasattr(message, "SerializePartialToString"):
-                data = message.SerializePartialToString()
-                self.answers.keep(self.key, (type(message).FromString, data), len(data))
+                data, kind = message.SerializePartialToString(), cast("Any", type(message))
+                self.answers.keep(self.key, (kind.FromString, data), len(data))
             else:
                 self.answers.keep(self.key, (copy.deepcopy, copy.deepcopy(message)), sys.getsizeof(message))
         except Exception as error:  # noqa: BLE001 - see rule 5
@@ -286,7 +287,8 @@ def count_answer(stack: Stack, answer: Answer) -> None:
 def messages_of(fallback: Fallback, answer: Answer) -> Answer | None:
     """An iterator over the messages of a stream, from what its fallback gave; `None` if that are none."""
     messages = answer.message
-    if not isinstance(messages, Iterable) or isinstance(messages, bytes | bytearray | memoryview | str):
+    are_several = isinstance(messages, Iterable) and not isinstance(messages, bytes | bytearray | memoryview | str)
+    if not are_several:
         why = "not an iterable of messages, as a stream needs"
     elif answer.kind == CONSTANT and isinstance(messages, Iterator):
         why = "an iterator, which gives its messages only once"

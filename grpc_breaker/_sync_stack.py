@@ -82,7 +82,7 @@ def unary_unary(
     timeout = shortest(total, policy.attempt_timeout)
     if retry is not None or fallback is not None:
         details = with_lasting_metadata(details)
-    kept = None if stack.answers is None else remembered(stack, details, request)
+    kept = remembered(stack, details, request)
 
     def attempt(details: Any, timeout: float | None) -> Any:
         return make(guard.admit_attempt(route, True, timeout), continuation, details, request, False)

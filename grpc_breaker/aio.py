@@ -44,7 +44,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import _get_running_loop
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -190,8 +190,8 @@ class GuardingInterceptor(aio.ClientInterceptor):
 class _UnaryUnary(GuardingInterceptor, aio.UnaryUnaryClientInterceptor):
     def intercept_unary_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
-    ) -> Coroutine[Any, Any, Any]:
-        """Guard one call; called by grpcio."""
+    ) -> Any:
+        """Guard one call; called by grpcio, which awaits what this returns."""
         permit = self._guard.admit(client_call_details, True)
         if type(permit) is tuple:
             return stacked.unary_unary(self._guard, _unary_unary, permit, continuation, client_call_details, request)
@@ -201,8 +201,8 @@ class _UnaryUnary(GuardingInterceptor, aio.UnaryUnaryClientInterceptor):
 class _UnaryStream(GuardingInterceptor, aio.UnaryStreamClientInterceptor):
     def intercept_unary_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
-    ) -> Coroutine[Any, Any, Any]:
-        """Guard one call; called by grpcio."""
+    ) -> Any:
+        """Guard one call; called by grpcio, which awaits what this returns."""
         permit = self._guard.admit(client_call_details, False)
         if type(permit) is tuple:
             return stacked.unary_stream(self._guard, _unary_stream, permit, continuation, client_call_details, request)
@@ -212,8 +212,8 @@ class _UnaryStream(GuardingInterceptor, aio.UnaryStreamClientInterceptor):
 class _StreamUnary(GuardingInterceptor, aio.StreamUnaryClientInterceptor):
     def intercept_stream_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
-    ) -> Coroutine[Any, Any, Any]:
-        """Guard one call; called by grpcio."""
+    ) -> Any:
+        """Guard one call; called by grpcio, which awaits what this returns."""
         permit = self._guard.admit(client_call_details, False)
         if type(permit) is tuple:
             return stacked.stream_unary(
@@ -225,8 +225,8 @@ class _StreamUnary(GuardingInterceptor, aio.StreamUnaryClientInterceptor):
 class _StreamStream(GuardingInterceptor, aio.StreamStreamClientInterceptor):
     def intercept_stream_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
-    ) -> Coroutine[Any, Any, Any]:
-        """Guard one call; called by grpcio."""
+    ) -> Any:
+        """Guard one call; called by grpcio, which awaits what this returns."""
         permit = self._guard.admit(client_call_details, False)
         if type(permit) is tuple:
             return stacked.stream_stream(

@@ -8,7 +8,8 @@ cancellation. For the others the traceback tells the two apart:
 1.  A signal handler is called with the frame that it interrupted. So a function that holds, among its variables, a
     frame that comes before its own in the traceback is one: nothing else is given such a frame, but trace functions.
 2.  An exception that is injected into a thread has no frame of its own: its traceback ends in a line of this package.
-    This package raises only built-in exceptions there, and its own.
+    Otherwise only built-in exceptions end there, this package's own, and those of protobuf, whose code in C has no
+    frame either.
 
 An injected exception of a built-in class cannot be distinguished from a defect of this package, nor one that lands in
 a hook from one that the hook raised.
@@ -20,6 +21,8 @@ from types import FrameType
 from typing import Final, cast
 
 _PACKAGE: Final = __name__.partition(".")[0]
+_WITHOUT_FRAME: Final = frozenset({"builtins", "google.protobuf.message"})
+"""The modules of exceptions that code without a frame raises in a line of this package."""
 
 
 def passes_through(error: BaseException) -> bool:
@@ -40,7 +43,8 @@ def passes_through(error: BaseException) -> bool:
         seen.add(id(frame))
         trace = trace.tb_next
     raised_here = bool(frames) and _is_ours(frames[-1].f_globals.get("__name__"))
-    return raised_here and type(error).__module__ != "builtins" and not _is_ours(type(error).__module__)
+    module = type(error).__module__
+    return raised_here and module not in _WITHOUT_FRAME and not _is_ours(module)
 
 
 def _held_by(frame: FrameType) -> list[object]:

@@ -254,6 +254,24 @@ def test_what_is_not_retried(code: str, said: str | None, served: ProgrammedServ
     assert len(served.calls) == 1
 
 
+def test_pause_that_outlasts_the_deadline(served: ProgrammedServer) -> None:
+    """A pause that takes longer than it should, so that the deadline is over, is followed by no attempt."""
+
+    def slow() -> float:
+        if served.calls:
+            time.sleep(0.2)
+        return 0.5
+
+    served.act = fails("UNAVAILABLE")
+
+    async def story() -> None:
+        async with client(served.target, MethodPolicy(timeout=0.2, retry=RETRY), random=slow) as made:
+            assert (await failure(made.call("uu"))).details() == "ill"
+
+    play(story())
+    assert len(served.calls) == 1
+
+
 class Answering(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
     """An interceptor inside ours that answers by itself."""
 

@@ -331,6 +331,20 @@ def test_backoff_beyond_the_deadline(served: ProgrammedServer) -> None:
     assert len(served.calls) == 1
 
 
+def test_pause_that_outlasts_the_deadline(served: ProgrammedServer) -> None:
+    """A pause that takes longer than it should, so that the deadline is over, is followed by no attempt."""
+
+    def slow() -> float:
+        if served.calls:
+            time.sleep(0.2)
+        return 0.5
+
+    served.act = fails("UNAVAILABLE")
+    with client(served.target, MethodPolicy(timeout=0.2, retry=RETRY), random=slow) as made:
+        assert failure(lambda: made.call("uu")).details() == "ill"
+    assert len(served.calls) == 1
+
+
 class WaitsForTheEnd(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
     """An interceptor inside ours that returns a future when it has ended."""
 
@@ -464,7 +478,7 @@ def test_function_answers(idiom: str, served: ProgrammedServer) -> None:
         assert call.initial_metadata() == ()
         assert (call.done(), call.running(), call.cancelled(), call.is_active()) == (True, False, False, False)
         assert (call.result(), call.result(1), call.exception(), call.traceback()) == (answer, answer, None, None)
-        assert (call.cancel(), call.add_callback(lambda: None)) == (False, False)
+        assert (call.cancel(), call.add_callback(lambda: None), call.time_remaining()) == (False, False, None)
         ended: list[Any] = []
         call.add_done_callback(ended.append)
         assert ended == [call]
