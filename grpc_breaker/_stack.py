@@ -151,9 +151,13 @@ def deadline_of(begun: float, timeout: float | None) -> float | None:
 
 def with_lasting_metadata(details: Any) -> Any:
     """A call's details, with metadata that can be sent more than once."""
-    metadata = getattr(details, "metadata", None)
-    lasts = not isinstance(metadata, Iterator)
-    return details if lasts else changed(details, metadata=tuple(metadata))
+    metadata: Any = getattr(details, "metadata", None)
+    return changed(details, metadata=tuple(metadata)) if _ends(metadata) else details
+
+
+def _ends(iterable: object) -> bool:
+    """Whether something can be iterated over once only."""
+    return isinstance(iterable, Iterator)
 
 
 # ── Fallbacks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,10 +291,9 @@ def count_answer(stack: Stack, answer: Answer) -> None:
 def messages_of(fallback: Fallback, answer: Answer) -> Answer | None:
     """An iterator over the messages of a stream, from what its fallback gave; `None` if that are none."""
     messages = answer.message
-    are_several = isinstance(messages, Iterable) and not isinstance(messages, bytes | bytearray | memoryview | str)
-    if not are_several:
+    if not _are_several(messages):
         why = "not an iterable of messages, as a stream needs"
-    elif answer.kind == CONSTANT and isinstance(messages, Iterator):
+    elif answer.kind == CONSTANT and _ends(messages):
         why = "an iterator, which gives its messages only once"
     else:
         try:
@@ -301,3 +304,7 @@ def messages_of(fallback: Fallback, answer: Answer) -> Answer | None:
     source = "the fallback constant" if answer.kind == CONSTANT else f"what {name_of(fallback.function)} returned"
     report_no_answer(f"{source} is {why}")
     return None
+
+
+def _are_several(messages: object) -> bool:
+    return isinstance(messages, Iterable) and not isinstance(messages, bytes | bytearray | memoryview | str)
