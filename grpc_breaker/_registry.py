@@ -226,7 +226,7 @@ class BreakerRegistry(Registry):
         end = breaker.on_state_change(lambda _: changed.set())
         try:
             deadline = time.monotonic() + seconds
-            for pause in pauses(breaker):
+            for pause in pauses(self, method, target):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False

@@ -1,9 +1,9 @@
 """How long to wait before a refused call is worth another try.
 
 Nobody is told when a place becomes free in a bulkhead, or a slot for a probe: whoever waits looks again after a pause,
-which grows to a tenth of a second. Where the time is known, at an open breaker and a rate limit, the wait is that long.
-A change of the breaker's state ends every wait at once. Each pause is up to a tenth longer, so that those who wait
-together do not come together.
+which grows to a tenth of a second. Where the time is known, at an open breaker and a rate limit, the wait is that long,
+but a second at most: another policy may be put in force, of which nobody is told either. A change of the breaker's
+state ends every wait at once. Each pause is up to a tenth longer, so that those who wait together do not come together.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from collections.abc import Iterator
 from random import random
 from typing import Final
 
-from grpc_breaker._core.breaker import CircuitBreaker
+from grpc_breaker._core.registry import Registry
 
 _SHORTEST: Final = 0.005
-_LONGEST: Final = 0.1
+_GROWS_TO: Final = 0.1
+_LONGEST: Final = 1.0
 _SPREAD: Final = 0.1
-_UNTIL_A_CHANGE: Final = 60.0
-"""Seconds between two looks at a breaker that an operator holds open: a change of its state ends the wait anyway."""
 
 
-def pauses(breaker: CircuitBreaker) -> Iterator[float]:
-    """Seconds to wait before each next look, at most; ends as soon as a call would be admitted."""
+def pauses(breakers: Registry, method: str | bytes, target: str | None) -> Iterator[float]:
+    """Seconds to wait before each next look, at most; ends as soon as a call would be admitted.
+
+    Each time the breaker is looked up again: by then the method may have another, or none.
+    """
     pause = _SHORTEST
-    while (refused := breaker.refusal_now()) is not None:
+    while (breaker := breakers.breaker_for(method, target)) and (refused := breaker.refusal_now()):
         wait = refused.retry_after
-        if wait is None:
-            yield _UNTIL_A_CHANGE
-        else:
-            yield max(wait, pause) * (1.0 + _SPREAD * random())  # noqa: S311 - no secret
-        pause = min(2 * pause, _LONGEST)
+        wait = _LONGEST if wait is None else min(max(wait, pause), _LONGEST)
+        yield wait * (1.0 + _SPREAD * random())  # noqa: S311 - no secret
+        pause = min(2 * pause, _GROWS_TO)
 
 
 def check_timeout(timeout: object) -> float:
@@ -45,4 +45,4 @@ def check_timeout(timeout: object) -> float:
         raise TypeError(message)
     if not timeout >= 0:
         raise ValueError(message)
-    return min(float(timeout), 1e9)
+    return float(min(timeout, 1e9))

@@ -163,7 +163,7 @@ async def wait_until_admitted(
     end = breaker.on_state_change(wake)
     try:
         deadline = loop.time() + seconds
-        for pause in pauses(breaker):
+        for pause in pauses(breakers, method, target):
             left = deadline - loop.time()
             if left <= 0:
                 return False

@@ -158,7 +158,7 @@ def hold_open(
 
 
 def _open_for(breaker: CircuitBreaker, seconds: float) -> None:
-    """Open a breaker by a failure, with an open period of so many seconds."""
+    """Open a breaker by a failure, with an open period of so many seconds; its limits neither refuse nor count it."""
     breaker.reset()
     at_once = replace(
         breaker.policy,
@@ -166,9 +166,13 @@ def _open_for(breaker: CircuitBreaker, seconds: float) -> None:
         reset_timeout=seconds,
         reset_timeout_multiplier=1,
         reset_timeout_jitter=0,
+        enforcement_percentage=100,
     )
+    limits, breaker._limits = breaker._limits, None
     breaker.reconfigure(at_once)
     breaker.admit().failure("UNAVAILABLE", "held open by a test")
+    breaker._limits = limits
+    breaker.reconfigure(at_once)
 
 
 def refusal(

@@ -7,36 +7,31 @@
 3.  A refusal by the breaker that is not enforced (`BreakerPolicy.enforcement_percentage`) is reported, and the call is
     made; its result belongs to no generation, so it never moves the breaker. What an operator forced open is enforced.
 4.  A call that has been in flight for longer than `BreakerPolicy.hung_after` is one failure. It is found by the next
-    call that asks: the calls in flight are in the order they came, so that is a look at the oldest.
+    call that asks. Calls in flight are in the order they came, so nothing is looked for until the oldest may be hung.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
-from grpc_breaker._core.counts import REJECTED, UNENFORCED
+from grpc_breaker._core.counts import UNENFORCED
 from grpc_breaker._core.events import deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, Ramping
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.machine import Machine
-from grpc_breaker._core.permit import LEASE_GRACE, Permit, Probe
+from grpc_breaker._core.permit import HUNG, LEASE_GRACE, Permit, Probe
+from grpc_breaker._core.permit import UNENFORCED as NO_GENERATION
 from grpc_breaker._core.refusing import Refusing, Rejection, Unenforced, rejection_of
-from grpc_breaker._core.state import Outcome, Reason, RefusalReason, State
+from grpc_breaker._core.state import Reason, RefusalReason, State
 from grpc_breaker._core.succession import chance
 
 _NEVER: Final = math.inf
-_LONG_AGO: Final = -math.inf
 _BREAKER: Final = RefusalReason.BREAKER
 
 _TIDY_EVERY: Final = 1.0
 """Seconds between two admissions that look for calls whose lease has ended, and note that the breaker is in use."""
-
-_NO_GENERATION: Final = -2
-"""The number that permits carry whose result never counts."""
-
-_HUNG: Final = "HUNG"
-"""The status under which a hung call is counted."""
 
 
 class Admission(Machine):
@@ -66,15 +61,18 @@ class Admission(Machine):
                 self._tidy(now)
             return permit
         refusing = generation.refusing
-        if now >= refusing.until or self._looks:
-            permit_or_refusing = self._decide(now, method, context, timed, timeout)
-            if isinstance(permit_or_refusing, Permit):
-                return permit_or_refusing
-            refusing = permit_or_refusing
+        if now >= refusing.until or self._lenient:
+            decided = self._decide(generation, now, method, context, timed, timeout)
+            if isinstance(decided, Permit):
+                return decided
+            refusing = decided
         if refusing.reason is _BREAKER:
             self._counts.rejected += 1
         else:
-            self._counts.add(REJECTED, refusing.reason)
+            try:
+                self._counts.others[refusing.counted] += 1
+            except KeyError:
+                self._counts.add(*refusing.counted)
         rejection = Rejection()
         rejection._refusing = refusing
         rejection.at = now
@@ -97,66 +95,84 @@ class Admission(Machine):
             refusing = None
         limits = self._limits
         if refusing is None and limits is not None:
-            refusing = self._refused_by_bulkhead(limits, generation, now, True)
-            if refusing is None and limits.rate is not None:
+            if len(self._in_flight) >= limits.most and self._is_full(limits, now):
+                refusing = limits.full(self.name, generation.state)
+            elif limits.rate is not None:
                 refusing = limits.rate.too_early(self.name, generation.state, now)
         return None if refusing is None else rejection_of(refusing, now, "")
 
-    def _decide(
-        self, now: float, method: str, context: object, timed: bool, timeout: float | None
+    def _decide(  # noqa: C901 - each further function would cost every call of a method with limits
+        self, generation: Generation, now: float, method: str, context: object, timed: bool, timeout: float | None
     ) -> Permit | Refusing:
         """Admit a call by all that its breaker's policy says, or say what refuses it."""
-        if self._policy.hung_after is not None:
-            self._count_hung(now, self._policy.hung_after)
-        asked = False
-        while True:
+        if now - self._none_before > self._hung_after:
+            self._count_hung(now, self._hung_after)
             generation = self._latest()
-            refusing = self._refused_by_breaker(generation, now)
-            if refusing is not None and self._enforces(generation):
-                return refusing
-            limits = self._limits
+        limits, asked = self._limits, False
+        while True:
+            if generation.ramps or not generation.passes:
+                refusing = self._refused_by_breaker(generation, now)
+                if refusing is not None:
+                    break
             if limits is not None and not asked:
-                asked = True  # once: a rate limit counts
-                refused = self._refused_by_limits(limits, generation, now, timed)
-                if refused is not None:
-                    return refused
-            if refusing is not None:
-                self._report_unenforced(refusing, now, method, context)
-            permit = self._permit(generation, refusing, now, timeout, (method, context, timed))
-            if permit is None:  # pragma: no cover - another caller was faster: tests/model
-                continue
-            if limits is not None and self._is_one_too_many(permit, limits):  # pragma: no cover - the same
-                return self._full(limits, generation)
-            return permit
+                limited = self._refused_by_limits(limits, generation, now, timed)
+                if limited is not None:
+                    return limited
+                asked = True
+            decided = self._enter(generation, False, now, method, context, timed, timeout)
+            if decided is not None:  # pragma: no branch - else another caller was faster: tests/model
+                return decided
+            generation = self._latest()  # pragma: no cover
+        if limits is not None and asked:  # pragma: no cover - another caller was faster: tests/model
+            limits.give_back()
+        if self._enforces(generation):
+            return refusing
+        limited = None if limits is None else self._refused_by_limits(limits, generation, now, timed)
+        if limited is not None:
+            return limited
+        self._report_unenforced(refusing, now, method, context)
+        return self._enter(generation, True, now, method, context, timed, timeout) or refusing
 
-    def _permit(
+    def _enter(
         self,
         generation: Generation,
-        unenforced: Refusing | None,
+        unenforced: bool,
         now: float,
+        method: str,
+        context: object,
+        timed: bool,
         timeout: float | None,
-        call: tuple[str, object, bool],
-    ) -> Permit | None:
-        """A permit of the generation, a probe where that is half-open or its open period is over; `None` if another
-        caller changed the state or took the last slot meanwhile.
+    ) -> Permit | Refusing | None:
+        """A permit of the generation, a probe where that is half-open or its open period is over.
+
+        Others may have come in meanwhile: then it is what the bulkhead says, or `None` where they have changed the
+        state or taken the last slot.
         """
-        passes = generation.passes or unenforced is not None
+        passes = generation.passes or unenforced
         permit = Permit() if passes else Probe()
         permit._breaker = self  # pyright: ignore[reportAttributeAccessIssue]
-        permit.generation = generation.number if unenforced is None else _NO_GENERATION
+        permit.generation = NO_GENERATION if unenforced else generation.number
         permit.started = now
-        permit.method, permit.context, permit.timed = call
+        permit.method = method
+        permit.context = context
+        permit.timed = timed
         permit.lease_end = _NEVER if timeout is None else now + timeout + LEASE_GRACE
+        if not timed:
+            self._has_streams = True
         if isinstance(permit, Probe):
             self._used = now
             permit.deadline_lease_end = permit.lease_end
             permit.lease_end = min(permit.lease_end, now + self._policy.probe_timeout)
-        self._in_flight[permit] = None  # before it is a probe: one that is lost has a lease, and it ends
-        if passes:
-            if now >= self._tidy_at:
-                self._tidy(now)
-            return permit
         try:
+            self._in_flight[permit] = None  # before it is a probe: one that is lost has a lease, and it ends
+            limits = self._limits
+            if limits is not None and len(self._in_flight) > limits.most and self._is_one_too_many(permit, limits):
+                limits.give_back()  # pragma: no cover - another caller was faster: tests/model
+                return limits.full(self.name, generation.state)  # pragma: no cover
+            if passes:
+                if now >= self._tidy_at:
+                    self._tidy(now)
+                return permit
             if isinstance(generation, HalfOpen):
                 if generation.reserve(permit, self._policy.half_open_max_calls):
                     return permit
@@ -177,7 +193,7 @@ class Admission(Machine):
             if now >= generation.ends:
                 generation.ramps = False
                 self._note_admission(generation)
-            elif self._occupied() >= self._policy.half_open_max_calls:  # so many at once the probes were, too
+            elif len(self._in_flight) >= self._policy.half_open_max_calls:  # so many at once the probes were, too
                 return generation.refuses(now, chance(self._random))
             return None
         if generation.passes:
@@ -195,51 +211,44 @@ class Admission(Machine):
 
     def _refused_by_limits(self, limits: Limits, generation: Generation, now: float, timed: bool) -> Refusing | None:
         """What a limit says to a call that it refuses; `None` if all of them admit it."""
-        if limits.throttling is not None and generation.passes:
-            refusing = limits.throttling.refuses(
-                self.name, generation.state, generation.window, now, chance(self._random)
-            )
+        throttling = limits.throttling
+        if throttling is not None and generation.state is State.CLOSED:
+            refusing = throttling.refuses(self.name, generation.window, now, self._random)
             if refusing is not None:
                 return refusing
-        refusing = self._refused_by_bulkhead(limits, generation, now, timed)
-        if refusing is None and limits.rate is not None:
-            refusing = limits.rate.refuses(self.name, generation.state, now)
-        return refusing
+        full = len(self._in_flight) >= limits.most and (timed or limits.streams)
+        if full and ((now < self._tidy_at and not self._has_streams) or self._is_full(limits, now)):
+            return limits.full(self.name, generation.state)
+        return None if limits.rate is None else limits.rate.refuses(self.name, generation.state, now)
 
-    def _refused_by_bulkhead(self, limits: Limits, generation: Generation, now: float, timed: bool) -> Refusing | None:
-        most = limits.max_concurrent_calls
-        if most is None or not (timed or limits.streams) or self._occupied() < most:
-            return None
+    def _is_full(self, limits: Limits, now: float) -> bool:
+        """Whether as many calls are in flight as the bulkhead allows, where that many calls and streams are.
+
+        Those whose lease has ended are not, which is noticed within a second.
+        """
         if now >= self._tidy_at:
             self._tidy(now)
-        if self._occupied() >= most and (limits.streams or self._occupied_by_timed() >= most):
-            return self._full(limits, generation)
-        return None
+        return len(self._counted_by(limits)) >= limits.most
 
     def _is_one_too_many(self, permit: Permit, limits: Limits) -> bool:
-        """Whether a permit that has just come in is above the bulkhead's size, because others came in meanwhile."""
-        most = limits.max_concurrent_calls
-        if most is None or self._occupied() <= most or not (permit.timed or limits.streams):
+        """Whether a permit that has just come in is above the bulkhead's size, because others came in meanwhile.
+
+        Those inside are the first so many in the order they came. A permit only ever moves forward in it, so one that
+        was inside stays inside, and there are never more.
+        """
+        if not (permit.timed or limits.streams):
             return False
-        if not limits.streams and self._occupied_by_timed() <= most:
+        counted = list(self._counted_by(limits))
+        if len(counted) <= limits.most or permit in counted[: int(limits.most)]:
             return False
-        if permit in list(self._in_flight)[:most]:  # pragma: no cover - another caller was faster: tests/model
-            return False
-        self._in_flight.pop(permit, None)  # pragma: no cover
-        self._latest().free(permit)  # pragma: no cover
+        self._in_flight.pop(permit, None)  # pragma: no cover - another caller was faster: tests/model
         return True  # pragma: no cover
 
-    def _occupied(self) -> int:
-        """Calls in flight, hung ones included."""
-        return len(self._in_flight) + len(self._hung or ())
-
-    def _occupied_by_timed(self) -> int:
-        """The same without streams. Only asked where there seem to be too many: it looks at each."""
-        return sum(permit.timed for permit in (*list(self._in_flight), *list(self._hung or ())))
-
-    def _full(self, limits: Limits, generation: Generation) -> Refusing:
-        most = limits.max_concurrent_calls or 0
-        return Refusing(self.name, generation.state, None, _LONG_AGO, "UNAVAILABLE", most, RefusalReason.BULKHEAD)
+    def _counted_by(self, limits: Limits) -> Collection[Permit]:
+        """The calls in flight that the bulkhead counts. Where streams are among the others, it looks at each."""
+        if limits.streams or not self._has_streams:
+            return self._in_flight
+        return [permit for permit in list(self._in_flight) if permit.timed]
 
     def _report_unenforced(self, refusing: Refusing, now: float, method: str, context: object) -> None:
         self._counts.add(UNENFORCED, refusing.reason)
@@ -249,26 +258,18 @@ class Admission(Machine):
             deliver((self._rejection_listeners, self._registry_rejection_listeners), rejection)
 
     def _count_hung(self, now: float, hung_after: float) -> None:
-        """Count the calls that have been in flight for longer than `hung_after`, each as one failure."""
-        while (oldest := self._oldest()) is not None and now - oldest.started > hung_after:
-            if self._in_flight.pop(oldest, self) is None:  # pragma: no branch - else it has just ended
-                oldest.swept = True
-                if self._hung is None:
-                    self._hung = {}
-                self._hung[oldest] = None
-                self._take_in(oldest, Outcome.FAILURE, _HUNG, f"no answer after {hung_after:g} s", None, False, None)
+        """Count the calls that have been in flight for longer than `hung_after`, each as one failure.
 
-    def _oldest(self) -> Permit | None:
-        """The call in flight that came first, streams aside: how long one takes is its own."""
-        calls: Any = self._in_flight
-        while True:
-            try:
-                oldest = next(iter(calls), None)
-            except RuntimeError:  # pragma: no cover - another thread changed it between the two steps
-                continue
-            if oldest is None or oldest.timed:
-                return oldest
-            calls = [permit for permit in list(self._in_flight) if permit.timed]
+        Streams are none of them: how long one takes is its own.
+        """
+        none_before = now
+        for permit in list(self._in_flight):
+            if permit.timed and permit.generation != HUNG:
+                if now - permit.started <= hung_after:
+                    none_before = permit.started
+                    break
+                self._take_in_hung(permit, now, hung_after)
+        self._none_before = none_before
 
     def _tidy(self, now: float) -> None:
         """What an admission does now and then."""

@@ -21,12 +21,13 @@ from grpc_breaker._core.counts import RETRY, CallCounts, LabelledCounts
 from grpc_breaker._core.errors import refusal_of
 from grpc_breaker._core.events import Listeners, StateChange, plain
 from grpc_breaker._core.generation import HalfOpen
+from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.log import printable, warn
 from grpc_breaker._core.machine import NOBODY, Machine
 from grpc_breaker._core.method_policy import MethodPolicy
-from grpc_breaker._core.operators import close, operate, put_in_force, set_limits
+from grpc_breaker._core.operators import close, operate, put_in_force
 from grpc_breaker._core.other_names import explain_in
-from grpc_breaker._core.permit import Permit
+from grpc_breaker._core.permit import HUNG, Permit
 from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
@@ -95,7 +96,9 @@ class CircuitBreaker(Admission):
         """A breaker that adds to its registry's counts and calls the registry's listeners, too. Nothing is checked."""
         breaker = cls.__new__(cls)
         Machine.__init__(breaker, name, policy.breaker_policy, clock, random, counts, changes, rejections)
-        set_limits(breaker, policy)
+        breaker._limits = Limits.after(None, policy, 0.0)
+        breaker._wanted = breaker._in_force = policy
+        breaker._note_policy()
         _breakers.add(breaker)
         return breaker
 
@@ -138,7 +141,10 @@ class CircuitBreaker(Admission):
             return False
         if self._change_listeners or self._rejection_listeners:
             return False
-        return not self._in_flight or not self._sweep(self._clock())
+        if self._in_flight and self._sweep(self._clock()):
+            return False
+        limits = self._limits
+        return limits is None or limits.rate is None or limits.rate.is_idle(self._clock())
 
     def snapshot(self) -> dict[str, Any]:
         """Everything about this breaker at one moment, as plain data ready for JSON.
@@ -155,7 +161,7 @@ class CircuitBreaker(Admission):
             "retry_after": generation.refusing.retry_after(now),
             "reason": None if generation.passes else str(generation.refusing.condition),
             "in_flight": self._sweep(now),
-            "hung": len(self._hung or ()),
+            "hung": sum(permit.generation == HUNG for permit in list(self._in_flight)),
             "generation": generation.number,
             "sequence": generation.sequence,
             "window": {
@@ -257,7 +263,10 @@ class CircuitBreaker(Admission):
         operate(self, State.FORCED_OPEN, Reason.FORCED_OPEN)
 
     def disable(self) -> None:
-        """Let every call pass, counted, until `reset()` or `force_open()`. Does nothing when it is disabled already."""
+        """Let every call pass, counted, until `reset()` or `force_open()`. Does nothing when it is disabled already.
+
+        A throttle, which stands in the breaker's place, refuses none either; a bulkhead and a rate limit do.
+        """
         self._warn_if_unused(Reason.DISABLED)
         operate(self, State.DISABLED, Reason.DISABLED)
 
@@ -280,7 +289,7 @@ class CircuitBreaker(Admission):
         """
         _check_policy(policy)
         self._reconfigured = True
-        put_in_force(self, policy)
+        put_in_force(self, policy, self._clock())
 
     def _warn_if_unused(self, reason: Reason) -> None:
         if self._used == _LONG_AGO and not self._counts.rejected and self._registry_change_listeners is not NOBODY:
@@ -325,7 +334,6 @@ class CircuitBreaker(Admission):
         """Begin with nothing in flight and nothing counted in a forked child: those calls are the parent's."""
         generation = self._latest()
         self._in_flight.clear()
-        self._hung = None
         self._counts.clear()
         if isinstance(generation, HalfOpen):
             generation.probes.clear()

@@ -66,7 +66,10 @@ class CallCounts:
     def add(self, outcome: str, status: str) -> None:
         """Count a call that ended in any other way."""
         key = (outcome, status)
-        _add(self.others, key if key in self.others or not self._crowded() else (outcome, OTHER))
+        try:
+            self.others[key] += 1
+        except KeyError:
+            _add(self.others, (outcome, OTHER) if self._crowded() else key)
 
     def _crowded(self) -> bool:
         return len(self.failures) + len(self.others) >= _MAX_STATUSES

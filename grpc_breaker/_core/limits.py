@@ -6,6 +6,7 @@
 3.  A bulkhead holds nothing. It compares the number of permits in flight, so whatever gives a permit back frees its
     place, and another limit is in force at once.
 4.  A rate limit is the generic cell rate algorithm: one number, the time until which calls have been allowed.
+    Calls that are refused one after another are told the same, so what they are told is made once.
 5.  A throttle refuses a share of the calls, max(0, (calls - k * accepted) / (calls + 1)), which counts those that were
     refused here: else the share would never grow with the load (Google's Site Reliability Engineering, "Handling
     Overload"). Once a second one call passes whatever the share is: else it takes minutes to find a recovery.
@@ -14,11 +15,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 from grpc_breaker._core.method_policy import MethodPolicy, RateLimit, Throttle
 from grpc_breaker._core.refusing import Refusing
 from grpc_breaker._core.state import RefusalReason, State
+from grpc_breaker._core.succession import chance
 from grpc_breaker._core.window import TimeWindow, Window
 
 _LONG_AGO: Final = -math.inf
@@ -31,23 +34,34 @@ _PASS_EVERY: Final = 1.0
 class RateLimiter:
     """How far ahead of time calls have been allowed. State that two threads meet in is one number, written once."""
 
-    __slots__ = ("_ahead", "_allowed_until", "_interval", "per_second")
+    __slots__ = ("_ahead", "_allowed_until", "_interval", "_said", "per_second")
 
     def __init__(self, limit: RateLimit) -> None:
-        self._allowed_until = _LONG_AGO
-        self.reconfigure(limit)
-
-    def reconfigure(self, limit: RateLimit) -> None:
-        """Put another limit in force; calls that were allowed still count."""
         self.per_second = limit.calls_per_second
         self._interval = 1.0 / limit.calls_per_second
-        self._ahead = self._interval * ((limit.burst or 1) - 1) + _ROUNDING
+        self._ahead = self._interval * ((limit.burst or 1) - 1)
+        self._allowed_until = _LONG_AGO
+        self._said: Refusing | None = None
+
+    def reconfigure(self, limit: RateLimit, now: float) -> None:
+        """Put another limit in force; calls that were allowed still count, as many as its burst at most.
+
+        So nobody waits at the new pace for a debt that was made at another.
+        """
+        burst, interval = limit.burst or 1, 1.0 / limit.calls_per_second
+        ahead = interval * (burst - 1)
+        if (interval, ahead) == (self._interval, self._ahead):
+            return
+        allowed = (self._allowed_until - now) / self._interval
+        self.per_second, self._interval, self._ahead = limit.calls_per_second, interval, ahead
+        if allowed > 0.0:
+            self._allowed_until = now + min(allowed, burst) * interval
 
     def refuses(self, name: str, state: State, now: float) -> Refusing | None:
         """Allow a call, or say what refuses it."""
         until = self._allowed_until
-        if until - now > self._ahead:
-            return self.too_early(name, state, now)
+        if until - self._ahead - _ROUNDING > now:
+            return self._refusing(name, state, until - self._ahead)
         if until < now:  # noqa: PLR1730 - from reading to writing no call, which could let another thread in
             until = now
         self._allowed_until = until + self._interval
@@ -55,10 +69,23 @@ class RateLimiter:
 
     def too_early(self, name: str, state: State, now: float) -> Refusing | None:
         """What refuses a call now; `None` if nothing does. Allows none."""
-        until = self._allowed_until - self._ahead
-        if until <= now:
-            return None
-        return Refusing(name, state, None, until, "RESOURCE_EXHAUSTED", self.per_second, RefusalReason.RATE)
+        earliest = self._allowed_until - self._ahead
+        return self._refusing(name, state, earliest) if earliest - _ROUNDING > now else None
+
+    def give_back(self) -> None:
+        """Take it back that a call was allowed, which something else has refused."""
+        self._allowed_until -= self._interval
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing is left of the calls that were allowed."""
+        return self._allowed_until <= now
+
+    def _refusing(self, name: str, state: State, until: float) -> Refusing:
+        said = self._said
+        if said is None or said.until != until or said.state is not state or said.number != self.per_second:
+            reason = RefusalReason.RATE
+            said = self._said = Refusing(name, state, None, until, "RESOURCE_EXHAUSTED", self.per_second, reason)
+        return said
 
 
 class Throttling:
@@ -66,15 +93,16 @@ class Throttling:
 
     __slots__ = ("_pass_at", "_policy", "_refused")
 
-    def __init__(self, policy: Throttle, now: float) -> None:
+    def __init__(self, policy: Throttle) -> None:
         self._policy = policy
-        self._refused = TimeWindow(policy.window, now)
+        self._refused: tuple[Window, TimeWindow] | None = None
+        """A window of the breaker, and the calls that were refused beside those that it counts."""
         self._pass_at = _LONG_AGO
 
-    def reconfigure(self, policy: Throttle, now: float) -> None:
+    def reconfigure(self, policy: Throttle) -> None:
         """Put another policy in force; the refusals stay where the window does."""
         if policy.window != self._policy.window:
-            self._refused = TimeWindow(policy.window, now)
+            self._refused = None
         self._policy = policy
 
     def share(self, window: Window, now: float) -> float:
@@ -84,39 +112,66 @@ class Throttling:
             window: What the breaker counted.
             now: When.
         """
-        policy = self._policy
-        ended, failed, _ = window.held(now)
-        calls = ended + self._refused.held(now)[0]
-        if calls < policy.minimum_calls:
-            return 0.0
-        return max(0.0, (calls - policy.k * (ended - failed)) / (calls + 1))
+        return self._share(window, self._refused_beside(window, now), now)
 
-    def refuses(self, name: str, state: State, window: Window, now: float, chance: float) -> Refusing | None:
-        """Let a call pass, or say what refuses it; `chance` is a random number in [0, 1)."""
-        share = self.share(window, now)
-        if chance >= share:
+    def refuses(self, name: str, window: Window, now: float, random: Callable[[], float]) -> Refusing | None:
+        """Let a call pass a closed breaker, or say what refuses it."""
+        refused = self._refused_beside(window, now)
+        share = self._share(window, refused, now)
+        if share <= 0.0 or chance(random) >= share:
             return None
         if now >= self._pass_at:
             self._pass_at = now + _PASS_EVERY
             return None
-        self._refused.calls += 1
-        if now >= self._refused.quiet_until:
-            self._refused.good(now)
-        return Refusing(name, state, None, _LONG_AGO, "UNAVAILABLE", 100 * share, RefusalReason.THROTTLE)
+        refused.calls += 1
+        if now >= refused.quiet_until:
+            refused.good(now)
+        return Refusing(name, State.CLOSED, None, _LONG_AGO, "UNAVAILABLE", 100 * share, RefusalReason.THROTTLE)
+
+    def _share(self, window: Window, refused: TimeWindow, now: float) -> float:
+        policy = self._policy
+        ended, failed, _ = window.held(now)
+        calls = ended + refused.held(now)[0]
+        if calls < policy.minimum_calls:
+            return 0.0
+        return max(0.0, (calls - policy.k * (ended - failed)) / (calls + 1))
+
+    def _refused_beside(self, window: Window, now: float) -> TimeWindow:
+        """The calls that were refused since the breaker began this window: a reset forgets them, too."""
+        refused = self._refused
+        if refused is None or refused[0] is not window:
+            refused = self._refused = (window, TimeWindow(self._policy.window, now))
+        return refused[1]
 
 
 class Limits:
     """The limits of one breaker."""
 
-    __slots__ = ("max_concurrent_calls", "rate", "streams", "throttling")
+    __slots__ = ("_full", "max_concurrent_calls", "most", "rate", "streams", "throttling")
 
     def __init__(self) -> None:
         self.max_concurrent_calls: int | None = None
         """Calls in flight at most."""
+        self.most: float = math.inf
+        """The same as a number to compare with."""
         self.streams = False
         """Whether streams, too, are limited by it."""
         self.rate: RateLimiter | None = None
         self.throttling: Throttling | None = None
+        self._full: Refusing | None = None
+
+    def full(self, name: str, state: State) -> Refusing:
+        """What is said to calls that find the bulkhead full."""
+        said = self._full
+        if said is None or said.state is not state:
+            most = self.max_concurrent_calls or 0
+            said = self._full = Refusing(name, state, None, _LONG_AGO, "UNAVAILABLE", most, RefusalReason.BULKHEAD)
+        return said
+
+    def give_back(self) -> None:
+        """Take back what the rate limit has counted for a call that was refused after it."""
+        if self.rate is not None:
+            self.rate.give_back()
 
     def as_dict(self, window: Window, now: float) -> dict[str, Any]:
         """The limits as plain data, with the share of calls that the throttle refuses now."""
@@ -132,12 +187,13 @@ class Limits:
         if policy.max_concurrent_calls is None and policy.rate_limit is None and policy.throttle is None:
             return None
         new = cls()
-        new.max_concurrent_calls, new.streams = policy.max_concurrent_calls, policy.bulkhead_streams
+        if policy.max_concurrent_calls is not None:
+            new.max_concurrent_calls = new.most = policy.max_concurrent_calls
+            new.streams = policy.bulkhead_streams
         if policy.rate_limit is not None:
-            new.rate = old.rate if old is not None and old.rate is not None else RateLimiter(policy.rate_limit)
-            new.rate.reconfigure(policy.rate_limit)
+            new.rate = (None if old is None else old.rate) or RateLimiter(policy.rate_limit)
+            new.rate.reconfigure(policy.rate_limit, now)
         if policy.throttle is not None:
-            throttling = None if old is None else old.throttling
-            new.throttling = throttling or Throttling(policy.throttle, now)
-            new.throttling.reconfigure(policy.throttle, now)
+            new.throttling = (None if old is None else old.throttling) or Throttling(policy.throttle)
+            new.throttling.reconfigure(policy.throttle)
         return new

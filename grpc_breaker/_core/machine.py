@@ -37,7 +37,8 @@ from grpc_breaker._core.generation import Generation
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.log import printable
-from grpc_breaker._core.permit import Permit, Probe
+from grpc_breaker._core.method_policy import MethodPolicy
+from grpc_breaker._core.permit import HUNG, Permit, Probe
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
@@ -54,6 +55,9 @@ the client is spared by waiting longer then, and the channel has a back-off of i
 _ALL: Final = 100.0
 """Percent."""
 
+_HUNG: Final = "HUNG"
+"""The status under which a hung call is counted."""
+
 _BY_OPERATORS: Final = frozenset({State.FORCED_OPEN, State.DISABLED})
 
 NOBODY: Final[Listeners[Any]] = Listeners()
@@ -69,10 +73,14 @@ class Machine:
         "_clock",
         "_counts",
         "_current",
-        "_hung",
+        "_has_streams",
+        "_hung_after",
         "_in_flight",
+        "_in_force",
+        "_lenient",
         "_limits",
         "_looks",
+        "_none_before",
         "_policy",
         "_random",
         "_reconfigured",
@@ -83,6 +91,7 @@ class Machine:
         "_tidy_at",
         "_undelivered",
         "_used",
+        "_wanted",
         "name",
     )
 
@@ -107,10 +116,16 @@ class Machine:
         """The generation in force, or an earlier one; and where delivering events goes on."""
         self._in_flight: dict[Permit, None] = {}
         """The permits that are not settled, the oldest first; those whose lease has ended until the next sweep."""
-        self._hung: dict[Permit, None] | None = None
-        """Calls in flight that were counted as hung, and whose end will be stale; `None` until there is one."""
+        self._has_streams = False
+        """Whether there may be streams among the calls in flight; noticed where a bulkhead needs to know it."""
+        self._none_before = -math.inf
+        """When the oldest call began, at the earliest, that is in flight and may yet be counted as hung."""
         self._limits: Limits | None = None
         """The bulkhead, rate limit and throttle; `None` without any."""
+        self._wanted: MethodPolicy | None = None
+        """What the registry wanted last of a breaker that it has made."""
+        self._in_force: MethodPolicy | None = None
+        """The same, once it is in force, whatever an operator has changed since; `None` while it is being changed."""
         self._used = -math.inf
         """When a call was last admitted, within a second."""
         self._change_listeners: Listeners[StateChange] = Listeners()
@@ -129,11 +144,11 @@ class Machine:
     def _note_policy(self) -> None:
         duration = self._policy.slow_call_duration
         self._slow_after = _NEVER if duration is None else duration
-        self._looks = (
-            self._limits is not None
-            or self._policy.hung_after is not None
-            or self._policy.enforcement_percentage < _ALL
-        )
+        hung_after = self._policy.hung_after
+        self._hung_after = _NEVER if hung_after is None else hung_after
+        self._lenient = self._policy.enforcement_percentage < _ALL
+        """Whether calls may pass that the state refuses."""
+        self._looks = self._limits is not None or self._lenient or hung_after is not None
         """Whether an admission has to look at more than the state."""
         self._note_admission(self._latest())
 
@@ -183,6 +198,23 @@ class Machine:
         if reason is not None:
             self._leave(generation, reason, now, permit, status, details, pushback)
 
+    def _take_in_hung(self, permit: Permit, now: float, hung_after: float) -> None:
+        """Count a call in flight as a failure, because it has been there for too long; once.
+
+        It stays in flight, with all that it holds, and its end is stale. Whoever ends it takes the permit out and then
+        reads its number; here the number is changed, and then the permit is looked for: at most one of the two counts.
+        """
+        number, permit.generation = permit.generation, HUNG  # without a call: no thread comes in between
+        generation = self._latest()
+        if number != generation.number or now >= permit.lease_end or permit not in self._in_flight:
+            return
+        self._counts.add_failure(_HUNG)
+        slow = now - permit.started > self._slow_after
+        details = f"no answer after {hung_after:g} s"
+        reason = generation.fail(now, _NEVER, slow, _HUNG, details, self._policy)
+        if reason is not None:
+            self._leave(generation, reason, now, permit, _HUNG, details)
+
     def _take_back(self, permit: Permit, generation: Generation, status: str) -> None:
         """Take back a permit from which nothing was learned."""
         if permit.generation != generation.number or self._expired(permit):
@@ -198,8 +230,6 @@ class Machine:
             del permit.swept  # a single step: one caller succeeds
         except AttributeError:
             return False
-        if self._hung:
-            self._hung.pop(permit, None)
         self._counts.add(STALE, status)
         return True
 
@@ -255,13 +285,8 @@ class Machine:
         for permit in list(self._in_flight):
             if permit.lease_end <= now and self._in_flight.pop(permit, self) is None:
                 permit.swept = True
-        hung = self._hung
-        if not hung:
-            return len(self._in_flight)
-        for permit in list(hung):
-            if permit.lease_end <= now:
-                hung.pop(permit, None)
-        return len(self._in_flight) + len(hung)
+            self._has_streams |= not permit.timed
+        return len(self._in_flight)
 
     # ── The change of state ───────────────────────────────────────────────────────────────────────────────────────
 

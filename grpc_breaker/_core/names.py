@@ -89,7 +89,7 @@ def checked_policies(
         checked[name] = method_policy(policy)
     groups: dict[str, tuple[Any, ...]] = {}
     for wanted in [*checked.values(), *([default] if default else [])]:
-        group, shared = wanted.breaker_policy.group, _shared(wanted)
+        group, shared = wanted.breaker_policy.group, breaker_part(wanted)
         if group and groups.setdefault(group, shared) != shared:
             message = f"BreakerRegistry group {group!r} has two different policies; methods share one breaker"
             raise ValueError(message)
@@ -101,8 +101,8 @@ def method_policy(policy: BreakerPolicy | MethodPolicy) -> MethodPolicy:
     return policy if isinstance(policy, MethodPolicy) else MethodPolicy(breaker=policy)
 
 
-def _shared(policy: MethodPolicy) -> tuple[Any, ...]:
-    """What methods of one group must agree in: all that their breaker does."""
+def breaker_part(policy: MethodPolicy) -> tuple[Any, ...]:
+    """All that a breaker does of a policy, its limits included; methods of one group must agree in it."""
     return policy.breaker, policy.max_concurrent_calls, policy.bulkhead_streams, policy.rate_limit, policy.throttle
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.machine import Machine
 from grpc_breaker._core.method_policy import MethodPolicy
+from grpc_breaker._core.names import breaker_part
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Refusing
 from grpc_breaker._core.state import Reason, State
@@ -37,9 +38,9 @@ def close(breaker: Machine) -> None:
             return
 
 
-def put_in_force(breaker: Machine, policy: BreakerPolicy) -> None:
+def put_in_force(breaker: Machine, policy: BreakerPolicy, now: float) -> None:
     """Put a policy in force; what stays is said at `CircuitBreaker.reconfigure`."""
-    old, now = breaker._policy, breaker._clock()
+    old = breaker._policy
     breaker._policy = policy
     breaker._note_policy()
     generation = breaker._latest()
@@ -53,13 +54,22 @@ def put_in_force(breaker: Machine, policy: BreakerPolicy) -> None:
         generation.window = window_for(policy, now).after(generation.window)
 
 
-def put_method_policy_in_force(breaker: Machine, policy: MethodPolicy) -> None:
-    """Put the policy of a method, or of a group, in force: its limits, too."""
-    put_in_force(breaker, policy.breaker_policy)
-    set_limits(breaker, policy)
+def put_method_policy_in_force(breaker: Machine, policy: MethodPolicy, now: float) -> None:
+    """Put the policy of a method, or of a group, in force: its limits, too; what they have counted stays.
 
+    Where it is the same as before to the breaker, nothing changes, nor what an operator has changed since.
 
-def set_limits(breaker: Machine, policy: MethodPolicy) -> None:
-    """Put the limits of a policy in force; what they have counted stays."""
-    breaker._limits = Limits.after(breaker._limits, policy, breaker._clock())
-    breaker._note_policy()
+    Where several callers do it at once, the last of them to end finds out which policy was the last to be wanted, and
+    puts that one in force. Meanwhile none is said to be in force, so what is interrupted will be done again.
+    """
+    in_force = breaker._in_force
+    if in_force is not None and breaker_part(in_force) == breaker_part(policy):
+        return
+    breaker._wanted, breaker._reconfigured = policy, False
+    while breaker._in_force is not policy:
+        breaker._in_force = None
+        put_in_force(breaker, policy.breaker_policy, now)
+        breaker._limits = Limits.after(breaker._limits, policy, now)
+        breaker._note_policy()
+        breaker._in_force = policy
+        policy = breaker._wanted

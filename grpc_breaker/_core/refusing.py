@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from grpc_breaker._core.counts import REJECTED
 from grpc_breaker._core.log import printable
 from grpc_breaker._core.state import Reason, RefusalReason, State
 from grpc_breaker._core.target import at_target, split_target
 
 _BREAKER: Final = RefusalReason.BREAKER
+
+_COUNTED: Final = {reason: (REJECTED, str(reason)) for reason in RefusalReason}
 
 Facts = tuple[str, State, Reason | None, float, str, float, RefusalReason]
 """What a `Refusing` is made from."""
@@ -20,7 +23,7 @@ Facts = tuple[str, State, Reason | None, float, str, float, RefusalReason]
 class Refusing:
     """What is said to every call that is refused for one cause: the breaker's state, or a limit."""
 
-    __slots__ = ("breaker", "code", "condition", "number", "reason", "state", "until")
+    __slots__ = ("breaker", "code", "condition", "counted", "number", "reason", "state", "until")
 
     def __init__(
         self,
@@ -43,6 +46,8 @@ class Refusing:
         self.number = number
         """The probes in flight when half-open, the share of calls admitted after a close, in percent, or the limit."""
         self.reason = reason
+        self.counted = _COUNTED[reason]
+        """The outcome and status under which such a call is counted."""
 
     def facts(self) -> Facts:
         """What it is made from."""

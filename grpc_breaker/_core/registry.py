@@ -89,11 +89,10 @@ class Registry:
             TypeError: An argument of the wrong kind.
             ValueError: A name that is no method or service name, one given twice, or a group with two policies.
         """
+        message = f"BreakerRegistry max_breakers must be an integer, 1 or more, got {max_breakers!r}"
         if isinstance(max_breakers, bool) or not isinstance(max_breakers, int):
-            message = f"BreakerRegistry max_breakers must be an integer, 1 or more, got {max_breakers!r}"
             raise TypeError(message)
         if max_breakers < 1:
-            message = f"BreakerRegistry max_breakers must be an integer, 1 or more, got {max_breakers!r}"
             raise ValueError(message)
         check_clock(clock)
         check_random(random)
@@ -112,8 +111,7 @@ class Registry:
         """What is wanted around the breakers, by method and target."""
         self._budgets: dict[str, RetryBudget] = {}
         """The tokens of retry throttling, by target."""
-        self._search_after = -1e9
-        self._warned = False
+        self._search_after, self._warned = -1e9, False
         self._changes: Listeners[StateChange] = Listeners()
         self._rejections: Listeners[Rejection] = Listeners()
 
@@ -157,7 +155,7 @@ class Registry:
         if not name:
             message = f"{method!r} names a service; its breakers are one for each method: {service}/<method>"
             raise ValueError(message)
-        breaker = self._breaker_of(f"{service}/{name}", target)
+        breaker = self._breaker_of(f"{service}/{name}", target, configuration)
         if breaker is None:
             why = (
                 "no policy covers it, and there is no default"
@@ -241,28 +239,34 @@ class Registry:
             TypeError: An argument of the wrong kind.
             ValueError: A name that is no method or service name, one given twice, or a group with two policies.
         """
-        new = Configuration(policies, default, retry_throttling)
-        old, self._configuration = self._configuration, new
+        new, now = Configuration(policies, default, retry_throttling), self._clock()
         self.counts.configure(new.configured)
-        for breaker in self:
-            self._apply(new, breaker, old)
+        old, self._configuration = self._configuration, new
+        while True:
+            self._apply_everywhere(applied := self._configuration, now)
+            if applied is self._configuration:  # pragma: no branch - else another one was put in force meanwhile
+                return new.differences(old)
+
+    def _apply_everywhere(self, configuration: Configuration, now: float) -> None:
+        for breaker in filter(None, [held() for held in self._held.valuerefs()]):
+            self._apply(configuration, breaker, now)
         for key, stack in self._stacks.copy().items():
-            policy = new.policy_of(*split_target(key))
+            policy = configuration.policy_of(*split_target(key))
             if policy is None or not policy.in_adapter:
                 self._stacks.pop(key, None)
             else:
-                stack.reconfigure(policy, self._budget(new, split_target(key)[1]))
+                stack.reconfigure(policy, self._budget(configuration, split_target(key)[1]))
         for routes in list(self._routes.values()):
             routes.clear()
-        return new.differences(old)
 
-    def _apply(self, new: Configuration, breaker: CircuitBreaker, old: Configuration) -> None:
+    def _apply(self, configuration: Configuration, breaker: CircuitBreaker, now: float) -> None:
         """Put the policy of a configuration in force in a breaker; one that no call uses any more is forgotten."""
-        policy = new.policy_of_breaker(breaker.name)
-        if policy is None:
+        policy, before = configuration.policy_of_breaker(breaker.name), breaker._wanted
+        was_group = before is not None and before.breaker_policy.group
+        if policy is not None and (policy.breaker_policy.group or not was_group):  # no method has a group's name
+            put_method_policy_in_force(breaker, policy, now)
+        elif self._breakers.get(breaker.name) is breaker:
             self._breakers.pop(breaker.name, None)
-        elif policy != old.policy_of_breaker(breaker.name):
-            put_method_policy_in_force(breaker, policy)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Every breaker's snapshot by name, as plain data ready for JSON."""
@@ -285,25 +289,25 @@ class Registry:
         """Find the breaker for a method that was not called lately, and remember it."""
         text = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
         name = text.removeprefix("/")
-        configuration = self._configuration
-        configuration.unmatched.note(name)
-        breaker = self._breaker_of(name, target)
-        routes = self.routes_to(target)
-        if len(routes) >= 4 * self._max_breakers:
-            routes.clear()  # a cache of bounded size, rebuilt by the calls that come
-        route: Route | LeftAlone = ()
-        if breaker is not None:
-            route = (breaker, name, self._stack_of(name, target, configuration, breaker.name))
-        routes[method] = route
-        if self._configuration is not configuration or (
-            breaker is not None and self._breakers.setdefault(breaker.name, breaker) is not breaker
-        ):  # pragma: no cover - another caller was faster: tests/model
-            routes.pop(method, None)  # evicted meanwhile, and made again; or another policy covers it now
-        return route or None
+        while True:
+            configuration = self._configuration
+            configuration.unmatched.note(name)
+            breaker = self._breaker_of(name, target, configuration)
+            routes = self.routes_to(target)
+            if len(routes) >= 4 * self._max_breakers:
+                routes.clear()  # a cache of bounded size, rebuilt by the calls that come
+            route: Route | LeftAlone = ()
+            if breaker is not None:
+                route = (breaker, name, self._stack_of(name, target, configuration, breaker.name))
+            routes[method] = route
+            if self._configuration is configuration and (
+                breaker is None or self._breakers.setdefault(breaker.name, breaker) is breaker
+            ):  # pragma: no branch - else it was evicted and made again, or another policy covers it: tests/model
+                return route or None
+            routes.pop(method, None)  # pragma: no cover
 
-    def _breaker_of(self, name: str, target: str) -> CircuitBreaker | None:
+    def _breaker_of(self, name: str, target: str, configuration: Configuration) -> CircuitBreaker | None:
         """The breaker of a method, named without the leading slash; `None` when it is left alone."""
-        configuration = self._configuration
         policy = configuration.policy_of(name, target)
         if policy is None:
             return None
@@ -320,10 +324,11 @@ class Registry:
         if stack is None:
             while len(self._stacks) >= 4 * self._max_breakers:  # as many as there are routes
                 self._stacks.pop(next(iter(self._stacks), ""), None)
-            budget = self._budget(configuration, target)
-            counts = self.counts.of(breaker)
+            budget, counts = self._budget(configuration, target), self.counts.of(breaker)
             made = Stack(name, policy, budget, counts, clock=self._clock, random=self._random)
             stack = self._stacks.setdefault(key, made)
+        if stack.policy is not policy:  # pragma: no cover - another caller was faster: tests/model
+            stack.reconfigure(policy, self._budget(configuration, target))
         return stack
 
     def _budget(self, configuration: Configuration, target: str) -> RetryBudget | None:
@@ -356,7 +361,7 @@ class Registry:
         breaker = self._breakers.setdefault(name, breaker)
         self._held[name] = breaker
         if self._configuration is not configuration:  # pragma: no cover - another caller was faster: tests/model
-            self._apply(self._configuration, breaker, configuration)
+            self._apply(self._configuration, breaker, self._clock())
         return breaker
 
     def _evict_idle(self) -> None:
@@ -367,8 +372,7 @@ class Registry:
         now = self._clock()
         if now < self._search_after:
             return
-        idle = [breaker for breaker in self if breaker._evictable]
-        idle.sort(key=lambda breaker: breaker._used)
+        idle = sorted((breaker for breaker in self if breaker._evictable), key=lambda breaker: breaker._used)
         surplus = len(self._breakers) - self._max_breakers + 1
         evicted = idle[: max(surplus, self._max_breakers // 10)]
         if not evicted:
@@ -379,9 +383,8 @@ class Registry:
                 self._breakers.pop(breaker.name, None)
         names = {breaker.name for breaker in evicted}
         for target, routes in self._routes.copy().items():
-            for method, route in routes.copy().items():
-                if route and route[0].name in names:
-                    routes.pop(method, None)
+            for method in [method for method, route in routes.copy().items() if route and route[0].name in names]:
+                routes.pop(method, None)
             if not any(routes.values()):  # else targets that come and go would fill memory
                 self._routes.pop(target, None)  # a guard that has it asks for a new one
 

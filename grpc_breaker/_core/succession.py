@@ -102,7 +102,5 @@ def chance(random: Callable[[], float]) -> float:
         chance = math.nan
     if 0.0 <= chance < 1.0:
         return chance
-    log_once(
-        f"random must return a number in [0, 1), and {name_of(random)} did not; there is no jitter", exc_info=False
-    )
+    log_once(f"random must return a number in [0, 1), and {name_of(random)} did not; 0 is taken", exc_info=False)
     return 0.0
