@@ -19,7 +19,7 @@ from grpc_breaker._aio_calls import refused_error
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.errors import CallRefusedError, refusal_of
 from grpc_breaker._core.events import StateChange
-from grpc_breaker._core.operators import operate
+from grpc_breaker._core.operators import operate, without_limits
 from grpc_breaker._core.refusing import Refusing, Rejection, rejection_of
 from grpc_breaker._core.state import Reason, RefusalReason, State
 from grpc_breaker._core.target import split_target
@@ -168,11 +168,9 @@ def _open_for(breaker: CircuitBreaker, seconds: float) -> None:
         reset_timeout_jitter=0,
         enforcement_percentage=100,
     )
-    limits, breaker._limits = breaker._limits, None
     breaker.reconfigure(at_once)
-    breaker.admit().failure("UNAVAILABLE", "held open by a test")
-    breaker._limits = limits
-    breaker.reconfigure(at_once)
+    with without_limits(breaker):
+        breaker.admit().failure("UNAVAILABLE", "held open by a test")
 
 
 def refusal(

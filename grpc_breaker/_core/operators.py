@@ -5,6 +5,9 @@ Each is one atomic step, or may be seen half done by a call without harm: such a
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.machine import Machine
 from grpc_breaker._core.method_policy import MethodPolicy
@@ -21,6 +24,16 @@ def operate(breaker: Machine, state: State, reason: Reason) -> None:
     while (old := breaker._latest()).state is not state:
         if breaker._change(old, state, reason, now):
             return
+
+
+@contextmanager
+def without_limits(breaker: Machine) -> Generator[None, None, None]:
+    """Have the limits of a breaker neither refuse nor count calls meanwhile, for a test."""
+    limits, breaker._limits = breaker._limits, None
+    try:
+        yield
+    finally:
+        breaker._limits = limits
 
 
 def close(breaker: Machine) -> None:
