@@ -8,6 +8,8 @@ the package's own namespace. The RPC attributes follow the convention as it stan
 from typing import Final
 
 EVENT_STATE_CHANGE: Final = "grpc_breaker.state_change"
+EVENT_RETRY: Final = "grpc_breaker.retry"
+EVENT_FALLBACK: Final = "grpc_breaker.fallback"
 
 METRIC_STATE: Final = "grpc_breaker.state"
 METRIC_STATE_CHANGES: Final = "grpc_breaker.state_changes"

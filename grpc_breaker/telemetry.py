@@ -7,6 +7,7 @@ Theory of operation
     change, a short span of its own carries the event, linked to the captured context where there is one: no change is
     lost but to a sampler. Only the interceptors capture it: a caller who uses a breaker without them may pass it,
     `admit(context=opentelemetry.context.get_current())`; decorated functions have none.
+    Each retry, and each answer of a fallback, is an event on the span that is current where it happens.
     `events="log"` emits OpenTelemetry log events instead, correlated by the same context; never both.
 
     *Metrics.* The instruments are observable: a reader asks, and the breakers' own counts are its answer. So a call
@@ -42,6 +43,7 @@ from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, logger, printable
 from grpc_breaker._core.policy import STATUS_NAMES
+from grpc_breaker._core.stack import Acted
 from grpc_breaker._core.state import State
 from grpc_breaker._core.target import split_target
 from grpc_breaker._registry import BreakerRegistry
@@ -128,6 +130,8 @@ class BreakerTelemetry:
             message = f"another BreakerTelemetry reports {source!r}; attach the same one everywhere"
             raise ValueError(message)
         source.on_state_change(lambda change: self._report(change, counts.label(change.breaker)), key=self)
+        if isinstance(source, BreakerRegistry):
+            source.actions.add(_note_action, _note_action)
         if source not in self._sources:
             counts = self._sources.setdefault(source, counts)  # or it was attached in the middle of this
             weakref.finalize(source, self._gone.setdefault, id(counts), counts).atexit = False
@@ -325,6 +329,19 @@ class _SpanEvents:
             names.EVENT_STATE_CHANGE, otel_context.Context(), links=links, attributes={names.NAME: change.breaker}
         ) as own:
             own.add_event(names.EVENT_STATE_CHANGE, attributes)
+
+
+def _note_action(acted: Acted) -> None:
+    """Note a retry, or the answer of a fallback, on the span in which the call is made."""
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return
+    attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: acted.method}
+    if acted.what == FALLBACK:
+        span.set_attribute(names.FALLBACK_KIND, acted.kind)
+        span.add_event(names.EVENT_FALLBACK, {**attributes, names.FALLBACK_KIND: acted.kind})
+    else:
+        span.add_event(names.EVENT_RETRY, attributes)
 
 
 def _holds(span: Any, attributes: dict[str, Any]) -> bool:

@@ -38,7 +38,7 @@ from grpc_breaker._core.operators import put_method_policy_in_force
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.retrying import RetryBudget
-from grpc_breaker._core.stack import Stack
+from grpc_breaker._core.stack import Acted, Stack
 from grpc_breaker._core.state import OTHER, State
 from grpc_breaker._core.target import at_target, check_target, split_target
 
@@ -101,7 +101,7 @@ class Registry:
         self._clock = clock
         self._random = random
         self.counts = LabelledCounts(self._configuration.configured, max_breakers)
-        """How many calls ended how; for telemetry."""
+        """For telemetry: how many calls ended how."""
         self._breakers: dict[str, CircuitBreaker] = {}
         self._held: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
         """Every breaker that somebody holds, evicted ones included."""
@@ -114,6 +114,8 @@ class Registry:
         self._search_after, self._warned = -1e9, False
         self._changes: Listeners[StateChange] = Listeners()
         self._rejections: Listeners[Rejection] = Listeners()
+        self.actions: Listeners[Acted] = Listeners()
+        """Who is told of retries and of answers of fallbacks; for telemetry."""
 
     def breaker_for(self, method: str | bytes, target: str | None = None) -> CircuitBreaker | None:
         """The breaker that guards a call of `method`, as gRPC spells it; `None` when it is left alone.
@@ -325,7 +327,7 @@ class Registry:
             while len(self._stacks) >= 4 * self._max_breakers:  # as many as there are routes
                 self._stacks.pop(next(iter(self._stacks), ""), None)
             budget, counts = self._budget(configuration, target), self.counts.of(breaker)
-            made = Stack(name, policy, budget, counts, clock=self._clock, random=self._random)
+            made = Stack(name, policy, budget, counts, self.actions, clock=self._clock, random=self._random)
             stack = self._stacks.setdefault(key, made)
         if stack.policy is not policy:  # pragma: no cover - another caller was faster: tests/model
             stack.reconfigure(policy, self._budget(configuration, target))

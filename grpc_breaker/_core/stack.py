@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from random import random as uniform
-from typing import Final
+from typing import Final, NamedTuple
 
 from grpc_breaker._core.counts import FALLBACK, RETRY, CallCounts
+from grpc_breaker._core.events import Listeners, deliver
 from grpc_breaker._core.last_good import LastGoodAnswers
 from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.retrying import RetryBudget
@@ -22,10 +23,21 @@ CONSTANT: Final = "constant"
 """Where the answer of a fallback comes from, in the order in which they are tried."""
 
 
+class Acted(NamedTuple):
+    """A part around the breaker has done something for a call."""
+
+    method: str
+    """The method, as events spell it."""
+    what: str
+    """"retry" or "fallback"."""
+    kind: str
+    """Which fallback answered; of a retry, empty."""
+
+
 class Stack:
     """The parts of a method's calls that are around its breaker."""
 
-    __slots__ = ("_clock", "_counts", "answers", "budget", "method", "policy", "random")
+    __slots__ = ("_clock", "_counts", "_listeners", "answers", "budget", "method", "policy", "random")
 
     def __init__(
         self,
@@ -33,6 +45,7 @@ class Stack:
         policy: MethodPolicy,
         budget: RetryBudget | None = None,
         counts: CallCounts | None = None,
+        listeners: Listeners[Acted] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = uniform,
@@ -44,6 +57,7 @@ class Stack:
             policy: What is wanted of its calls.
             budget: The tokens of retry throttling. Default `None`: retries are not throttled.
             counts: Where retries and answers of fallbacks are counted. Default `None`: in counts of its own.
+            listeners: Who is told of them. Default `None`: nobody.
             clock: For the age of answers: seconds that never run backwards, from anywhere.
             random: A number in [0, 1), for the pauses between attempts.
         """
@@ -55,16 +69,22 @@ class Stack:
         self.answers: LastGoodAnswers | None = None
         """The last good answers; `None` where the policy wants none. Read it once for each call."""
         self._counts = counts or CallCounts()
+        self._listeners = Listeners[Acted]() if listeners is None else listeners
         self._clock = clock
         self._note_policy()
 
     def count_retry(self) -> None:
         """Count an attempt after the first one."""
-        self._counts.add(RETRY, "")
+        self._count(RETRY, "")
 
     def count_fallback(self, kind: str) -> None:
         """Count a call that a fallback answered."""
-        self._counts.add(FALLBACK, kind)
+        self._count(FALLBACK, kind)
+
+    def _count(self, what: str, kind: str) -> None:
+        self._counts.add(what, kind)
+        if self._listeners:
+            deliver((self._listeners,), Acted(self.method, what, kind))
 
     def reconfigure(self, policy: MethodPolicy, budget: RetryBudget | None = None) -> None:
         """Put another policy and another budget in force, in place; calls under way keep those they began with.

@@ -25,9 +25,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from grpc_breaker import (
     BreakerPolicy,
     BreakerRegistry,
+    BulkheadFullError,
     CircuitBreaker,
     CircuitBreakerInterceptor,
     CircuitOpenError,
+    Fallback,
+    MethodPolicy,
+    RateLimit,
+    RateLimitedError,
     State,
     telemetry,
 )
@@ -587,3 +592,48 @@ def test_interrupt_in_an_exporter_reaches_the_caller(breakers: BreakerRegistry, 
     with pytest.raises(KeyboardInterrupt):
         breakers[METHOD].force_open()
     assert sum(value for key, value in meter.read().items() if key[0] == "grpc_breaker.state_changes") == 1
+
+
+def test_metrics_show_what_parts_did(meter: Meter) -> None:
+    """Refusals are counted by what refused the call, retries as such, and answers of fallbacks by their kind."""
+    policy = MethodPolicy(max_concurrent_calls=1, rate_limit=RateLimit(1, burst=2), fallback=Fallback(constant=b"none"))
+    breakers = BreakerRegistry({METHOD: policy}, clock=FakeClock())
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    with breakers[METHOD].admit(), pytest.raises(BulkheadFullError):
+        breakers[METHOD].admit()
+    breakers[METHOD].admit().success()
+    with pytest.raises(RateLimitedError):
+        breakers[METHOD].admit()
+    _, _, stack = breakers.route(METHOD) or (None, None, None)
+    assert stack is not None
+    stack.count_retry()
+    stack.count_fallback("constant")
+    read = meter.read()
+    for reason in ("bulkhead", "rate"):
+        refused = ("grpc_breaker.outcome=rejected", f"grpc_breaker.refusal.reason={reason}")
+        assert read["grpc_breaker.calls", *NAME, *refused, *RPC] == 1
+    assert read["grpc_breaker.retries", *NAME, *RPC] == 1
+    assert read["grpc_breaker.fallbacks", "grpc_breaker.fallback=constant", *NAME, *RPC] == 1
+    assert not [key for key in read if key[0] == "grpc_breaker.calls" and "retry" in str(key) + "fallback" in str(key)]
+    snapshot = breakers[METHOD].snapshot()
+    assert snapshot["refusals"] == {"bulkhead": 1, "rate": 1}
+    assert (snapshot["retries"], snapshot["fallbacks"]) == (1, {"constant": 1})
+    assert snapshot["limits"] == {"max_concurrent_calls": 1, "calls_per_second": 1.0, "throttled_share": None}
+
+
+def test_parts_are_noted_on_the_current_span() -> None:
+    """A retry and the answer of a fallback are events on the span in which the call is made, if one records."""
+    exporter, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    breakers = BreakerRegistry({METHOD: MethodPolicy(fallback=Fallback(constant=b"none"))})
+    BreakerTelemetry(tracer_provider=tracers).attach(breakers)
+    _, _, stack = breakers.route(METHOD) or (None, None, None)
+    assert stack is not None
+    with tracers.get_tracer("test").start_as_current_span("checkout"):
+        stack.count_retry()
+        stack.count_fallback("constant")
+    stack.count_retry()  # no span records
+    (span,) = exporter.get_finished_spans()
+    assert [event.name for event in span.events] == ["grpc_breaker.retry", "grpc_breaker.fallback"]
+    assert (span.attributes or {})["grpc_breaker.fallback"] == "constant"
+    assert dict(span.events[1].attributes or {})["rpc.method"] == METHOD
