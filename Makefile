@@ -118,6 +118,7 @@ mutants: $(VENV)/.has-test  ## Mutate the core, and list the mutants that no tes
 bench: $(VENV)/.has-bench  ## The cost of a call beside other breakers, with a plot (about six minutes)
 	@"$(RUN)" -m benchmarks.core --plot docs/images/cost.svg
 	@"$(RUN)" -m benchmarks.interceptors
+	@"$(RUN)" -m benchmarks.stack
 	@"$(RUN)" -m benchmarks.whole_calls
 	@"$(RUN)" -m benchmarks.pitfalls
 

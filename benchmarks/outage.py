@@ -1,6 +1,6 @@
 """The outage: a checkout that calls five services, one of which hangs, dies and comes back; with and without breakers.
 
-    python -m benchmarks.outage [--plots docs/images]
+    python -m benchmarks.outage [--plots docs/images] [--only NAME…]
 
 A checkout comes every 12.5 ms, whether or not the ones before are done (an open loop at fixed arrival times), to a pool
 of 16 workers, and calls five services one after the other, each with a deadline of a quarter of a second. Its latency
@@ -29,7 +29,7 @@ import grpc
 
 from benchmarks.peers import aio_interceptor_peers, aio_peers, sync_peers
 from benchmarks.plots import in_words, pyplot, save
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, aio
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, MethodPolicy, aio
 from tests.support.server import ServerProcess
 
 WORKERS = 16
@@ -43,12 +43,22 @@ WORK = b"wait 0.002"
 OTHERS = tuple(f"shop.v1.{service}/UnaryUnary" for service in ("Cart", "Stock", "Shipping", "Tax"))
 PRICES = "shop.v1.Prices/UnaryUnary"
 UNGUARDED = "no breaker"
-OURS = {
+NEAR_P99 = 0.05
+"""Seconds: what nearly every call of a healthy server keeps to."""
+OURS: dict[str, BreakerPolicy | MethodPolicy] = {
     "grpc_breaker": BreakerPolicy(),
     "grpc_breaker, probing after 5 s": BreakerPolicy(reset_timeout=RESET),
     "grpc_breaker, probing after 60 s": BreakerPolicy(reset_timeout=60),
+    "grpc_breaker, probe deadline": BreakerPolicy(probe_deadline=NEAR_P99),
+    "grpc_breaker, probe deadline, bulkhead": MethodPolicy(
+        breaker=BreakerPolicy(probe_deadline=NEAR_P99), max_concurrent_calls=4
+    ),
+    "grpc_breaker, probe deadline, bulkhead, hung calls": MethodPolicy(
+        breaker=BreakerPolicy(probe_deadline=NEAR_P99, hung_after=NEAR_P99), max_concurrent_calls=4
+    ),
 }
-"""With the default open period, which begins at a second and doubles; with that of the others; and with the longest."""
+"""With the default open period, which begins at a second and doubles; with that of the others; with the longest; and
+with parts that keep even the first calls of an outage and its probes from waiting."""
 NAIVE = "`try` around `continuation`"
 SOON = 0.1
 """Seconds: a checkout that is answered within it, and not degraded, is a good one."""
@@ -363,7 +373,9 @@ def main() -> None:
     """Play every outage, print the tables, draw the plots."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outage")
     parser.add_argument("--plots", type=Path, help="a folder to draw plots into")
-    folder: Path | None = parser.parse_args().plots
+    parser.add_argument("--only", nargs="+", default=[], help="candidates to play beside the one without a breaker")
+    options = parser.parse_args()
+    folder: Path | None = options.plots
     worlds: dict[str, tuple[str, Callable[[str], Run], list[str]]] = {
         "threads": ("A checkout in 16 threads", in_threads, [UNGUARDED, NAIVE, *sync_peers(), *OURS]),
         "asyncio": (
@@ -373,7 +385,7 @@ def main() -> None:
         ),
     }
     for world, (title, play, names) in worlds.items():
-        runs = [play(name) for name in names]
+        runs = [play(name) for name in names if not options.only or name in {UNGUARDED, *options.only}]
         print(table(title, runs), flush=True)
         if folder is not None:
             plot(title, runs, folder / f"outage-{world}.svg")
