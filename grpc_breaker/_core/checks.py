@@ -146,8 +146,7 @@ def flag(value: Any) -> bool:
 
 def instance_of(kind: type[Any]) -> Check:
     """A check for an object of a class."""
-    name = kind.__name__
-    allowed = f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    allowed = f"a {kind.__name__}"
 
     def checked(value: Any) -> Any:
         if not isinstance(value, kind):

@@ -114,9 +114,7 @@ def _function(function: Any) -> Any:
 
 def _cause(cause: Any) -> str:
     """A check for one of the words of `when`."""
-    if cause == REFUSED and isinstance(cause, str):
-        return cause
-    return status_of_failure(cause)
+    return REFUSED if cause == REFUSED else status_of_failure(cause)
 
 
 @names_nearest_field

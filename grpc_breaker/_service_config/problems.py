@@ -87,9 +87,9 @@ def _meant(near: str) -> str:
     return f"; did you mean {shown(near)}?" if near else ""
 
 
-def at_key(path: str, key: object) -> str:
+def at_key(path: str, key: str) -> str:
     """The path of an object's key."""
-    if isinstance(key, str) and _PLAIN_KEY.fullmatch(key):
+    if _PLAIN_KEY.fullmatch(key):
         return f"{path}.{key}"
     return f"{path}[{shown(key)}]"
 

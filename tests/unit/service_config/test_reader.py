@@ -173,6 +173,13 @@ def test_name_that_no_call_has(name: Any, problem: str) -> None:
     assert problems({"methodConfig": [{"name": [name]}]}) == (f"{AT}.name[0]{problem}",)
 
 
+def test_the_longest_name() -> None:
+    """A name of a thousand characters is read."""
+    name = "a." * 499 + "bC"
+    assert len(name) == 1000
+    assert list(said({"methodConfig": [{"name": [{"service": name}]}]}).policies) == [name]
+
+
 def test_name_of_a_package() -> None:
     """The name of the package of another entry's service is an error: packages have no policies."""
     names = [{"service": "pricing"}, {"service": "pricing.Pricing"}, {"service": "prices"}]

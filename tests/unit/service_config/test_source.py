@@ -90,6 +90,13 @@ def test_a_file_that_is_no_document(tmp_path: Path, content: bytes, problem: str
     assert found.startswith(problem)
 
 
+def test_the_largest_file(tmp_path: Path) -> None:
+    """A file of 8 MiB is read."""
+    path = tmp_path / "resilience.json"
+    path.write_bytes(TEXT.encode().ljust(8 * 1024 * 1024))
+    assert said(path) == said(WHOLE)
+
+
 def nested(depth: int) -> Any:
     """Objects inside each other."""
     made: dict[str, Any] = {}
