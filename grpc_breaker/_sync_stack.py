@@ -8,9 +8,9 @@
     retries end, and the caller sees the error of the last attempt that was made.
 4.  No permit is held during a pause, and what a signal handler raises there reaches the caller.
 5.  A blocking call that failed is answered at once. A call that runs, or was refused, is handed out inside an object
-    that is a `grpc.Call` and a `grpc.Future`, too, and finds out how it ended when it is asked. So a user's function
-    runs on the thread of who asks, and never on the channel's, where it would stall the other calls. Who drops that
-    object drops the call, which grpcio then cancels at the server.
+    that is a `grpc.Call` and a `grpc.Future`, too, if its policy has answers to its errors. That finds out how the call
+    ended when it is asked. So a user's function runs on the thread of who asks, and never on the channel's, where it
+    would stall the other calls. Who drops that object drops the call, which grpcio then cancels at the server.
 6.  A response stream is answered where it was refused, and only there: what it has given cannot be taken back.
 """
 
@@ -31,9 +31,9 @@ import grpc
 
 from grpc_breaker._core.callables import name_of
 from grpc_breaker._core.errors import CallRefusedError
-from grpc_breaker._core.fallback import Fallback
+from grpc_breaker._core.fallback import REFUSED, Fallback
 from grpc_breaker._core.stack import Stack
-from grpc_breaker._rpc import OK, Guard, StackedRoute, report_in_callback, timeout_of
+from grpc_breaker._rpc import OK, Guard, StackedRoute, report, report_in_callback, timeout_of
 from grpc_breaker._stack import (
     ANSWERED_BY,
     Answer,
@@ -201,7 +201,9 @@ def _answerable(call: Any, wanted: _Wanted) -> Any:
         return _AnswerableCall(call, wanted) if may_answer(wanted.fallback, call) else call
     if isinstance(call, _RAISED) or not hasattr(call, "add_done_callback"):
         return call
-    return _AnswerableCall(call, wanted)
+    if wanted.kept is not None:
+        _keep_when_done(wanted.kept, call)
+    return call if wanted.fallback.when == (REFUSED,) else _AnswerableCall(call, wanted)
 
 
 class _Marked(NamedTuple):
@@ -278,10 +280,6 @@ class _AnswerableCall(grpc.Call, grpc.Future):
         self._call = call
         self._wanted = wanted
         self._found: dict[str, Answer | None] = {}
-        if wanted.kept is not None and not isinstance(call, CallRefusedError):
-            this = weakref.ref(self)
-            if not call.add_callback(lambda: _keep_answer_of(this())):
-                _keep_answer_of(self)
 
     def __repr__(self) -> str:
         return repr(self._call)
@@ -370,14 +368,21 @@ class _AnswerableCall(grpc.Call, grpc.Future):
         self._call.add_done_callback(call_back)
 
 
-def _keep_answer_of(answerable: Any) -> None:
-    """Keep the answer of a call that has just ended, as the last good one. Runs on the thread of the channel."""
-    if answerable is None:
-        return
+def _keep_when_done(kept: Remembered, call: Any) -> None:
+    """Keep the answer of a running call, should it get one, and its caller not have dropped it by then."""
     try:
-        call = answerable._call  # noqa: SLF001 - ours
-        if call.code() is OK:
-            answerable._wanted.kept.keep(call.result())  # noqa: SLF001
+        held = weakref.ref(call)
+        if not call.add_callback(lambda: _keep_answer_of(held(), kept)):
+            _keep_answer_of(call, kept)
+    except Exception as error:  # noqa: BLE001 - see rule 5 of `_stack.py`
+        report(error, "following a call failed; its answer is not kept")
+
+
+def _keep_answer_of(call: Any, kept: Remembered) -> None:
+    """Keep the answer of a call that has ended, if it ended well. Runs on the thread of the channel."""
+    try:
+        if call is not None and call.code() is OK:
+            kept.keep(call.result())
     except BaseException as error:  # noqa: BLE001 - see rule 5 of `_stack.py`
         report_in_callback(error, "keeping the answer of a call failed")
 

@@ -27,7 +27,7 @@ from grpc_breaker import (
     State,
     aio,
 )
-from tests.integration.endings_table import await_settled
+from tests.integration.endings_table import OLD_GRPCIO, await_settled
 from tests.support.programmed import ProgrammedServer, answers, fails, in_turn
 from tests.support.server import FAR, METHODS, PATIENCE, Server
 
@@ -296,6 +296,7 @@ def raising(error: Exception) -> Callable[[], Any]:
 UNAVAILABLE = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "ill")
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*InterceptedCall.__del__")  # old grpcio's, of what was raised
 def test_error_that_an_interceptor_raises() -> None:
     """An RPC's error that an interceptor inside ours raises is retried, answered, or reaches the caller as it is."""
 
@@ -316,6 +317,7 @@ def test_error_that_an_interceptor_raises() -> None:
             assert (broken.calls, made.totals()) == (1, {"ignored": 1})
 
     play(story())
+    gc.collect()
 
 
 class Broken(grpc.aio._interceptor.UnaryUnaryCallResponse):  # type: ignore[misc,name-defined]
@@ -895,7 +897,7 @@ def test_refused_stream_is_answered(fallback: Fallback, source: str, how: str, k
                 messages = [message async for message in call]
             else:
                 messages = [await call.read(), await call.read()]
-                assert await call.read() is grpc.aio.EOF
+                assert OLD_GRPCIO or await call.read() is grpc.aio.EOF  # else any interceptor makes it raise here
             assert messages == [b"1", b"2"]
             assert (await call.code(), await call.details()) == (grpc.StatusCode.OK, "")
             assert list(await call.trailing_metadata()) == [("grpc-breaker-fallback", source)]

@@ -798,6 +798,20 @@ def test_future_that_has_ended_is_kept(served: ProgrammedServer) -> None:
         assert made.uu.future(b"a").result() == b"a 1"
 
 
+def test_future_whose_errors_have_no_answer(served: ProgrammedServer) -> None:
+    """Where only refusals are answered, a future is grpcio's own object; its answer is kept all the same."""
+    served.act = echo
+    fallback = Fallback(last_good=LastGood(), when=("refused",))
+    with client(served.target, MethodPolicy(fallback=fallback)) as made:
+        future = made.uu.future(b"a")
+        assert isinstance(future, grpc.RpcError)
+        assert future.result() == b"a 1"
+        await_kept(made, b"a")
+        served.act = fails("UNAVAILABLE")
+        future = made.uu.future(b"a")
+        assert future.exception() is future
+
+
 def test_future_that_failed_or_was_dropped_is_not_kept(server: Server) -> None:
     """A future that fails, and one that nobody holds when it ends, leave no last good answer behind."""
     with client(server.target, MethodPolicy(fallback=LAST_GOOD)) as made:

@@ -52,15 +52,25 @@ def test_the_document_knows_the_core_alone(path: Path) -> None:
         assert ours or name.partition(".")[0] in sys.stdlib_module_names, name
 
 
+SYNC = sorted(PACKAGE.glob("_sync*.py"))
+AIO = [PACKAGE / "aio.py", *sorted(PACKAGE.glob("_aio*.py"))]
+ADAPTERS = {path.stem for path in (*SYNC, *AIO)}
+
+
 def test_adapters_know_nothing_of_each_other() -> None:
     """Neither adapter imports the other."""
-    assert not any("aio" in name.split(".") for name in imports(PACKAGE / "_sync.py"))
-    assert not any("_sync" in name.split(".") for name in imports(PACKAGE / "aio.py"))
+    assert len(SYNC) > 1 < len(AIO)
+    for these, others in ((SYNC, AIO), (AIO, SYNC)):
+        theirs = {f"grpc_breaker.{path.stem}" for path in others}
+        for path in these:
+            assert not {name for name in imports(path) if any(f"{name}.".startswith(f"{it}.") for it in theirs)}, path
 
 
 def test_rpc_knows_neither_adapter_nor_telemetry() -> None:
     """The meaning of a gRPC status is decided without the adapters and without telemetry."""
-    assert not {name for name in imports(PACKAGE / "_rpc.py") if {"_sync", "aio", "telemetry"} & set(name.split("."))}
+    for file in ("_rpc.py", "_stack.py", "_error_details.py"):
+        known = {name for name in imports(PACKAGE / file) if name.startswith("grpc_breaker.")}
+        assert not {name for name in known if {*ADAPTERS, "telemetry"} & set(name.split("."))}, file
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

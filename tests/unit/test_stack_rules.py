@@ -325,3 +325,32 @@ def test_trouble_while_an_answer_is_kept(caplog: pytest.LogCaptureFixture) -> No
     for _ in range(2):
         assert intercepted(policy, Broken()).result() == b"answer"
     assert ["keeping the answer of a call failed" in record.message for record in caplog.records] == [True]
+
+
+def test_future_that_cannot_be_held_weakly(caplog: pytest.LogCaptureFixture) -> None:
+    """The answer of a future of another interceptor's class that cannot be held weakly is not kept: logged once."""
+
+    class Slotted:
+        __slots__ = ()
+
+        def done(self) -> bool:
+            return True
+
+        def code(self) -> Any:
+            return grpc.StatusCode.OK
+
+        def exception(self, timeout: Any = None) -> Any:
+            return None
+
+        def result(self, timeout: Any = None) -> Any:
+            return b"answer"
+
+        def add_done_callback(self, callback: Any) -> None: ...
+
+        def add_callback(self, callback: Any) -> bool:
+            return False
+
+    policy = MethodPolicy(fallback=Fallback(last_good=LastGood()))
+    for _ in range(2):
+        assert intercepted(policy, Slotted()).result() == b"answer"
+    assert ["its answer is not kept" in record.message for record in caplog.records] == [True]
