@@ -11,6 +11,7 @@ GRPCIO ?=
 COVERAGE ?= 1
 EXTRAS ?=
 DEMO_ARGS ?=
+OVERLOAD_ARGS ?=
 OTLP_ENDPOINT ?=
 SEED ?= 1
 MINUTES ?= 4
@@ -20,7 +21,7 @@ RUN := $(VENV)/bin/python
 INSTALL = "$(RUN)" -m pip install -qq --disable-pip-version-check \
 	$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(if $(GRPCIO),grpcio==$(GRPCIO)) -e
 
-.PHONY: help demo test lint format types proto proto-check docs clean bench outage day \
+.PHONY: help demo test lint format types proto proto-check docs clean bench outage overload day \
 	test-clients test-model test-conditions test-versions soak mutants
 
 help:  ## Show this
@@ -124,6 +125,9 @@ bench: $(VENV)/.has-bench  ## The cost of a call beside other breakers, with a p
 
 outage: $(VENV)/.has-bench  ## An outage with each of these breakers, with a plot (about ten minutes)
 	@"$(RUN)" -m benchmarks.outage --plots docs/images
+
+overload: $(VENV)/.has-bench  ## A server with too many calls, bare and guarded, with a plot (a quarter of an hour; OVERLOAD_ARGS="--seeds 1")
+	@"$(RUN)" -m benchmarks.overload --markdown docs/overload.md --plot docs/images/overload.svg $(OVERLOAD_ARGS)
 
 day: $(VENV)/.has-bench  ## Healthy days, outages and proxies, bare and guarded (SEEDS=3; an hour; needs nginx)
 	@"$(RUN)" -m tests.scenarios.day --seeds $(SEEDS) --markdown docs/scenarios.md

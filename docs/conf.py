@@ -30,6 +30,8 @@ docs/policy
 docs/service_config
 docs/telemetry
 docs/recipes
+docs/overload
+docs/grpc_own
 docs/example
 docs/migrating
 docs/reference

@@ -54,6 +54,7 @@ def test_help_shows_every_command_under_a_heading() -> None:
         ("test-clients", {"test", "clients"}),
         ("bench", {"bench"}),
         ("outage", {"bench"}),
+        ("overload", {"bench"}),
         ("proto-check", set()),
     ],
 )
