@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!examples/pricing/v1/pricing.proto\x12\npricing.v1\"<\n\x05Money\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x01(\x03\x12\r\n\x05nanos\x18\x03 \x01(\x05\"P\n\x05Price\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12!\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x11.pricing.v1.Money\x12\x10\n\x08revision\x18\x03 \x01(\x03\"%\n\x0fGetPriceRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\"4\n\x10GetPriceResponse\x12 \n\x05price\x18\x01 \x01(\x0b\x32\x11.pricing.v1.Price\")\n\x12WatchPricesRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\"7\n\x13WatchPricesResponse\x12 \n\x05price\x18\x01 \x01(\x0b\x32\x11.pricing.v1.Price\"L\n\x13UploadPricesRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12!\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x11.pricing.v1.Money\"9\n\x14UploadPricesResponse\x12\x10\n\x08received\x18\x01 \x01(\x05\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x05\"4\n\x0cQuoteRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"z\n\rQuoteResponse\x12 \n\x05price\x18\x01 \x01(\x0b\x32\x11.pricing.v1.Price\x12%\n\nline_total\x18\x02 \x01(\x0b\x32\x11.pricing.v1.Money\x12 \n\x05total\x18\x03 \x01(\x0b\x32\x11.pricing.v1.Money2\xb9\x02\n\x07Pricing\x12\x45\n\x08GetPrice\x12\x1b.pricing.v1.GetPriceRequest\x1a\x1c.pricing.v1.GetPriceResponse\x12P\n\x0bWatchPrices\x12\x1e.pricing.v1.WatchPricesRequest\x1a\x1f.pricing.v1.WatchPricesResponse0\x01\x12S\n\x0cUploadPrices\x12\x1f.pricing.v1.UploadPricesRequest\x1a .pricing.v1.UploadPricesResponse(\x01\x12@\n\x05Quote\x12\x18.pricing.v1.QuoteRequest\x1a\x19.pricing.v1.QuoteResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!examples/pricing/v1/pricing.proto\x12\npricing.v1\"<\n\x05Money\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x01(\x03\x12\r\n\x05nanos\x18\x03 \x01(\x05\"P\n\x05Price\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12!\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x11.pricing.v1.Money\x12\x10\n\x08revision\x18\x03 \x01(\x03\"%\n\x0fGetPriceRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\"4\n\x10GetPriceResponse\x12 \n\x05price\x18\x01 \x01(\x0b\x32\x11.pricing.v1.Price\"0\n\x19GetRecommendationsRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\"1\n\x1aGetRecommendationsResponse\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\")\n\x12WatchPricesRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\"7\n\x13WatchPricesResponse\x12 \n\x05price\x18\x01 \x01(\x0b\x32\x11.pricing.v1.Price\"L\n\x13UploadPricesRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12!\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x11.pricing.v1.Money\"9\n\x14UploadPricesResponse\x12\x10\n\x08received\x18\x01 \x01(\x05\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x05\"4\n\x0cQuoteRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"z\n\rQuoteResponse\x12 \n\x05price\x18\x01 \x01(\x0b\x32\x11.pricing.v1.Price\x12%\n\nline_total\x18\x02 \x01(\x0b\x32\x11.pricing.v1.Money\x12 \n\x05total\x18\x03 \x01(\x0b\x32\x11.pricing.v1.Money2\x9e\x03\n\x07Pricing\x12\x45\n\x08GetPrice\x12\x1b.pricing.v1.GetPriceRequest\x1a\x1c.pricing.v1.GetPriceResponse\x12\x63\n\x12GetRecommendations\x12%.pricing.v1.GetRecommendationsRequest\x1a&.pricing.v1.GetRecommendationsResponse\x12P\n\x0bWatchPrices\x12\x1e.pricing.v1.WatchPricesRequest\x1a\x1f.pricing.v1.WatchPricesResponse0\x01\x12S\n\x0cUploadPrices\x12\x1f.pricing.v1.UploadPricesRequest\x1a .pricing.v1.UploadPricesResponse(\x01\x12@\n\x05Quote\x12\x18.pricing.v1.QuoteRequest\x1a\x19.pricing.v1.QuoteResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -29,18 +29,22 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_GETPRICEREQUEST']._serialized_end=230
   _globals['_GETPRICERESPONSE']._serialized_start=232
   _globals['_GETPRICERESPONSE']._serialized_end=284
-  _globals['_WATCHPRICESREQUEST']._serialized_start=286
-  _globals['_WATCHPRICESREQUEST']._serialized_end=327
-  _globals['_WATCHPRICESRESPONSE']._serialized_start=329
-  _globals['_WATCHPRICESRESPONSE']._serialized_end=384
-  _globals['_UPLOADPRICESREQUEST']._serialized_start=386
-  _globals['_UPLOADPRICESREQUEST']._serialized_end=462
-  _globals['_UPLOADPRICESRESPONSE']._serialized_start=464
-  _globals['_UPLOADPRICESRESPONSE']._serialized_end=521
-  _globals['_QUOTEREQUEST']._serialized_start=523
-  _globals['_QUOTEREQUEST']._serialized_end=575
-  _globals['_QUOTERESPONSE']._serialized_start=577
-  _globals['_QUOTERESPONSE']._serialized_end=699
-  _globals['_PRICING']._serialized_start=702
-  _globals['_PRICING']._serialized_end=1015
+  _globals['_GETRECOMMENDATIONSREQUEST']._serialized_start=286
+  _globals['_GETRECOMMENDATIONSREQUEST']._serialized_end=334
+  _globals['_GETRECOMMENDATIONSRESPONSE']._serialized_start=336
+  _globals['_GETRECOMMENDATIONSRESPONSE']._serialized_end=385
+  _globals['_WATCHPRICESREQUEST']._serialized_start=387
+  _globals['_WATCHPRICESREQUEST']._serialized_end=428
+  _globals['_WATCHPRICESRESPONSE']._serialized_start=430
+  _globals['_WATCHPRICESRESPONSE']._serialized_end=485
+  _globals['_UPLOADPRICESREQUEST']._serialized_start=487
+  _globals['_UPLOADPRICESREQUEST']._serialized_end=563
+  _globals['_UPLOADPRICESRESPONSE']._serialized_start=565
+  _globals['_UPLOADPRICESRESPONSE']._serialized_end=622
+  _globals['_QUOTEREQUEST']._serialized_start=624
+  _globals['_QUOTEREQUEST']._serialized_end=676
+  _globals['_QUOTERESPONSE']._serialized_start=678
+  _globals['_QUOTERESPONSE']._serialized_end=800
+  _globals['_PRICING']._serialized_start=803
+  _globals['_PRICING']._serialized_end=1217
 # @@protoc_insertion_point(module_scope)

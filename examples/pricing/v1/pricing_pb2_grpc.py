@@ -20,6 +20,11 @@ class PricingStub(object):
                 request_serializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.GetPriceRequest.SerializeToString,
                 response_deserializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.GetPriceResponse.FromString,
                 )
+        self.GetRecommendations = channel.unary_unary(
+                '/pricing.v1.Pricing/GetRecommendations',
+                request_serializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.GetRecommendationsRequest.SerializeToString,
+                response_deserializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.GetRecommendationsResponse.FromString,
+                )
         self.WatchPrices = channel.unary_stream(
                 '/pricing.v1.Pricing/WatchPrices',
                 request_serializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.WatchPricesRequest.SerializeToString,
@@ -45,6 +50,13 @@ class PricingServicer(object):
         """The price of one product. A checkout calls it for each line of a basket.
 
         NOT_FOUND: the shop does not sell the product. The server works; this is not an outage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecommendations(self, request, context):
+        """Products that go well with a basket. A checkout shows them below the receipt, and can do without them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,6 +99,11 @@ def add_PricingServicer_to_server(servicer, server):
                     request_deserializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.GetPriceRequest.FromString,
                     response_serializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.GetPriceResponse.SerializeToString,
             ),
+            'GetRecommendations': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecommendations,
+                    request_deserializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.GetRecommendationsRequest.FromString,
+                    response_serializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.GetRecommendationsResponse.SerializeToString,
+            ),
             'WatchPrices': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchPrices,
                     request_deserializer=examples_dot_pricing_dot_v1_dot_pricing__pb2.WatchPricesRequest.FromString,
@@ -127,6 +144,23 @@ class Pricing(object):
         return grpc.experimental.unary_unary(request, target, '/pricing.v1.Pricing/GetPrice',
             examples_dot_pricing_dot_v1_dot_pricing__pb2.GetPriceRequest.SerializeToString,
             examples_dot_pricing_dot_v1_dot_pricing__pb2.GetPriceResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetRecommendations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/pricing.v1.Pricing/GetRecommendations',
+            examples_dot_pricing_dot_v1_dot_pricing__pb2.GetRecommendationsRequest.SerializeToString,
+            examples_dot_pricing_dot_v1_dot_pricing__pb2.GetRecommendationsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -42,6 +42,8 @@ class PricingStub:
 
     NOT_FOUND: the shop does not sell the product. The server works; this is not an outage.
     """
+    GetRecommendations: _grpc.UnaryUnaryMultiCallable[_pricing_pb2.GetRecommendationsRequest, _pricing_pb2.GetRecommendationsResponse]
+    """Products that go well with a basket. A checkout shows them below the receipt, and can do without them."""
     WatchPrices: _grpc.UnaryStreamMultiCallable[_pricing_pb2.WatchPricesRequest, _pricing_pb2.WatchPricesResponse]
     """The prices of some products now, then each change as it happens, until the client hangs up.
 
@@ -70,6 +72,8 @@ class PricingAsyncStub(PricingStub):
 
     NOT_FOUND: the shop does not sell the product. The server works; this is not an outage.
     """
+    GetRecommendations: _aio.UnaryUnaryMultiCallable[_pricing_pb2.GetRecommendationsRequest, _pricing_pb2.GetRecommendationsResponse]  # type: ignore[assignment]
+    """Products that go well with a basket. A checkout shows them below the receipt, and can do without them."""
     WatchPrices: _aio.UnaryStreamMultiCallable[_pricing_pb2.WatchPricesRequest, _pricing_pb2.WatchPricesResponse]  # type: ignore[assignment]
     """The prices of some products now, then each change as it happens, until the client hangs up.
 
@@ -101,6 +105,14 @@ class PricingServicer(metaclass=_abc_1.ABCMeta):
 
         NOT_FOUND: the shop does not sell the product. The server works; this is not an outage.
         """
+
+    @_abc_1.abstractmethod
+    def GetRecommendations(
+        self,
+        request: _pricing_pb2.GetRecommendationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pricing_pb2.GetRecommendationsResponse, _abc.Awaitable[_pricing_pb2.GetRecommendationsResponse]]:
+        """Products that go well with a basket. A checkout shows them below the receipt, and can do without them."""
 
     @_abc_1.abstractmethod
     def WatchPrices(
