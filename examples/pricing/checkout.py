@@ -1,8 +1,8 @@
 """A checkout that works without its pricing service, in blocking code: `python -m examples.pricing.checkout --help`.
 
-The breaker is attached in one line, in `connect`. The calls are made as before; the only difference is that one may be
-refused at once with `CircuitOpenError`, which is a `grpc.RpcError` like any other failure. `checkout_aio.py` is the
-same program for asyncio.
+What is wanted of its calls stands in `resilience.json`, and is attached in `connect`. The calls are made as ever. One
+may be answered by a fallback, which its trailing metadata say, or be refused at once with a `CallRefusedError`, which
+is a `grpc.RpcError` like any other failure. `checkout_aio.py` is the same program for asyncio.
 """
 
 from __future__ import annotations
@@ -16,50 +16,57 @@ from collections.abc import Iterable, Iterator, Sequence
 import grpc
 
 from examples.pricing import commands, shop
-from examples.pricing.shop import Item, LastKnownPrices, Line, Receipt, explain
+from examples.pricing.shop import Item, Line, Receipt, explain, fallback_of
 from examples.pricing.v1 import pricing_pb2 as pb
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
 from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor
 
 
 def connect(target: str, breakers: BreakerRegistry) -> grpc.Channel:
-    """A channel to the pricing service, with a breaker for each of its methods."""
-    return grpc.intercept_channel(grpc.insecure_channel(target), CircuitBreakerInterceptor(breakers))
+    """A channel to the pricing service, with everything that the service config says of its methods."""
+    channel = grpc.insecure_channel(target, options=breakers.channel_options(pb))
+    return grpc.intercept_channel(channel, CircuitBreakerInterceptor(breakers))
 
 
 class Checkout:
     """Prices baskets, during an outage with the last known prices. Safe to use from several threads."""
 
-    def __init__(self, channel: grpc.Channel, *, patience: float = shop.PATIENCE) -> None:
-        """A checkout that waits `patience` seconds for one price."""
+    def __init__(self, channel: grpc.Channel) -> None:
+        """A checkout that asks the service at the other end of the channel."""
         self._stub = PricingStub(channel)
-        self._patience = patience
-        self._known = LastKnownPrices()
 
     def price(self, basket: Iterable[Item]) -> Receipt:
-        """Price a basket, line by line."""
-        return Receipt([self._line(item) for item in basket])
+        """Price a basket, line by line, and recommend something."""
+        items = list(basket)
+        return Receipt([self._line(item) for item in items], self._offer(items))
 
     def _line(self, item: Item) -> Line:
-        """One unary call: the price now, or else the last known."""
+        """The price now, or else the last known."""
         try:
-            response = self._stub.GetPrice(pb.GetPriceRequest(product_id=item.product_id), timeout=self._patience)
-        except grpc.RpcError as error:  # CircuitOpenError is one
-            return self._known.failed(item, error)
-        return self._known.fresh(item, response.price)
+            response, call = self._stub.GetPrice.with_call(pb.GetPriceRequest(product_id=item.product_id))
+        except grpc.RpcError as error:  # CallRefusedError is one
+            return Line.failed(item, error)
+        return Line.priced(item, response.price, fallback_of(call.trailing_metadata()))
+
+    def _offer(self, items: Sequence[Item]) -> str:
+        """What goes well with the basket, or else the bestsellers; a checkout can do without either."""
+        request = pb.GetRecommendationsRequest(product_ids=[item.product_id for item in items])
+        try:
+            response, call = self._stub.GetRecommendations.with_call(request)
+        except grpc.RpcError:
+            return ""
+        return shop.offer(response, fallback_of(call.trailing_metadata()))
 
     def quote(self, basket: Iterable[Item]) -> Iterator[pb.QuoteResponse]:
         """Quote a basket (both sides stream): the price of each line, and the total so far."""
-        # The basket is complete, so only the server can be late. A stream at a customer's pace should have no deadline.
         lines = (pb.QuoteRequest(product_id=item.product_id, quantity=item.quantity) for item in basket)
-        yield from self._stub.Quote(lines, timeout=10 * self._patience)
+        yield from self._stub.Quote(lines)
 
     def watch(self, product_ids: Sequence[str]) -> Iterator[pb.Price]:
-        """Prices now and whenever they change (the server streams), without end; each becomes the last known price."""
+        """Prices now and whenever they change (the server streams), without end."""
         changes = self._stub.WatchPrices(pb.WatchPricesRequest(product_ids=product_ids))
         try:
             for change in changes:
-                self._known.remember(change.price)
                 yield change.price
         finally:
             changes.cancel()
@@ -67,7 +74,7 @@ class Checkout:
     def upload(self, amounts: Iterable[tuple[str, pb.Money]]) -> pb.UploadPricesResponse:
         """Send a price list (the client streams)."""
         lines = (pb.UploadPricesRequest(product_id=product_id, amount=amount) for product_id, amount in amounts)
-        return self._stub.UploadPrices(lines, timeout=10 * self._patience)
+        return self._stub.UploadPrices(lines)
 
 
 def run(checkout: Checkout, options: argparse.Namespace) -> None:
@@ -91,9 +98,9 @@ def run(checkout: Checkout, options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code."""
     options = commands.parser(__doc__).parse_args(arguments)
-    with connect(options.target, shop.breakers()) as channel:
+    with connect(options.target, options.breakers) as channel:
         try:
-            run(Checkout(channel, patience=options.patience), options)
+            run(Checkout(channel), options)
         except grpc.RpcError as error:
             print(f"failed: {explain(error)}", file=sys.stderr)
             return 1

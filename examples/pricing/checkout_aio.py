@@ -1,8 +1,9 @@
 """A checkout that works without its pricing service, for asyncio: `python -m examples.pricing.checkout_aio --help`.
 
-The breaker is attached in one line, in `connect`. The calls are made as before; the only difference is that one may be
-refused at once with `CircuitOpenError`, which is a `grpc.aio.AioRpcError` like any other failure. `checkout.py` is the
-same program in blocking code, and may share this one's registry.
+What is wanted of its calls stands in `resilience.json`, and is attached in `connect`. The calls are made as ever. One
+may be answered by a fallback, which its trailing metadata say, or be refused at once with a `CallRefusedError`, which
+is a `grpc.aio.AioRpcError` like any other failure. `checkout.py` is the same program in blocking code, and may share
+this one's registry.
 """
 
 from __future__ import annotations
@@ -12,56 +13,75 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from typing import Final
 
 import grpc
 import grpc.aio
 
 from examples.pricing import commands, shop
-from examples.pricing.shop import Item, LastKnownPrices, Line, Receipt, explain
+from examples.pricing.shop import Item, Line, Receipt, explain, fallback_of
 from examples.pricing.v1 import pricing_pb2 as pb
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
 from grpc_breaker import BreakerRegistry, aio
 
+LINES_AT_ONCE: Final = 4
+"""Calls for prices that one basket makes at once: fewer than the bulkhead allows, so that no basket fills it alone."""
+
 
 def connect(target: str, breakers: BreakerRegistry) -> grpc.aio.Channel:
-    """A channel to the pricing service, with a breaker for each of its methods."""
-    return grpc.aio.insecure_channel(target, interceptors=aio.interceptors(breakers))
+    """A channel to the pricing service, with everything that the service config says of its methods."""
+    options = breakers.channel_options(pb)
+    return grpc.aio.insecure_channel(target, options=options, interceptors=aio.interceptors(breakers))
 
 
 class Checkout:
     """Prices baskets, during an outage with the last known prices. For one event loop, the channel's."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, patience: float = shop.PATIENCE) -> None:
-        """A checkout that waits `patience` seconds for one price."""
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        """A checkout that asks the service at the other end of the channel."""
         self._stub = PricingStub(channel)
-        self._patience = patience
-        self._known = LastKnownPrices()
 
     async def price(self, basket: Iterable[Item]) -> Receipt:
-        """Price a basket, all lines at once."""
-        return Receipt(await asyncio.gather(*map(self._line, basket)))
+        """Price a basket, some lines at once, and recommend something."""
+        items = list(basket)
+        lines, offer = await asyncio.gather(self._lines(items), self._offer(items))
+        return Receipt(lines, offer)
 
-    async def _line(self, item: Item) -> Line:
-        """One unary call: the price now, or else the last known."""
+    async def _lines(self, items: Sequence[Item]) -> Sequence[Line]:
+        turn = asyncio.Semaphore(LINES_AT_ONCE)
+        return await asyncio.gather(*(self._line(item, turn) for item in items))
+
+    async def _line(self, item: Item, turn: asyncio.Semaphore) -> Line:
+        """The price now, or else the last known."""
+        async with turn:
+            call = self._stub.GetPrice(pb.GetPriceRequest(product_id=item.product_id))
+            try:
+                response = await call
+            except grpc.RpcError as error:  # CallRefusedError is one
+                return Line.failed(item, error)
+            return Line.priced(item, response.price, fallback_of(await call.trailing_metadata()))
+
+    async def _offer(self, items: Sequence[Item]) -> str:
+        """What goes well with the basket, or else the bestsellers; a checkout can do without either."""
+        call = self._stub.GetRecommendations(
+            pb.GetRecommendationsRequest(product_ids=[item.product_id for item in items])
+        )
         try:
-            response = await self._stub.GetPrice(pb.GetPriceRequest(product_id=item.product_id), timeout=self._patience)
-        except grpc.RpcError as error:  # CircuitOpenError is one
-            return self._known.failed(item, error)
-        return self._known.fresh(item, response.price)
+            return shop.offer(await call, fallback_of(await call.trailing_metadata()))
+        except grpc.RpcError:
+            return ""
 
     async def quote(self, basket: Iterable[Item]) -> AsyncIterator[pb.QuoteResponse]:
         """Quote a basket (both sides stream): the price of each line, and the total so far."""
-        # The basket is complete, so only the server can be late. A stream at a customer's pace should have no deadline.
         lines = (pb.QuoteRequest(product_id=item.product_id, quantity=item.quantity) for item in basket)
-        async for response in self._stub.Quote(lines, timeout=10 * self._patience):
+        async for response in self._stub.Quote(lines):
             yield response
 
     async def watch(self, product_ids: Sequence[str]) -> AsyncGenerator[pb.Price, None]:
-        """Prices now and whenever they change (the server streams), without end; each becomes the last known price."""
+        """Prices now and whenever they change (the server streams), without end."""
         changes = self._stub.WatchPrices(pb.WatchPricesRequest(product_ids=product_ids))
         try:
             async for change in changes:
-                self._known.remember(change.price)
                 yield change.price
         finally:
             changes.cancel()
@@ -69,7 +89,7 @@ class Checkout:
     async def upload(self, amounts: Iterable[tuple[str, pb.Money]]) -> pb.UploadPricesResponse:
         """Send a price list (the client streams)."""
         lines = (pb.UploadPricesRequest(product_id=product_id, amount=amount) for product_id, amount in amounts)
-        return await self._stub.UploadPrices(lines, timeout=10 * self._patience)
+        return await self._stub.UploadPrices(lines)
 
 
 async def run(checkout: Checkout, options: argparse.Namespace) -> None:
@@ -97,9 +117,9 @@ async def run(checkout: Checkout, options: argparse.Namespace) -> None:
 
 async def checkout(options: argparse.Namespace) -> int:
     """Run one sub-command; returns the exit code."""
-    async with connect(options.target, shop.breakers()) as channel:
+    async with connect(options.target, options.breakers) as channel:
         try:
-            await run(Checkout(channel, patience=options.patience), options)
+            await run(Checkout(channel), options)
         except grpc.RpcError as error:
             print(f"failed: {explain(error)}", file=sys.stderr)
             return 1

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from examples.pricing import money, shop
 from examples.pricing.shop import Item
 from examples.pricing.v1.pricing_pb2 import Money, Price, QuoteResponse, UploadPricesResponse
+from grpc_breaker import BreakerRegistry, ServiceConfigError
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The parser of a checkout's command line."""
     whole = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     whole.add_argument("--target", default="127.0.0.1:50051", help="the pricing server, host:port")
-    whole.add_argument("--patience", type=float, default=shop.PATIENCE, help="seconds to wait for one price")
+    whole.add_argument(
+        "--config",
+        dest="breakers",
+        type=registry,
+        default=str(shop.DOCUMENT),
+        metavar="FILE",
+        help="the service config; default: resilience.json beside this program",
+    )
     commands = whole.add_subparsers(dest="command", required=True)
 
     basket = commands.add_parser("basket", help="price a basket, with the last known prices during an outage")
@@ -31,6 +40,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     upload = commands.add_parser("upload", help="send a price list (client stream)")
     upload.add_argument("amounts", nargs="+", type=amount, metavar="PRODUCT=AMOUNT")
     return whole
+
+
+def registry(path: str) -> BreakerRegistry:
+    """The breakers of a service config."""
+    try:
+        return shop.breakers(Path(path))
+    except ServiceConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def item(text: str) -> Item:

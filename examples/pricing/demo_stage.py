@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
+import grpc
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 
+from examples.pricing.shop import Receipt
 from grpc_breaker import State
 
 STATE_CHANGE: Final = "grpc_breaker.state_change"
@@ -43,6 +45,7 @@ class Visit:
     """The phase of the demo in which the customer came."""
     waited: float
     """Seconds from arrival to receipt, including the time in the queue."""
+    receipt: Receipt
 
 
 class Crowd:
@@ -52,7 +55,7 @@ class Crowd:
     than they are served. A context manager: at its end no more customers come, and those in the queues are served.
     """
 
-    def __init__(self, checkouts: Mapping[str, Callable[[], object]], *, per_second: float, threads: int) -> None:
+    def __init__(self, checkouts: Mapping[str, Callable[[], Receipt]], *, per_second: float, threads: int) -> None:
         """Customers for these checkouts, by name: at each, `per_second` customers and `threads` threads."""
         self.phase = ""
         """The phase that is noted for customers who come now."""
@@ -83,8 +86,35 @@ class Crowd:
             due += self._interval
 
     def _serve(self, name: str, phase: str, came: float) -> None:
-        self._checkouts[name]()
-        self.visits.append(Visit(name, phase, time.monotonic() - came))
+        receipt = self._checkouts[name]()
+        self.visits.append(Visit(name, phase, time.monotonic() - came, receipt))
+
+
+class WaitingCalls(grpc.UnaryUnaryClientInterceptor):
+    """Counts the calls that wait for the server: each holds a worker of its checkout.
+
+    It goes inside the breaker's interceptor, and so does not see the calls that are refused.
+    """
+
+    def __init__(self) -> None:
+        """No calls yet."""
+        self.most = 0
+        """How many waited at one moment, at most."""
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Count a call while it runs."""
+        self._add(1)
+        try:
+            return continuation(client_call_details, request)
+        finally:
+            self._add(-1)
+
+    def _add(self, number: int) -> None:
+        with self._lock:
+            self._waiting += number
+            self.most = max(self.most, self._waiting)
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -142,29 +172,35 @@ def brief(value: object) -> str:
 
 
 class StateChanges(SpanProcessor):
-    """Prints the breaker's span events, in order, and can wait for one.
+    """Prints the span events of one breaker, in order, and can wait for one.
 
     OpenTelemetry exports an event when its span ends, here as to any tracing backend. Spans do not end in the order of
     their events: the span of the probe that opened a breaker again may end before that of the probe that had made it
     half-open. Events are numbered without a gap, so one that is early is kept until its turn.
     """
 
-    def __init__(self, terminal: Terminal) -> None:
-        """A processor that prints to a terminal."""
+    def __init__(self, terminal: Terminal, breaker: str) -> None:
+        """A processor that prints to a terminal what the breaker of this name does."""
         self.states: list[str] = []
         """The states of the breaker so far, with the first one."""
+        self.failed_probes: list[float] = []
+        """Seconds from each time that it was half-open until it was open again."""
         self._terminal = terminal
+        self._breaker = breaker
         self._early: dict[int, tuple[str, Event]] = {}
         self._news = threading.Condition()
+        self._last = 0
+        """When the last change happened, in nanoseconds."""
         self._waited = 0
         """Where in `states` the change ends that was waited for last."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Print the events of a span."""
         for event in span.events:
-            if event.name == STATE_CHANGE and event.attributes:
+            attributes = event.attributes or {}
+            if event.name == STATE_CHANGE and attributes.get("grpc_breaker.name") == self._breaker:
                 with self._news:
-                    self._early[int(str(event.attributes["grpc_breaker.sequence"]))] = span.name, event
+                    self._early[int(str(attributes["grpc_breaker.sequence"]))] = span.name, event
                     while (following := len(self.states) or 1) in self._early:
                         self._show(*self._early.pop(following))
                     self._news.notify_all()
@@ -190,4 +226,7 @@ class StateChanges(SpanProcessor):
         if not self.states:
             self.states.append(str(attributes["grpc_breaker.state.previous"]))
         self.states.append(str(attributes["grpc_breaker.state"]))
+        if self.states[-2:] == [State.HALF_OPEN, State.OPEN]:
+            self.failed_probes.append((event.timestamp - self._last) / 1e9)
+        self._last = event.timestamp
         self._terminal.show_change(span, event.timestamp / 1e9, attributes)

@@ -30,6 +30,13 @@ PRICE_LIST: Final = {
     "milk-jug": "17.40",
 }
 """The prices at the start."""
+GOES_WITH: Final = {
+    "espresso-beans": ("grinder", "milk-jug"),
+    "filter-papers": ("espresso-beans",),
+    "grinder": ("espresso-beans",),
+    "milk-jug": ("espresso-beans",),
+}
+"""What is recommended beside a product."""
 EXIT_CODE_OF_DIE: Final = 70
 """The exit code of a server that was asked to die."""
 
@@ -173,6 +180,16 @@ class Pricing(pricing_pb2_grpc.PricingServicer):
         """Return the price of one product."""
         await self._trouble.befall(context)
         return pricing_pb2.GetPriceResponse(price=await self._price(request.product_id, context))
+
+    async def GetRecommendations(
+        self, request: pricing_pb2.GetRecommendationsRequest, context: Context
+    ) -> pricing_pb2.GetRecommendationsResponse:
+        """Return what goes well with the products of a basket."""
+        await self._trouble.befall(context)
+        fitting = dict.fromkeys(other for product_id in request.product_ids for other in GOES_WITH.get(product_id, ()))
+        return pricing_pb2.GetRecommendationsResponse(
+            product_ids=[product_id for product_id in fitting if product_id not in request.product_ids]
+        )
 
     async def WatchPrices(
         self, request: pricing_pb2.WatchPricesRequest, context: Context

@@ -1,35 +1,43 @@
-"""What all clients of the shop share: the policies of their breakers, and what they do with a price or without one."""
+"""What all clients of the shop share: their service config, and what they do with a price or without one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
 
 import grpc
 
 from examples.pricing import money
-from examples.pricing.v1.pricing_pb2 import Price
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitOpenError
+from examples.pricing.v1.pricing_pb2 import GetRecommendationsRequest, GetRecommendationsResponse, Price
+from grpc_breaker import BreakerRegistry, CallRefusedError
 
-PATIENCE: Final = 0.5
-"""Seconds to wait for one price: the deadline of each unary call."""
+DOCUMENT: Final = Path(__file__).with_name("resilience.json")
+"""What is wanted of the calls of each method: deadlines, retries, breakers, bulkheads, fallbacks."""
+
+BESTSELLERS: Final = ("espresso-beans", "filter-papers", "milk-jug")
+"""What is recommended while the pricing service recommends nothing."""
 
 MOST_PIECES: Final = 1_000_000
 """The largest quantity of one product in a basket."""
 
-POLICIES: Final = {
-    # Each method of the service has a breaker of its own with this policy.
-    "pricing.v1.Pricing": BreakerPolicy(consecutive_failures=5, failure_rate=0.5, minimum_calls=20, reset_timeout=10.0),
-    # Price lists are uploaded rarely. A few failures in a row must be enough, and one success proves recovery.
-    "pricing.v1.Pricing/UploadPrices": BreakerPolicy(consecutive_failures=2, half_open_max_calls=1),
-}
+
+def breakers(document: str | PathLike[str] | Mapping[str, Any] = DOCUMENT) -> BreakerRegistry:
+    """A registry for one program. Services that the document does not name, such as `Trouble`, are left alone."""
+    return BreakerRegistry.from_service_config(document, functions={"bestsellers": bestsellers})
 
 
-def breakers() -> BreakerRegistry:
-    """A registry for one program. Services without a policy, such as `pricing.v1.Trouble`, have no breaker."""
-    return BreakerRegistry(POLICIES, default=None)
+def bestsellers(request: GetRecommendationsRequest, error: grpc.RpcError) -> GetRecommendationsResponse:  # noqa: ARG001 - the signature of a fallback
+    """The fallback of GetRecommendations: what sells best, whatever is in the basket."""
+    return GetRecommendationsResponse(product_ids=[it for it in BESTSELLERS if it not in request.product_ids])
+
+
+def fallback_of(trailing_metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """What answered a call in the place of the service, "last-good" or "function"; empty if the service did."""
+    return next((str(value) for key, value in trailing_metadata or () if key == "grpc-breaker-fallback"), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +67,9 @@ class Source(StrEnum):
     FRESH = "fresh"
     """The pricing service returned it just now."""
     LAST_KNOWN = "last known"
-    """The pricing service returned it earlier; the call failed now."""
+    """The pricing service returned it earlier; now the call failed or was refused."""
     UNAVAILABLE = "price unavailable"
-    """The call failed, and no earlier one returned a price."""
+    """The call failed or was refused, and there is no last known price."""
     NOT_SOLD = "not sold here"
     """The pricing service does not know the product."""
 
@@ -74,7 +82,19 @@ class Line:
     source: Source
     price: Price | None = None
     why: str = ""
-    """Why the price is not fresh; empty when it is."""
+    """Why the price is unavailable; empty when it is not."""
+
+    @classmethod
+    def priced(cls, item: Item, price: Price, fallback: str) -> Line:
+        """The line of an item that has a price: a last known one if a fallback gave it."""
+        return cls(item, Source.LAST_KNOWN if fallback else Source.FRESH, price)
+
+    @classmethod
+    def failed(cls, item: Item, error: grpc.RpcError) -> Line:
+        """The line of an item that has no price, not even a last known one."""
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return cls(item, Source.NOT_SOLD)
+        return cls(item, Source.UNAVAILABLE, why=explain(error))
 
     def __str__(self) -> str:
         """The line as text."""
@@ -87,6 +107,8 @@ class Receipt:
     """A priced basket."""
 
     lines: Sequence[Line]
+    offer: str = ""
+    """What the shop recommends beside it, as text."""
 
     @property
     def complete(self) -> bool:
@@ -94,42 +116,22 @@ class Receipt:
         return all(line.price is not None for line in self.lines)
 
     def __str__(self) -> str:
-        """The receipt as text: its lines, the total, and why prices are not fresh."""
+        """The receipt as text: its lines, the total, why prices are unavailable, and the offer."""
         nanos = sum(money.nanos(line.price.amount) * line.item.quantity for line in self.lines if line.price)
         label = "total" if self.complete else "total of the lines that have a price"
         reasons = dict.fromkeys(f"because: {line.why}" for line in self.lines if line.why)
-        return "\n".join([*map(str, self.lines), f"{label}: {money.text(money.from_nanos(nanos))}", *reasons])
+        total = f"{label}: {money.text(money.from_nanos(nanos))}"
+        return "\n".join([*map(str, self.lines), total, *reasons, *filter(None, [self.offer])])
 
 
-@dataclass(slots=True)
-class LastKnownPrices:
-    """The last price of each product that the service returned. Safe between threads: single reads and writes."""
-
-    _prices: dict[str, Price] = field(default_factory=dict[str, Price])
-
-    def remember(self, price: Price) -> None:
-        """Keep a price that the service returned."""
-        self._prices[price.product_id] = price
-
-    def recall(self, product_id: str) -> Price | None:
-        """The last price that the service returned; `None` if it never did."""
-        return self._prices.get(product_id)
-
-    def fresh(self, item: Item, price: Price) -> Line:
-        """The line of an item whose price the service has just returned."""
-        self.remember(price)
-        return Line(item, Source.FRESH, price)
-
-    def failed(self, item: Item, error: grpc.RpcError) -> Line:
-        """The line of an item whose price the service did not return."""
-        if error.code() is grpc.StatusCode.NOT_FOUND:
-            return Line(item, Source.NOT_SOLD)
-        price = self.recall(item.product_id)
-        return Line(item, Source.LAST_KNOWN if price else Source.UNAVAILABLE, price, explain(error))
+def offer(response: GetRecommendationsResponse, fallback: str) -> str:
+    """Recommendations as text."""
+    label = "bestsellers" if fallback else "goes well with it"
+    return f"{label}: {', '.join(response.product_ids)}" if response.product_ids else ""
 
 
 def explain(error: grpc.RpcError) -> str:
-    """Why there was no response, in a few words: a refusal says when the next probe is, a failure what went wrong."""
-    if isinstance(error, CircuitOpenError):
+    """Why there was no response, in a few words: a refusal says what refused the call, a failure what went wrong."""
+    if isinstance(error, CallRefusedError):
         return str(error.details())
     return f"{error.code().name}: {error.details()}"

@@ -9,9 +9,9 @@ from typing import Any, Final
 import grpc
 
 from examples.pricing import money
-from examples.pricing.shop import LastKnownPrices, explain
+from examples.pricing.shop import explain
 from examples.pricing.v1.pricing_pb2 import Price
-from grpc_breaker import BreakerRegistry, CircuitOpenError
+from grpc_breaker import BreakerRegistry, CallRefusedError
 
 RETRY_AFTER_OPERATOR: Final = 30
 """Seconds to ask a client to wait when an operator opened the breaker, which may be for any time."""
@@ -32,24 +32,19 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def fresh(price: Price, known: LastKnownPrices) -> Answer:
-    """The response when the pricing service returned the price."""
-    known.remember(price)
-    return Answer(200, describe(price, stale=False))
+def priced(price: Price, fallback: str) -> Answer:
+    """The response with a price: the last known one if a fallback gave it."""
+    return Answer(200, describe(price, stale=bool(fallback)))
 
 
-def failed(product_id: str, error: grpc.RpcError, known: LastKnownPrices) -> Answer:
-    """The response when the pricing service did not return the price.
+def failed(error: grpc.RpcError) -> Answer:
+    """The response without a price, not even a last known one.
 
-    NOT_FOUND is passed on. During an outage the last known price is shown, if there is one; if not, a refusal is a 503
-    that says when to retry, an expired deadline a 504, anything else a 502.
+    NOT_FOUND is passed on. A refusal is a 503 that says when to retry, an expired deadline a 504, anything else a 502.
     """
     if error.code() is grpc.StatusCode.NOT_FOUND:
         return Answer(404, {"detail": str(error.details())})
-    price = known.recall(product_id)
-    if price is not None:
-        return Answer(200, describe(price, stale=True))
-    if isinstance(error, CircuitOpenError):
+    if isinstance(error, CallRefusedError):
         return Answer(503, {"detail": explain(error)}, {"Retry-After": str(retry_after(error))})
     status = 504 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else 502
     return Answer(status, {"detail": DETAILS[status]})  # the error's details name hosts and ports
@@ -67,7 +62,7 @@ def states(breakers: BreakerRegistry) -> dict[str, dict[str, Any]]:
     }
 
 
-def retry_after(refusal: CircuitOpenError) -> int:
+def retry_after(refusal: CallRefusedError) -> int:
     """The value of Retry-After: whole seconds, rounded up, from 1."""
     if refusal.retry_after is None:
         return RETRY_AFTER_OPERATOR

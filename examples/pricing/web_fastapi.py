@@ -1,7 +1,8 @@
 """A price page's backend in FastAPI: `uvicorn --factory examples.pricing.web_fastapi:from_environment`.
 
-The server's address is read from PRICING_TARGET. The channel belongs to the event loop, so it is opened when the app
-starts up; the breakers do not, so they are made with the app and outlive a restart of its lifespan.
+The server's address is read from PRICING_TARGET, and `resilience.json` again whenever it changes. The channel belongs
+to the event loop, so it is opened when the app starts up; the breakers do not, so they are made with the app and
+outlive a restart of its lifespan.
 """
 
 from __future__ import annotations
@@ -12,23 +13,21 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
-import grpc.aio
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from examples.pricing import shop, web
+from examples.pricing import checkout_aio, shop, web
 from examples.pricing.v1.pricing_pb2 import GetPriceRequest
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
-from grpc_breaker import BreakerRegistry, aio
+from grpc_breaker import BreakerRegistry
 
 
 def create_app(target: str, breakers: BreakerRegistry) -> FastAPI:
     """An app that gets prices from the server at `target`, with these breakers."""
-    known = shop.LastKnownPrices()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        async with grpc.aio.insecure_channel(target, interceptors=aio.interceptors(breakers)) as channel:
+        async with checkout_aio.connect(target, breakers) as channel:
             app.state.pricing = PricingStub(channel)
             yield
 
@@ -37,12 +36,13 @@ def create_app(target: str, breakers: BreakerRegistry) -> FastAPI:
     @app.get("/price/{product_id}")
     async def price(product_id: str) -> JSONResponse:
         """The price of one product, with `stale: true` when it is the last known one."""
+        call = app.state.pricing.GetPrice(GetPriceRequest(product_id=product_id))
         try:
-            response = await app.state.pricing.GetPrice(GetPriceRequest(product_id=product_id), timeout=shop.PATIENCE)
-        except grpc.RpcError as error:  # CircuitOpenError is one
-            answer = web.failed(product_id, error, known)
+            response = await call
+        except grpc.RpcError as error:  # CallRefusedError is one
+            answer = web.failed(error)
         else:
-            answer = web.fresh(response.price, known)
+            answer = web.priced(response.price, shop.fallback_of(await call.trailing_metadata()))
         return JSONResponse(answer.body, answer.status, answer.headers)
 
     @app.get("/breakers")
@@ -55,4 +55,6 @@ def create_app(target: str, breakers: BreakerRegistry) -> FastAPI:
 
 def from_environment() -> FastAPI:
     """The app for the pricing server at PRICING_TARGET."""
-    return create_app(os.environ.get("PRICING_TARGET", "127.0.0.1:50051"), shop.breakers())
+    breakers = shop.breakers()
+    breakers.watch(shop.DOCUMENT)
+    return create_app(os.environ.get("PRICING_TARGET", "127.0.0.1:50051"), breakers)
