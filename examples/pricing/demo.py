@@ -46,8 +46,8 @@ WORKERS: Final = 16
 CONFIG: Final[dict[str, Any]] = json.loads(shop.DOCUMENT.read_text("utf-8"))
 PRICE_TIMEOUT: Final = next(it["timeout"] for it in CONFIG["methodConfig"] if it["name"][0]["method"] == "GetPrice")
 INTRODUCTION: Final = f"""\
-Two checkouts get the same customers: {BASKETS_PER_SECOND} baskets a second each, served by {WORKERS} workers (threads) each.
-For each basket a checkout calls the pricing service three times: for two prices, and for recommendations.
+Two checkouts get the same customers: {BASKETS_PER_SECOND} baskets a second each. Each has {WORKERS} workers (threads).
+For a basket it calls the pricing service three times: for two prices, and for recommendations.
   {GUARDED:<8} has all that examples/pricing/resilience.json says: deadlines, retries, breakers, bulkheads, fallbacks
   {BARE:<8} has the same deadlines ({PRICE_TIMEOUT} for a price) and nothing else
 Below is what happens to the pricing service, and each change of state of the guarded checkout's breaker for prices.
