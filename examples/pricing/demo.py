@@ -54,6 +54,9 @@ Below is what happens to the pricing service, and each change of state of the gu
 """
 WORKS, BLIPS, HANGS, RECOVERED = PHASES = ("it works", "one call in ten fails", "it hangs", "it works again")
 """How the pricing service was when a customer came."""
+WAITS: Final = "How long customers waited for their receipt, and how many prices were not on it"
+PARTS: Final = "What each part of the service config did"
+"""The titles of the tables."""
 EXPECTED: Final = re.compile(r"closed( open half_open){2,} closed")
 CONNECTION_PATIENCE: Final = 10.0
 """Seconds to wait for a connection to the server."""
@@ -216,8 +219,7 @@ def perform(terminal: Terminal, provider: TracerProvider, changes: StateChanges,
 
 def show_waits(terminal: Terminal, outcome: Outcome) -> None:
     """Print how long customers waited for their receipts, and how many prices were not on them."""
-    title = "How long customers waited for their receipt, and how many prices were not on it, by how the service was"
-    terminal.print(f"\n{terminal.styled('bold', title)}\n")
+    terminal.print(f"\n{terminal.styled('bold', WAITS)}\n")
     rows = [["", *(cell for name in (GUARDED, BARE) for cell in (f"{name} p50", "p99", "no price"))]]
     for phase in PHASES:
         row = [phase]
@@ -244,14 +246,14 @@ def show_parts(terminal: Terminal, outcome: Outcome, changes: StateChanges) -> N
         ("bulkheads", "workers that waited for the service at one moment, at most", most[GUARDED], most[BARE]),
         ("probe deadline", f"seconds that failed probes took; other calls for a price: {PRICE_TIMEOUT}", probes, "-"),
     ]
-    terminal.print(f"\n{terminal.styled('bold', 'What each part did')}\n")
+    terminal.print(f"\n{terminal.styled('bold', PARTS)}\n")
     terminal.table(
         [["", GUARDED, BARE], *([f"{part:<20}{did}", str(one), str(other)] for part, did, one, other in rows)]
     )
 
 
-def judge(states: Sequence[str], reached: Mapping[str, int], lacked: int) -> None:
-    """Check what happened: the states of the breaker, the calls that came, the prices that the guarded checkout lacked.
+def judge(states: Sequence[str], reached: Mapping[str, int], lacking: int) -> None:
+    """Check what happened: the states of the breaker, the calls that came, the guarded checkout's missing prices.
 
     Raises:
         StoryError: It is not what the demo is to show.
@@ -263,8 +265,8 @@ def judge(states: Sequence[str], reached: Mapping[str, int], lacked: int) -> Non
     if reached[GUARDED] >= reached[BARE]:
         message = f"the breaker kept no call from the failing service: {reached}"
         raise StoryError(message)
-    if lacked:
-        message = f"the guarded checkout lacked {lacked} prices"
+    if lacking:
+        message = f"the guarded checkout had no price, {lacking} times"
         raise StoryError(message)
 
 

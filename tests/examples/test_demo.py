@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,8 +32,9 @@ from opentelemetry.trace import Span
 
 from examples.pricing import demo
 from examples.pricing.demo_stage import STATE_CHANGE, Crowd, StateChanges, Terminal, percentile
+from examples.pricing.shop import Item, Receipt
 from examples.pricing.switchboard import ServerError
-from grpc_breaker import BreakerRegistry, State
+from grpc_breaker import State
 
 
 class TracingBackend(trace_service_pb2_grpc.TraceServiceServicer):
@@ -81,7 +83,7 @@ def test_the_story_happens(performance: Performance) -> None:
     """The demo exits with 0, and names the states the breaker went through."""
     assert performance.exit_code == 0, performance.errors
     last = performance.output.splitlines()[-1]
-    assert last.startswith("Its states: closed -> open -> half_open")
+    assert last.startswith("The states of its breaker for prices: closed -> open -> half_open")
     assert "half_open -> open -> half_open" in last
     assert "half_open -> closed" in last
 
@@ -89,7 +91,7 @@ def test_the_story_happens(performance: Performance) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("closed -> open", "failure_threshold"),
+        ("closed -> open", "consecutive_failures"),
         ("open -> half_open", "reset_timeout"),
         ("half_open -> open", "probe_failed"),
         ("half_open -> closed", "probes_succeeded"),
@@ -99,28 +101,45 @@ def test_each_state_change_is_printed(performance: Performance, change: str, rea
     """Each kind of state change is printed with its span event and what that says."""
     lines = performance.output.splitlines()
     (first, *_) = (number for number, line in enumerate(lines) if line.endswith(f" s  {change}"))
-    assert lines[first + 1].split("  ")[-1] == f" span event {STATE_CHANGE} on span 'checkout with-a-breaker'"
-    assert lines[first + 2].split() == [
-        "grpc_breaker.name=pricing.v1.Pricing/GetPrice",
-        f"grpc_breaker.reason={reason}",
-    ]
+    assert lines[first + 1].split("  ")[-1] == f" span event {STATE_CHANGE} on span 'checkout guarded'"
+    assert lines[first + 2].split() == [f"grpc_breaker.name={demo.GET_PRICE}", f"grpc_breaker.reason={reason}"]
 
 
 def test_an_outage_is_met_with_a_receipt(performance: Performance) -> None:
-    """Both checkouts show a receipt with last known prices, one because of the refusal, one of the deadline."""
-    reasons = [line.strip() for line in performance.output.splitlines() if "because: " in line]
-    assert len(reasons) == 2
-    assert reasons[0].startswith("because: circuit breaker open for pricing.v1.Pricing/GetPrice; next probe in ")
-    assert reasons[1].startswith("because: DEADLINE_EXCEEDED: ")
-    assert performance.output.count("total: 27.95 EUR") == 2
+    """In the outage the guarded checkout shows last known prices and bestsellers, and the bare one that it has no prices."""
+    _, guarded, bare = re.split("The (?:guarded|bare) checkout prices the next basket in ", performance.output)
+    assert "total: 27.95 EUR\n" in guarded
+    assert guarded.count("  last known\n") == 2
+    assert "bestsellers: milk-jug\n" in guarded
+    assert bare.count("  price unavailable\n") == 2
+    assert "because: DEADLINE_EXCEEDED: " in bare
 
 
-def test_the_table_has_both_checkouts(performance: Performance) -> None:
-    """The table shows both checkouts, and how many of their calls reached the failing service."""
-    table = performance.output.partition("\n\nHow long customers waited")[2]
-    rows = {row[: row.index(" breaker")]: row.split() for row in table.splitlines() if " ms " in row}
-    assert set(rows) == {"with a", "without a"}
-    assert int(rows["with a"][-1]) < int(rows["without a"][-1])
+def rows(performance: Performance, title: str) -> dict[str, list[str]]:
+    """The rows of a table, by their first cell."""
+    table = performance.output.partition(f"\n{title}\n\n")[2].partition("\n\n")[0]
+    return {first: rest for first, *rest in (re.split(r" {2,}", row.strip()) for row in table.splitlines()[1:])}
+
+
+def test_the_waits_are_shown(performance: Performance) -> None:
+    """A table shows how long customers of either checkout waited, and that only the bare one had no prices for them."""
+    table = rows(performance, demo.WAITS)
+    assert list(table) == list(demo.PHASES)
+    assert {row[2] for row in table.values()} == {"0"}
+    assert int(table[demo.HANGS][5]) > 0
+
+
+def test_what_each_part_did_is_shown(performance: Performance) -> None:
+    """A table shows what each part did: fewer calls came, workers stayed free, and both fallbacks were given."""
+    table = rows(performance, demo.PARTS)
+    assert list(table) == ["retries", "last known prices", "bestsellers", "breakers", "bulkheads", "probe deadline"]
+    assert int(table["last known prices"][1]) > 0
+    assert int(table["bestsellers"][1]) > 0
+    assert int(table["breakers"][1]) < int(table["breakers"][2])
+    guarded, bare = (int(cell.split()[0]) for cell in table["bulkheads"][1:])
+    allowed = sum(entry.get("bulkhead", {}).get("maxConcurrentCalls", 0) for entry in demo.CONFIG["methodConfig"])
+    assert guarded <= allowed < bare == demo.WORKERS
+    assert re.fullmatch(r"\d\.\d\d( \d\.\d\d)*", table["probe deadline"][1])
 
 
 def test_no_colours_without_a_terminal(performance: Performance) -> None:
@@ -129,9 +148,15 @@ def test_no_colours_without_a_terminal(performance: Performance) -> None:
 
 
 def test_spans_reach_a_tracing_backend(performance: Performance) -> None:
-    """With `--otlp-endpoint` a tracing backend receives the span events that were printed, all of them."""
-    exported = [event for span in performance.spans for event in span.events if event.name == STATE_CHANGE]
-    assert len(exported) == performance.output.count(f"span event {STATE_CHANGE}")
+    """With `--otlp-endpoint` a tracing backend receives the span events, also those that are printed, all of them."""
+    events = [event for span in performance.spans for event in span.events if event.name == STATE_CHANGE]
+    names = [it.value.string_value for event in events for it in event.attributes if it.key == "grpc_breaker.name"]
+    assert names.count(demo.GET_PRICE) == performance.output.count(f"span event {STATE_CHANGE}")
+    assert set(names) == {demo.GET_PRICE, demo.GET_RECOMMENDATIONS}
+
+
+STATES = ["closed", "open", "half_open", "open", "half_open", "closed"]
+REACHED = {demo.GUARDED: 1, demo.BARE: 2}
 
 
 @pytest.mark.parametrize(
@@ -142,35 +167,45 @@ def test_spans_reach_a_tracing_backend(performance: Performance) -> None:
 def test_another_story_is_not_this_one(states: list[str]) -> None:
     """The demo fails if its breaker does not open, open again and close."""
     with pytest.raises(demo.StoryError, match="the span events show other changes of state"):
-        demo.judge(states, {demo.WITH: 1, demo.WITHOUT: 2})
+        demo.judge(states, REACHED, 0)
 
 
 def test_a_busy_machine_is_no_other_story() -> None:
     """The demo does not fail if the breaker opens once more, before the outage or after it."""
-    states = ["closed", "open", "half_open", "open", "half_open", "closed"]
-    for once_more in (["closed", "open", "half_open", *states], [*states, "open"]):
-        demo.judge(once_more, {demo.WITH: 1, demo.WITHOUT: 2})
+    for once_more in (["closed", "open", "half_open", *STATES], [*STATES, "open"]):
+        demo.judge(once_more, REACHED, 0)
 
 
 def test_a_breaker_that_keeps_nothing_away_is_no_breaker() -> None:
     """The demo fails if as many calls reach the service with a breaker as without one."""
-    states = ["closed", "open", "half_open", "open", "half_open", "closed"]
-    demo.judge(states, {demo.WITH: 1, demo.WITHOUT: 2})
+    demo.judge(STATES, REACHED, 0)
     with pytest.raises(demo.StoryError, match="kept no call"):
-        demo.judge(states, {demo.WITH: 2, demo.WITHOUT: 2})
+        demo.judge(STATES, {demo.GUARDED: 2, demo.BARE: 2}, 0)
+
+
+def test_a_price_that_is_not_there_is_no_last_known_one() -> None:
+    """The demo fails if the guarded checkout had no price for something."""
+    with pytest.raises(demo.StoryError, match="the guarded checkout had no price, 3 times"):
+        demo.judge(STATES, REACHED, 3)
 
 
 def test_a_story_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a breaker the demo exits with 1 and says which change of state was missing."""
-
-    def no_breakers(*_: object, **__: object) -> BreakerRegistry:
-        return BreakerRegistry(default=None)
-
-    monkeypatch.setattr(demo, "BreakerRegistry", no_breakers)
+    without = [{key: it[key] for key in it if key != "circuitBreaker"} for it in demo.CONFIG["methodConfig"]]
+    monkeypatch.setattr(demo, "CONFIG", {"methodConfig": without})
     monkeypatch.setattr(demo, "EVENT_PATIENCE", 0.0)
     assert demo.main(["--fast"]) == 1
     reason = "the breaker did not go from closed to open within 0 s"
     assert capsys.readouterr().err == f"\nThe demo failed: {reason}.\n"
+
+
+def test_a_service_without_first_prices_is_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If the first prices do not come the demo exits with 1 and says so."""
+    monkeypatch.setattr(demo, "BASKET", (Item("yacht"),))
+    assert demo.main(["--fast"]) == 1
+    assert "The demo failed: the guarded checkout did not get the first prices" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_start_is_explained(
@@ -229,8 +264,8 @@ def test_c_core_writes_errors_only(chosen: dict[str, str], used: str) -> None:
 
 
 def test_events_are_printed_in_the_order_of_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    """An event whose span ends early is printed after its predecessor; waits find later and later ones."""
-    printer = StateChanges(Terminal())
+    """An event whose span ends early is printed after its predecessor, and none of another breaker; waits find later ones."""
+    printer = StateChanges(Terminal(), "here")
     provider = TracerProvider()
     provider.add_span_processor(printer)
     tracer = provider.get_tracer(__name__)
@@ -239,11 +274,13 @@ def test_events_are_printed_in_the_order_of_their_numbers(capsys: pytest.Capture
     for sequence, (previous, state) in enumerate(changes, start=1):
         span = tracer.start_span(f"span {sequence}")
         attributes: dict[str, str | int] = {
+            "grpc_breaker.name": "here",
             "grpc_breaker.sequence": sequence,
             "grpc_breaker.state.previous": previous,
             "grpc_breaker.state": state,
         }
         span.add_event(STATE_CHANGE, attributes)
+        span.add_event(STATE_CHANGE, attributes | {"grpc_breaker.name": "elsewhere"})
         spans.append(span)
     for span in (spans[0], spans[2], spans[1]):
         span.end()
@@ -272,12 +309,14 @@ def test_every_customer_is_served() -> None:
     enough = threading.Event()
     waiting = itertools.count(1)
 
-    def slow() -> None:
+    def slow() -> Receipt:
         enough.wait(10)
+        return Receipt([])
 
-    def quick() -> None:
+    def quick() -> Receipt:
         if next(waiting) == 10:
             enough.set()
+        return Receipt([])
 
     with Crowd({"slow": slow, "quick": quick}, per_second=1000, threads=1) as crowd:
         assert enough.wait(10)

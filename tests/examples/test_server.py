@@ -45,6 +45,21 @@ def test_an_unknown_product_is_an_answer(stub: PricingStub) -> None:
     )
 
 
+def test_recommendations_fit_the_basket(stub: PricingStub) -> None:
+    """GetRecommendations returns what goes well with the products of a basket, each once, and nothing that is in it."""
+    basket = pb.GetRecommendationsRequest(product_ids=["espresso-beans", "filter-papers", "grinder"])
+    assert list(stub.GetRecommendations(basket, timeout=PATIENCE).product_ids) == ["milk-jug"]
+    unknown = pb.GetRecommendationsRequest(product_ids=["yacht"])
+    assert list(stub.GetRecommendations(unknown, timeout=PATIENCE).product_ids) == []
+
+
+def test_recommendations_fail_like_prices(server: PricingServer, stub: PricingStub) -> None:
+    """The trouble of the switchboard is that of GetRecommendations, too."""
+    server.switchboard.suffer(error_rate=1.0, error_status="INTERNAL")
+    call = stub.GetRecommendations.future(pb.GetRecommendationsRequest(), timeout=PATIENCE)
+    assert call.code() is grpc.StatusCode.INTERNAL
+
+
 def test_a_watcher_hears_of_an_upload(stub: PricingStub) -> None:
     """WatchPrices sends the present price first and then the one that UploadPrices sets."""
     watch = iter(stub.WatchPrices(pb.WatchPricesRequest(product_ids=["grinder"]), timeout=PATIENCE))

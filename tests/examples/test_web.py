@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
-from examples.pricing import shop, web
+from examples.pricing import checkout, shop, web
 from examples.pricing.switchboard import PricingServer
 from grpc_breaker import BreakerRegistry, State
 
 GET_PRICE = "pricing.v1.Pricing/GetPrice"
-PATIENCE = 10.0
-TRIPS = shop.POLICIES["pricing.v1.Pricing"].consecutive_failures or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +33,9 @@ Get = Callable[[str], Page]
 
 
 @pytest.fixture
-def breakers() -> BreakerRegistry:
-    """The shop's own breakers."""
-    return shop.breakers()
-
-
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages wait long for a price, because a busy machine may need it."""
-    monkeypatch.setattr(shop, "PATIENCE", PATIENCE)
+def breakers(config: Path) -> BreakerRegistry:
+    """The shop's own breakers, with long deadlines."""
+    return shop.breakers(config)
 
 
 @pytest.fixture(params=["fastapi", "flask"])
@@ -77,7 +70,7 @@ def flask_pages(target: str, breakers: BreakerRegistry) -> Iterator[Get]:
     pytest.importorskip("flask")
     from examples.pricing import web_flask
 
-    with grpc.insecure_channel(target) as channel:
+    with checkout.connect(target, breakers) as channel:
         client = web_flask.create_app(channel, breakers).test_client()
 
         def get(path: str) -> Page:
@@ -121,9 +114,9 @@ def test_a_failure(server: PricingServer, get: Get, status: str, expected: int) 
     assert "retry-after" not in page.headers
 
 
-def test_a_hanging_server(server: PricingServer, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that never responds is a 504."""
-    monkeypatch.setattr(shop, "PATIENCE", 0.1)
+def test_a_hanging_server(server: PricingServer, get: Get, breakers: BreakerRegistry) -> None:
+    """A server that never responds is a 504, after the deadline of the service config."""
+    breakers.reload(shop.DOCUMENT)
     server.switchboard.suffer(hang=True)
     assert get("/price/grinder").status == 504
 
@@ -145,22 +138,24 @@ def test_a_refusal_by_an_operator(get: Get, breakers: BreakerRegistry) -> None:
     assert (page.status, page.headers["retry-after"]) == (503, str(web.RETRY_AFTER_OPERATOR))
 
 
-def test_a_stale_price(server: PricingServer, get: Get) -> None:
-    """In an outage, before the breaker opens and after, a page is a 200 with the last known price marked stale."""
+def test_a_stale_price(server: PricingServer, get: Get, breakers: BreakerRegistry) -> None:
+    """In an outage, while the breaker is closed and while it is open, a page is a 200 with the last known price marked stale."""
     get("/price/grinder")
     server.switchboard.suffer(error_rate=1.0)
-    pages = [get("/price/grinder") for _ in range(TRIPS + 1)]
-    assert {page.status for page in pages} == {200}
-    assert all(page.body["stale"] and page.body["price"] == "89.00" for page in pages)
+    for force_open in (False, True):
+        if force_open:
+            breakers[GET_PRICE].force_open()
+        page = get("/price/grinder")
+        assert page.status == 200
+        assert (page.body["price"], page.body["stale"]) == ("89.00", True)
 
 
 def test_a_dead_server(server: PricingServer, get: Get) -> None:
     """Without a server pages are 502 until the breaker opens, and 503 from then on."""
     server.die()
-    statuses = []
+    statuses = [get("/price/grinder").status]
     while 503 not in statuses:
         statuses.append(get("/price/grinder").status)
-    assert len(statuses) > TRIPS
     assert set(statuses[:-1]) == {502}
 
 
@@ -175,17 +170,42 @@ def test_the_breakers_page(server: PricingServer, get: Get) -> None:
 def test_the_breakers_page_names_no_host(server: PricingServer, get: Get, breakers: BreakerRegistry) -> None:
     """/breakers shows no address of the pricing server, although the failures that the breaker remembers name it."""
     server.die()
-    for _ in range(TRIPS):
-        get("/price/grinder")
+    get("/price/grinder")
     port = f":{server.port}"
     assert port in str(breakers.snapshot())
     assert port not in str(get("/breakers").body)
 
 
 @pytest.mark.parametrize("framework", ["fastapi", "flask"])
-def test_an_app_from_the_environment(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either app is made with nothing but an address in the environment."""
+def test_an_app_from_the_environment(framework: str, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    """Either app is made with nothing but an address in the environment, and takes up a service config that changes."""
     pytest.importorskip(framework)
     monkeypatch.setenv("PRICING_TARGET", "127.0.0.1:1")
+    monkeypatch.setattr(shop, "DOCUMENT", config)
     module = importlib.import_module(f"examples.pricing.web_{framework}")
+    made: list[BreakerRegistry] = []
+    ends: list[Callable[[], None]] = []
+    reloaded = threading.Event()
+
+    class Registry(BreakerRegistry):
+        def watch(self, path: Any, *, every: float = 0.01) -> Callable[[], None]:
+            made.append(self)
+            ends.append(super().watch(path, every=every))
+            return ends[-1]
+
+        def reload(self, source: Any = None) -> Any:
+            try:
+                return super().reload(source)
+            finally:
+                reloaded.set()
+
+    monkeypatch.setattr(shop, "BreakerRegistry", Registry)
     assert callable(module.from_environment())
+    ((breakers,), (end,)) = made, ends
+    config.write_text(
+        config.read_text("utf-8").replace('"consecutiveFailures": 5', '"consecutiveFailures": 7'), "utf-8"
+    )
+    while breakers[GET_PRICE].policy.consecutive_failures != 7:
+        assert reloaded.wait(10)
+        reloaded.clear()
+    end()
