@@ -49,7 +49,7 @@ NEEDED_FOR_docs := the documentation (Sphinx)
 
 ##@ Try it
 
-demo: $(VENV)/.has-otel  ## Show an outage with and without a breaker (OTLP_ENDPOINT=http://host:4317 to trace it)
+demo: $(VENV)/.has-otel  ## Show an outage with and without a service config (OTLP_ENDPOINT=http://host:4317 to trace it)
 	@echo "starting the demo ..."
 	@"$(RUN)" -m examples.pricing.demo $(if $(OTLP_ENDPOINT),--otlp-endpoint $(OTLP_ENDPOINT)) $(DEMO_ARGS)
 
