@@ -5,6 +5,7 @@ Each is one atomic step, or may be seen half done by a call without harm: such a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -84,5 +85,6 @@ def put_method_policy_in_force(breaker: Machine, policy: MethodPolicy, now: floa
         put_in_force(breaker, policy.breaker_policy, now)
         breaker._limits = Limits.after(breaker._limits, policy, now)
         breaker._note_policy()
+        breaker._tidy_at = -math.inf  # the next call looks which calls in flight are streams
         breaker._in_force = policy
         policy = breaker._wanted

@@ -16,6 +16,9 @@ _BREAKER: Final = RefusalReason.BREAKER
 
 _COUNTED: Final = {reason: (REJECTED, str(reason)) for reason in RefusalReason}
 
+_LONG: Final = 99.5
+"""Seconds that would be written as "1e+02" in two digits."""
+
 Facts = tuple[str, State, Reason | None, float, str, float, RefusalReason]
 """What a `Refusing` is made from."""
 
@@ -65,9 +68,9 @@ class Refusing:
         wait = self.retry_after(now) or 0.0
         match self.reason, self.state:
             case RefusalReason.BULKHEAD, _:
-                return f"bulkhead full for {refused}; {self.number:g} calls in flight"
+                return f"bulkhead full for {refused}; {self.number:g} call{'s' if self.number != 1 else ''} in flight"
             case RefusalReason.RATE, _:
-                return f"rate limit of {self.number:g} calls per second for {refused}; next call in {wait:.2g} s"
+                return f"rate limit of {self.number:g} calls per second for {refused}; next call in {_brief(wait)} s"
             case RefusalReason.THROTTLE, _:
                 return f"throttled for {refused}; {self.number:.0f} % of the calls are refused"
             case _, State.OPEN:
@@ -79,6 +82,11 @@ class Refusing:
             case _:
                 until = "until an operator resets it"
         return f"circuit breaker {self.state} for {refused}; {until}"
+
+
+def _brief(seconds: float) -> str:
+    """A time in two digits, which may be very short or very long."""
+    return f"{seconds:.2g}" if seconds < 100 else f"{seconds:.0f}"
 
 
 class Rejection:
