@@ -113,7 +113,7 @@ def test_refusal_says_rate_and_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("per_second", "said"), [(0.003, "333 s"), (0.01001, "100 s"), (400, "0.0025 s"), (0.03, "33 s")]
+    ("per_second", "said"), [(0.003, "333 s"), (0.01003, "100 s"), (400, "0.0025 s"), (0.03, "33 s")]
 )
 def test_time_is_said_as_people_read_it(per_second: float, said: str) -> None:
     """Short times and long ones are said in two digits or whole seconds."""
