@@ -86,7 +86,7 @@ class Refusing:
 
 def _brief(seconds: float) -> str:
     """A time in two digits, which may be very short or very long."""
-    return f"{seconds:.2g}" if seconds < 100 else f"{seconds:.0f}"
+    return f"{seconds:.2g}" if seconds < _LONG else f"{seconds:.0f}"
 
 
 class Rejection:
