@@ -2,8 +2,8 @@
 
     python -m benchmarks.stack
 
-The first two tables intercept a call that costs nothing: a breaker alone, each part added to it, and all of them. In the
-third a part refuses the call. The fourth is what others take for one call of a function that does nothing.
+The first two tables intercept a call that costs nothing: a breaker alone, each part added to it, and all of them. In
+the third a part refuses the call. The fourth is what others take for one call of a function that does nothing.
 """
 
 from __future__ import annotations
