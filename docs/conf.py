@@ -27,6 +27,7 @@ CONTENTS: Final = """
 
 docs/registry
 docs/policy
+docs/parts
 docs/service_config
 docs/telemetry
 docs/recipes

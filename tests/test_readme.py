@@ -100,7 +100,7 @@ def test_example_of_targets() -> None:
 
 def test_the_asyncio_example_opens_a_channel() -> None:
     """The asyncio example's channel is made, guarded and closed."""
-    asyncio.run(names_of(block_with("aio.interceptors"))["main"]())
+    asyncio.run(names_of(block_with("aio.interceptors"))["main"](BreakerRegistry()))
 
 
 def test_a_refused_caller_shows_the_last_known_price(capsys: pytest.CaptureFixture[str]) -> None:
