@@ -72,11 +72,9 @@ class _ChangedDetails(grpc.ClientCallDetails):
 
 def changed(details: Any, **changes: Any) -> Any:
     """A copy of a call's details, with some fields changed."""
-    try:
-        if isinstance(details, tuple):
-            return details._replace(**changes)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    except (AttributeError, TypeError, ValueError):  # no named tuple, or one without such a field
-        pass
+    fields = getattr(details, "_fields", ())  # of a named tuple, as grpcio's are
+    if isinstance(fields, tuple) and all(name in fields for name in changes):
+        return details._replace(**changes)
     return _ChangedDetails(details, changes)
 
 

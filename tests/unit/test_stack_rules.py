@@ -101,6 +101,7 @@ def test_probe_whose_details_cannot_be_changed(caplog: pytest.LogCaptureFixture)
 
     class Odd(tuple[Any, ...]):
         __slots__ = ()
+        _fields = ("timeout",)
 
         @property
         def _replace(self) -> Any:
