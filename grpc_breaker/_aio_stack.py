@@ -48,6 +48,7 @@ from grpc_breaker._stack import (
     constant,
     count_answer,
     deadline_of,
+    first_timeout,
     from_function,
     last_good,
     may_answer,
@@ -87,32 +88,33 @@ async def unary_unary(
 ) -> Any:
     """Make a call of one request and one answer."""
     stack = route[2]
-    policy, begun = stack.policy, time.monotonic()
-    retry, fallback = policy.retry, policy.fallback
-    given = timeout_of(details)
-    total = shortest(given, policy.timeout)
-    timeout = shortest(total, policy.attempt_timeout)
+    policy, given = stack.policy, timeout_of(details)
+    retry, fallback, answers = policy.retry, policy.fallback, stack.answers
+    begun = time.monotonic()
     if retry is not None or fallback is not None:
         details = with_lasting_metadata(details)
-    kept = remembered(stack, details, request)
+    kept = None if answers is None else remembered(answers, stack.method, details, request)
 
     def attempt(details: Any, timeout: float | None) -> Coroutine[Any, Any, Any]:
         return make(guard.admit_attempt(route, True, timeout), continuation, details, request)
 
-    first = attempt(with_timeout(details, given, timeout), timeout)
+    timeout = first_timeout(policy, given)
+    first = attempt(details if timeout is given else with_timeout(details, timeout), timeout)
     if retry is None and fallback is None:
         return await first
     ended = await _end_of(first)
-    if retry is not None:
-        ended = await _retried(attempt, ended, Attempts(stack, policy, details, deadline_of(begun, total)), stack)
-    if fallback is None:
-        return ended.shown()
-    wanted = _Wanted(stack, fallback, kept, request)
+    if retry is not None and ended.error is not None:
+        deadline = deadline_of(begun, shortest(given, policy.timeout))
+        ended = await _retried(attempt, ended, Attempts(stack, policy, details, deadline), stack)
     if ended.error is None:
+        if retry is not None and (budget := stack.budget) is not None:
+            budget.success()
         if kept is not None:
             kept.keep(ended.response)
         return ended.call
-    answer = await wanted.answer(ended.error)
+    if fallback is None:
+        return ended.shown()
+    answer = await _Wanted(stack, fallback, kept, request).answer(ended.error)
     return ended.shown() if answer is None else AnsweredUnaryUnary(answer)
 
 
@@ -170,11 +172,10 @@ async def _answered_stream(kind: Any, call: Any, stack: Stack, request: Any) -> 
 def _one_attempt(
     guard: Guard, make: Make, route: StackedRoute, continuation: Continuation, details: Any, request: Any
 ) -> Coroutine[Any, Any, Any]:
-    policy = route[2].policy
     given = timeout_of(details)
-    timeout = shortest(given, shortest(policy.timeout, policy.attempt_timeout))
+    timeout = first_timeout(route[2].policy, given)
     permit = guard.admit_attempt(route, False, timeout)
-    return make(permit, continuation, with_timeout(details, given, timeout), request)
+    return make(permit, continuation, details if timeout is given else with_timeout(details, timeout), request)
 
 
 async def _end_of(attempt: Coroutine[Any, Any, Any]) -> _Ended:
@@ -208,8 +209,6 @@ async def _retried(
             return ended
         stack.count_retry()
         ended = again
-    if ended.error is None and stack.budget is not None:
-        stack.budget.success()
     return ended
 
 

@@ -42,6 +42,7 @@ from grpc_breaker._stack import (
     constant,
     count_answer,
     deadline_of,
+    first_timeout,
     from_function,
     last_good,
     may_answer,
@@ -75,31 +76,30 @@ def unary_unary(
 ) -> Any:
     """Make a call of one request and one answer."""
     stack = route[2]
-    policy, begun = stack.policy, time.monotonic()
-    retry, fallback = policy.retry, policy.fallback
-    given = timeout_of(details)
-    total = shortest(given, policy.timeout)
-    timeout = shortest(total, policy.attempt_timeout)
+    policy, given = stack.policy, timeout_of(details)
+    retry, fallback, answers = policy.retry, policy.fallback, stack.answers
+    begun = 0.0 if retry is None else time.monotonic()
     if retry is not None or fallback is not None:
         details = with_lasting_metadata(details)
-    kept = remembered(stack, details, request)
+    kept = None if answers is None else remembered(answers, stack.method, details, request)
+    timeout = first_timeout(policy, given)
+    permit = guard.admit_attempt(route, True, timeout)
+    sent = details if timeout is given else with_timeout(details, timeout)
+    call = make(permit, continuation, sent, request, False)
+    if retry is not None and _has_failed(call):
 
-    def attempt(details: Any, timeout: float | None) -> Any:
-        return make(guard.admit_attempt(route, True, timeout), continuation, details, request, False)
+        def attempt(details: Any, timeout: float | None) -> Any:
+            return make(guard.admit_attempt(route, True, timeout), continuation, details, request, False)
 
-    call = attempt(with_timeout(details, given, timeout), timeout)
-    if retry is not None:
-        if _has_failed(call):
-            call = _retried(attempt, call, Attempts(stack, policy, details, deadline_of(begun, total)), stack)
-        if type(call) is _ENDED_WELL and stack.budget is not None:
-            stack.budget.success()
-    if fallback is None:
+        deadline = deadline_of(begun, shortest(given, policy.timeout))
+        call = _retried(attempt, call, Attempts(stack, policy, details, deadline), stack)
+    if type(call) is _ENDED_WELL:
+        if retry is not None and (budget := stack.budget) is not None:
+            budget.success()
+        if kept is not None:
+            kept.keep(call.result())
         return call
-    if type(call) is not _ENDED_WELL:
-        return _answerable(call, _Wanted(stack, fallback, kept, request))
-    if kept is not None:
-        kept.keep(call.result())
-    return call
+    return call if fallback is None else _answerable(call, _Wanted(stack, fallback, kept, request))
 
 
 def stream_unary(
@@ -129,11 +129,11 @@ def response_stream(
 def _one_attempt(
     guard: Guard, make: Make, route: StackedRoute, continuation: Continuation, details: Any, request: Any
 ) -> Any:
-    policy = route[2].policy
     given = timeout_of(details)
-    timeout = shortest(given, shortest(policy.timeout, policy.attempt_timeout))
+    timeout = first_timeout(route[2].policy, given)
     permit = guard.admit_attempt(route, False, timeout)
-    return make(permit, continuation, with_timeout(details, given, timeout), request, True)
+    sent = details if timeout is given else with_timeout(details, timeout)
+    return make(permit, continuation, sent, request, True)
 
 
 def _retried(attempt: Callable[[Any, float | None], Any], call: Any, attempts: Attempts, stack: Stack) -> Any:

@@ -85,7 +85,8 @@ class LastGoodAnswers:
             self._uncount(entry)  # pragma: no cover
         del before
         self._use(key)
-        self._evict()
+        if len(entries) > self._limits.max_entries or self.bytes > self._limits.max_bytes:
+            self._evict()
 
     def find(self, key: bytes) -> Any:
         """The last answer that was kept under a key; `None` where there is none, or where it is too old."""

@@ -220,8 +220,8 @@ class MethodPolicy:
         fallback: What a caller gets instead of an error. Default `None`: the error.
         breaker_policy: The policy that the breaker runs with, made of the others: `breaker`, without trip conditions
             where that is `None` or a throttle is given. Cannot be given.
-        in_adapter: Whether anything is wanted beside the one decision that is made before each attempt: a deadline,
-            retries, a fallback. Cannot be given.
+        in_adapter: Whether anything is wanted of every call beside the one decision that is made before each attempt: a
+            deadline, retries, a fallback. Cannot be given.
 
     Raises:
         TypeError: A value of the wrong kind, or a field that there is not: the error names the nearest.
@@ -246,7 +246,7 @@ class MethodPolicy:
         if self.bulkhead_streams and self.max_concurrent_calls is None:
             raise ValueError(complaint(self, "bulkhead_streams", "False where max_concurrent_calls is None"))
         object.__setattr__(self, "breaker_policy", _breaker_policy(self.breaker, self.throttle))
-        wanted = (self.timeout, self.attempt_timeout, self.retry, self.fallback, self.breaker_policy.probe_deadline)
+        wanted = (self.timeout, self.attempt_timeout, self.retry, self.fallback)
         object.__setattr__(self, "in_adapter", any(it is not None for it in wanted))
 
     def as_dict(self) -> dict[str, Any]:

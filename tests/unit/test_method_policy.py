@@ -218,11 +218,14 @@ def test_a_throttle_takes_the_place_of_trip_conditions() -> None:
         ({"attempt_timeout": 1}, True),
         ({"retry": RetryPolicy()}, True),
         ({"fallback": Fallback(constant=b"")}, True),
-        ({"breaker": BreakerPolicy(probe_deadline=0.1)}, True),
+        ({"breaker": BreakerPolicy(probe_deadline=0.1)}, False),
     ],
 )
 def test_what_an_adapter_has_to_do(fields: dict[str, Any], wanted: bool) -> None:
-    """Deadlines, retries and fallbacks are an adapter's; breaker, bulkhead, rate limit and throttle are one decision."""
+    """Deadlines, retries and fallbacks are an adapter's; breaker, bulkhead, rate limit and throttle are one decision.
+
+    A probe's deadline costs other calls nothing.
+    """
     assert MethodPolicy(**fields).in_adapter is wanted
 
 

@@ -21,6 +21,7 @@ from grpc_breaker import (
     RetryPolicy,
 )
 from grpc_breaker import _stack as rules
+from grpc_breaker._core.last_good import LastGoodAnswers
 from grpc_breaker._core.stack import Stack
 from grpc_breaker.testing import FakeClock
 
@@ -54,11 +55,36 @@ class Few(NamedTuple):
 # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("given", [None, 3.0, 7.0])
-def test_timeout_that_changes_nothing(given: float | None) -> None:
-    """Details whose timeout is the shortest are handed on unchanged, the very object."""
-    details = SimpleNamespace(method=METHOD, timeout=given)
-    assert rules.with_timeout(details, given, rules.shortest(given, given)) is details
+@pytest.mark.parametrize(
+    ("timeout", "attempt_timeout", "given", "first"),
+    [
+        (None, None, None, None),
+        (None, None, 3.0, 3.0),
+        (5.0, None, None, 5.0),
+        (None, 4.0, None, 4.0),
+        (5.0, 4.0, None, 4.0),
+        (4.0, 5.0, None, 4.0),
+        (4.0, 5.0, 3.0, 3.0),
+        (5.0, 4.0, 7.0, 4.0),
+        (5.0, None, -1.0, -1.0),
+    ],
+)
+def test_time_of_a_first_attempt(
+    timeout: float | None, attempt_timeout: float | None, given: float | None, first: float | None
+) -> None:
+    """The shortest of the times of the caller, the call and the attempt counts; what the caller gave is not replaced."""
+    chosen = rules.first_timeout(MethodPolicy(timeout=timeout, attempt_timeout=attempt_timeout), given)
+    assert chosen == first
+    assert (chosen is given) == (first == given)
+
+
+@pytest.mark.parametrize("kind", [grpc._interceptor._ClientCallDetails, grpc.aio.ClientCallDetails])
+def test_details_of_grpcios(kind: Any) -> None:
+    """Details of grpcio's own stay of their class, and differ in the timeout alone."""
+    details = kind(*range(len(kind._fields)))
+    changed = rules.with_timeout(details, 9.0)
+    assert type(changed) is kind
+    assert changed == details._replace(timeout=9.0)
 
 
 def test_shortest_of_two_times() -> None:
@@ -211,8 +237,8 @@ def test_what_a_fallback_answers(error: Any, answered: bool) -> None:
 
 def kept_answer(answer: Any) -> rules.Remembered:
     """Keep an answer."""
-    stack = Stack("pkg.S/M", MethodPolicy(fallback=Fallback(last_good=LastGood())))
-    kept = rules.remembered(stack, SimpleNamespace(), b"request")
+    answers = LastGoodAnswers(LastGood(), FakeClock())
+    kept = rules.remembered(answers, "pkg.S/M", SimpleNamespace(), b"request")
     assert kept is not None
     kept.keep(answer)
     return kept
@@ -243,18 +269,18 @@ def test_nothing_is_no_answer() -> None:
 
 def test_metadata_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
     """Where the metadata of a call cannot be read, its answer is not kept; logged once."""
-    stack = Stack("pkg.S/M", MethodPolicy(fallback=Fallback(last_good=LastGood())))
+    answers = LastGoodAnswers(LastGood(), FakeClock())
     for _ in range(2):
-        assert rules.remembered(stack, SimpleNamespace(metadata=7), b"request") is None
+        assert rules.remembered(answers, "pkg.S/M", SimpleNamespace(metadata=7), b"request") is None
     assert len(caplog.records) == 1
 
 
 def test_message_that_lacks_what_it_must_have(caplog: pytest.LogCaptureFixture) -> None:
     """A request without a field that its message requires does not serialise: logged once, and no call breaks."""
-    stack = Stack("pkg.S/M", MethodPolicy(fallback=Fallback(last_good=LastGood())))
+    answers = LastGoodAnswers(LastGood(), FakeClock())
     request = descriptor_pb2.UninterpretedOption.NamePart(name_part="its is_extension is missing")
     for _ in range(2):
-        assert rules.remembered(stack, SimpleNamespace(), request) is None
+        assert rules.remembered(answers, "pkg.S/M", SimpleNamespace(), request) is None
     assert ["does not serialise" in record.message for record in caplog.records] == [True]
 
 
@@ -265,11 +291,6 @@ def test_answer_that_lacks_what_it_must_have() -> None:
     assert found is not None
     assert found.message == answer
     assert found.message is not answer
-
-
-def test_without_last_good_answers_nothing_is_looked_at() -> None:
-    """A method whose policy wants no last good answers has no place for one."""
-    assert rules.remembered(Stack("pkg.S/M", RETRY), None, None) is None
 
 
 # ── Adapters ──────────────────────────────────────────────────────────────────────────────────────────────────────────
