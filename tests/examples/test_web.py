@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -129,6 +130,17 @@ def test_a_refusal(server: PricingServer, get: Get, breakers: BreakerRegistry) -
     assert page.status == 503
     assert 1 <= int(page.headers["retry-after"]) <= 60
     assert page.body["detail"].startswith(f"circuit breaker open for {GET_PRICE}; next probe in ")
+
+
+def test_a_refusal_by_a_limit(get: Get, breakers: BreakerRegistry, config: Path) -> None:
+    """A call that a rate limit refuses is a 503 with Retry-After, too, if there is no last known price."""
+    document = json.loads(config.read_text("utf-8"))
+    document["methodConfig"][0]["rateLimit"] = {"callsPerSecond": 0.001, "burst": 1}
+    breakers.reload(document)
+    pages = [get(f"/price/{product_id}") for product_id in ("grinder", "milk-jug", "grinder")]
+    assert [page.status for page in pages] == [200, 503, 200]
+    assert 900 < int(pages[1].headers["retry-after"]) <= 1000
+    assert [page.body["stale"] for page in pages[::2]] == [False, True]
 
 
 def test_a_refusal_by_an_operator(get: Get, breakers: BreakerRegistry) -> None:
