@@ -16,6 +16,7 @@ OTLP_ENDPOINT ?=
 SEED ?= 1
 MINUTES ?= 4
 SEEDS ?= 3
+SOAK_ARGS ?=
 
 RUN := $(VENV)/bin/python
 INSTALL = "$(RUN)" -m pip install -qq --disable-pip-version-check \
@@ -105,8 +106,8 @@ test-versions:  ## Calls on grpcio 1.66.2 and 1.74.0, between the lowest and the
 	@for version in 1.66.2 1.74.0; do $(MAKE) --no-print-directory test GRPCIO=$$version VENV=.ci/venvs/grpcio-$$version \
 		COVERAGE=0 TEST_ARGS="-p no:unraisableexception $(CALLS)" || exit 1; done
 
-soak: $(VENV)/.has-test  ## Calls of every kind against failing servers, beside calls without a breaker (SEED=1 MINUTES=4)
-	@"$(RUN)" -m tests.soak --seed $(SEED) --minutes $(MINUTES)
+soak: $(VENV)/.has-test  ## Calls of every kind against failing servers, beside calls without a breaker (SEED=1 MINUTES=4 SOAK_ARGS=--parts)
+	@"$(RUN)" -m tests.soak --seed $(SEED) --minutes $(MINUTES) $(SOAK_ARGS)
 
 mutants: $(VENV)/.has-test  ## Mutate the core, and list the mutants that no test finds (twenty minutes; hours on a slow machine)
 	@"$(RUN)" -m pip install -qq --disable-pip-version-check mutmut

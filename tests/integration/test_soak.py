@@ -13,9 +13,10 @@ from tests.integration.endings_table import OLD_GRPCIO
 
 @pytest.mark.timeout(240)  # it waits for quiet, which other work on the machine may keep away
 @pytest.mark.skipif(OLD_GRPCIO, reason="what the soak allows to be seen is what newer versions show")
-def test_soak() -> None:
+@pytest.mark.parametrize("parts", [[], ["--parts"]], ids=["breaker", "all parts"])
+def test_soak(parts: list[str]) -> None:
     """Guarded calls of every kind meet in random trouble only what bare ones meet, and leave nothing behind."""
-    command = [sys.executable, "-m", "tests.soak", "--minutes", "0.1", "--seed", "1"]
+    command = [sys.executable, "-m", "tests.soak", "--minutes", "0.1", "--seed", "1", *parts]
     folder = Path(__file__).parents[2]
     soak = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
     assert soak.returncode == 0, soak.stdout + soak.stderr

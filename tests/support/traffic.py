@@ -34,7 +34,7 @@ from typing import Any
 
 import grpc
 
-from grpc_breaker import CircuitOpenError
+from grpc_breaker import CallRefusedError, RefusalReason
 from tests.support.server import PATIENCE
 
 KINDS = {
@@ -77,6 +77,14 @@ _TRANSPORT = re.compile(
     r"failed to connect|connection|socket closed|broken pipe|recvmsg|sendmsg|goaway|endpoint closing|stream removed",
     re.IGNORECASE,
 )
+
+
+REFUSALS = {
+    RefusalReason.BREAKER: (grpc.StatusCode.UNAVAILABLE, "circuit breaker "),
+    RefusalReason.BULKHEAD: (grpc.StatusCode.UNAVAILABLE, "bulkhead full "),
+    RefusalReason.RATE: (grpc.StatusCode.RESOURCE_EXHAUSTED, "rate limit "),
+}
+"""The status of each refusal, and how its words begin."""
 
 
 @dataclass
@@ -347,9 +355,10 @@ class Caller:
 
     def _note(self, plan: Plan, error: BaseException | None) -> None:
         """Enter what came of a call."""
-        if isinstance(error, CircuitOpenError):
+        if isinstance(error, CallRefusedError):
             self.tally.refused += 1
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or not error.details().startswith("circuit breaker"):
+            code, begins = REFUSALS[error.reason]
+            if error.code() is not code or not error.details().startswith(begins):
                 self.tally.strange.append(f"a refusal that says {error.code()} {error.details()}")
             return
         if error is None:
