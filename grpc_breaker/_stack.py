@@ -93,14 +93,13 @@ _GRPCIOS: Final[frozenset[Any]] = frozenset(
     if getattr(kind, "_fields", ())[:2] == ("method", "timeout")
 )
 """grpcio's own classes of details: tuples that begin so."""
-_new_tuple: Final[Callable[[Any, Any], Any]] = tuple.__new__
 
 
 def with_timeout(details: Any, timeout: float | None) -> Any:
     """A copy of a call's details with another timeout."""
     kind = details.__class__
     if kind in _GRPCIOS:
-        return _new_tuple(kind, (details[0], timeout, *details[2:]))  # at a fraction of what `_replace` costs
+        return kind._make((details[0], timeout, *details[2:]))  # at a fraction of what `_replace` costs
     return changed(details, timeout=timeout)
 
 
