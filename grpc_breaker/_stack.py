@@ -200,18 +200,27 @@ class Remembered(NamedTuple):
     answers: LastGoodAnswers
     key: bytes
 
-    def keep(self, message: Any) -> None:
-        """Keep an answer; `None` is none: it is what grpcio makes of one that cannot be read."""
+    def keep(self, message: Any, given: dict[str, bool] | None = None) -> None:
+        """Keep an answer; `None` is none: it is what grpcio makes of one that cannot be read.
+
+        Args:
+            message: The answer.
+            given: Not empty once the caller has the answer, who may change it. Then it was kept before; what is taken
+                of it now is thrown away. Default `None`: the caller gets it later.
+        """
         try:
             if message is None:
                 return
+            kept: Any
             if type(message) is bytes:
-                self.answers.keep(self.key, message, len(message))
+                kept, size = message, len(message)
             elif hasattr(message, "SerializePartialToString"):
                 data, kind = message.SerializePartialToString(), cast("Any", type(message))
-                self.answers.keep(self.key, (kind.FromString, data), len(data))
+                kept, size = (kind.FromString, data), len(data)
             else:
-                self.answers.keep(self.key, (copy.deepcopy, copy.deepcopy(message)), sys.getsizeof(message))
+                kept, size = (copy.deepcopy, copy.deepcopy(message)), sys.getsizeof(message)
+            if not given:
+                self.answers.keep(self.key, kept, size)
         except Exception as error:  # noqa: BLE001 - see rule 5
             report(error, f"an answer of type {type(message).__qualname__} cannot be kept as the last good one")
 

@@ -201,9 +201,12 @@ def _answerable(call: Any, wanted: _Wanted) -> Any:
         return _AnswerableCall(call, wanted) if may_answer(wanted.fallback, call) else call
     if isinstance(call, _RAISED) or not hasattr(call, "add_done_callback"):
         return call
+    if wanted.kept is None and wanted.fallback.when == (REFUSED,):
+        return call
+    answerable = _AnswerableCall(call, wanted)
     if wanted.kept is not None:
-        _keep_when_done(wanted.kept, call)
-    return call if wanted.fallback.when == (REFUSED,) else _AnswerableCall(call, wanted)
+        answerable.keep_when_done(wanted.kept)
+    return answerable
 
 
 class _Marked(NamedTuple):
@@ -280,6 +283,8 @@ class _AnswerableCall(grpc.Call, grpc.Future):
         self._call = call
         self._wanted = wanted
         self._found: dict[str, Answer | None] = {}
+        self._given: dict[str, bool] = {}
+        """Not empty once the answer was kept and is the caller's."""
 
     def __repr__(self) -> str:
         return repr(self._call)
@@ -288,6 +293,16 @@ class _AnswerableCall(grpc.Call, grpc.Future):
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._call, name)
+
+    def keep_when_done(self, kept: Remembered) -> None:
+        """Keep the call's answer, should it get one, and its caller not have dropped it by then."""
+        try:
+            call, given = self._call, self._given
+            held = weakref.ref(call)
+            if not call.add_callback(lambda: _keep_answer_of(held(), kept, given)):
+                _keep_answer_of(call, kept, given)
+        except Exception as error:  # noqa: BLE001 - see rule 5 of `_stack.py`
+            report(error, "following a call failed; its answer is not kept")
 
     def _answer_to(self, error: Any) -> Answer | None:
         """The answer in the place of an error."""
@@ -351,7 +366,13 @@ class _AnswerableCall(grpc.Call, grpc.Future):
         """The call's answer, or the fallback's; raises the call's error if there is neither."""
         error = self._call.exception(timeout)
         answer = None if error is None else self._answer_to(error)
-        return self._call.result(timeout) if answer is None else answer.message
+        if answer is not None:
+            return answer.message
+        message = self._call.result(timeout)
+        if self._wanted.kept is not None and not self._given:
+            self._wanted.kept.keep(message)
+            self._given["given"] = True
+        return message
 
     def exception(self, timeout: float | None = None) -> Any:
         error = self._call.exception(timeout)
@@ -368,21 +389,11 @@ class _AnswerableCall(grpc.Call, grpc.Future):
         self._call.add_done_callback(call_back)
 
 
-def _keep_when_done(kept: Remembered, call: Any) -> None:
-    """Keep the answer of a running call, should it get one, and its caller not have dropped it by then."""
-    try:
-        held = weakref.ref(call)
-        if not call.add_callback(lambda: _keep_answer_of(held(), kept)):
-            _keep_answer_of(call, kept)
-    except Exception as error:  # noqa: BLE001 - see rule 5 of `_stack.py`
-        report(error, "following a call failed; its answer is not kept")
-
-
-def _keep_answer_of(call: Any, kept: Remembered) -> None:
+def _keep_answer_of(call: Any, kept: Remembered, given: dict[str, bool]) -> None:
     """Keep the answer of a call that has ended, if it ended well. Runs on the thread of the channel."""
     try:
         if call is not None and call.code() is OK:
-            kept.keep(call.result())
+            kept.keep(call.result(), given)
     except BaseException as error:  # noqa: BLE001 - see rule 5 of `_stack.py`
         report_in_callback(error, "keeping the answer of a call failed")
 

@@ -753,21 +753,6 @@ def echo(request: bytes, context: Any, number: int) -> bytes:
     return b"%s %d" % (request, number)
 
 
-def await_kept(made: Client, request: bytes) -> None:
-    """Wait until the answer of a future is kept: its caller can see it before that."""
-    until = time.monotonic() + PATIENCE
-    made.breaker().force_open()
-    while True:
-        try:
-            made.call("uu", request)
-        except CircuitOpenError:
-            assert time.monotonic() < until
-            time.sleep(0.001)
-        else:
-            break
-    made.breaker().reset()
-
-
 @pytest.mark.parametrize("idiom", ["call", "future"])
 def test_last_good_answer(idiom: str, served: ProgrammedServer) -> None:
     """The last answer to the same request is given again, also when it is refused, and marked; other requests have none."""
@@ -778,7 +763,6 @@ def test_last_good_answer(idiom: str, served: ProgrammedServer) -> None:
                 made.call("uu", request)
             else:
                 made.uu.future(request).result()
-                await_kept(made, request)
         served.act = fails("UNAVAILABLE")
         answer, call = made.uu.with_call(b"a")
         assert (answer, call.trailing_metadata()) == (b"a 2", (("grpc-breaker-fallback", "last-good"),))
@@ -787,6 +771,17 @@ def test_last_good_answer(idiom: str, served: ProgrammedServer) -> None:
         made.breaker().force_open()
         assert made.call("uu", b"a") == b"a 2"
         assert isinstance(failure(lambda: made.call("uu", b"c")), CircuitOpenError)
+
+
+def test_answer_that_nobody_has_asked_for(served: ProgrammedServer) -> None:
+    """The answer of a future is kept when the future is done, whether or not somebody asks for it."""
+    served.act = echo
+    with client(served.target, MethodPolicy(fallback=LAST_GOOD)) as made:
+        future, over = made.uu.future(b"a"), threading.Event()
+        future.add_done_callback(lambda ended: over.set())
+        assert over.wait(PATIENCE)
+        served.act = fails("UNAVAILABLE")
+        assert made.call("uu", b"a") == b"a 1"
 
 
 def test_future_that_has_ended_is_kept(served: ProgrammedServer) -> None:
@@ -799,17 +794,23 @@ def test_future_that_has_ended_is_kept(served: ProgrammedServer) -> None:
 
 
 def test_future_whose_errors_have_no_answer(served: ProgrammedServer) -> None:
-    """Where only refusals are answered, a future is grpcio's own object; its answer is kept all the same."""
-    served.act = echo
-    fallback = Fallback(last_good=LastGood(), when=("refused",))
-    with client(served.target, MethodPolicy(fallback=fallback)) as made:
-        future = made.uu.future(b"a")
-        assert isinstance(future, grpc.RpcError)
-        assert future.result() == b"a 1"
-        await_kept(made, b"a")
+    """Where only refusals are answered, and no last good answers are kept, a future is grpcio's own object."""
+    with client(served.target, MethodPolicy(fallback=Fallback(constant=b"", when=("refused",)))) as made:
+        assert made.uu.future(b"a").result() == b"answer"
         served.act = fails("UNAVAILABLE")
         future = made.uu.future(b"a")
         assert future.exception() is future
+
+
+def test_answer_that_its_caller_changes_at_once(served: ProgrammedServer) -> None:
+    """The answer of a future is kept before its caller has it: what the caller does to it comes too late, always."""
+    served.act = lambda request, context, number: StringValue(value="good").SerializeToString()
+    with client(served.target, MethodPolicy(fallback=LAST_GOOD)) as made:
+        method = made.intercepted.unary_unary(UU, response_deserializer=StringValue.FromString)
+        for number in range(100):
+            method.future(b"%d" % number).result().value = "changed by its caller"
+        made.breaker().force_open()
+        assert {method(b"%d" % number).value for number in range(100)} == {"good"}
 
 
 def test_future_that_failed_or_was_dropped_is_not_kept(server: Server) -> None:

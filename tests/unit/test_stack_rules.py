@@ -262,6 +262,15 @@ def test_kept_answer_that_cannot_be_copied_again(caplog: pytest.LogCaptureFixtur
     assert len(caplog.records) == 1
 
 
+def test_answer_that_its_caller_has_already() -> None:
+    """What is taken of an answer once its caller has it, and may have changed it, is thrown away."""
+    kept = kept_answer(b"good")
+    kept.keep(b"changed", {"given": True})
+    found = kept.find()
+    assert found is not None
+    assert found.message == b"good"
+
+
 def test_nothing_is_no_answer() -> None:
     """`None`, which grpcio makes of an answer that cannot be read, is not kept."""
     assert kept_answer(None).find() is None
