@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -650,10 +651,17 @@ def test_interceptor_around_a_request_stream(served: ProgrammedServer) -> None:
             seen.append((call.done(), call.time_remaining() is not None, call._done_writing_flag))
             await call.done_writing()
             seen.append(call._done_writing_flag)
+            go_on.set()
             await call.initial_metadata()
             return call
 
-    served.act = fails("UNAVAILABLE")
+    go_on = threading.Event()
+
+    def act(request: bytes, context: Any, number: int) -> Any:
+        assert go_on.wait(PATIENCE)
+        return fails("UNAVAILABLE")(request, context, number)
+
+    served.act = act
 
     async def story() -> None:
         policy = MethodPolicy(timeout=FAR, fallback=Fallback(function=asked))
