@@ -404,7 +404,7 @@ def test_bare_details(fields: dict[str, Any], served: ProgrammedServer) -> None:
     assert served.calls[0].metadata["mine"] == ("other" if "metadata" in fields else "too")
 
 
-def test_interrupt_during_a_pause(served: ProgrammedServer) -> None:
+def test_interrupt_during_a_pause(served: ProgrammedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a signal handler raises during a pause reaches the caller; no permit is held meanwhile."""
 
     class AlarmError(Exception):
@@ -414,25 +414,21 @@ def test_interrupt_during_a_pause(served: ProgrammedServer) -> None:
         raise AlarmError
 
     served.act = fails("UNAVAILABLE")
-    policy = MethodPolicy(retry=RetryPolicy(initial_backoff=FAR, max_backoff=FAR))
+    held = []
     before = signal.signal(signal.SIGUSR1, ring)
-    main = threading.get_ident()
-    with client(served.target, policy) as made:
+    with client(served.target, MethodPolicy(retry=RETRY)) as made:
 
-        def interrupt() -> None:
-            await_totals(made, {"failure": 1})
+        def interrupted(seconds: float) -> None:
             held.append(made.breaker().in_flight)
-            signal.pthread_kill(main, signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
 
-        held: list[int] = []
-        thread = threading.Thread(target=interrupt)
-        thread.start()
         try:
-            with pytest.raises(AlarmError):
+            with monkeypatch.context() as patched, pytest.raises(AlarmError):
+                patched.setattr(time, "sleep", interrupted)
                 made.call("uu")
         finally:
-            thread.join()
             signal.signal(signal.SIGUSR1, before)
+        assert made.totals() == {"failure": 1}
     assert (held, len(served.calls)) == ([0], 1)
 
 
