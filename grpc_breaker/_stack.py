@@ -46,7 +46,8 @@ from grpc_breaker._rpc import made_locally, own_cancellation, report, timeout_of
 ANSWERED_BY: Final = "grpc-breaker-fallback"
 """The key of the trailing metadata of a call that a fallback answered."""
 _PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
-_AUTHORIZATION: Final = "authorization"
+_CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+"""Metadata by which callers are told apart everywhere; what else does so must be named by the policy."""
 
 # ── Deadlines and details ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -262,7 +263,7 @@ def _metadata_of_key(names: tuple[str, ...], details: Any) -> bytes | None:
         return repr(pairs).encode()  # no request can begin with another call's: a list says where it ends
     if getattr(details, "credentials", None) is not None:
         return None
-    return None if metadata and any(key == _AUTHORIZATION for key, _ in metadata) else b""
+    return None if metadata and any(key in _CREDENTIALS for key, _ in metadata) else b""
 
 
 def may_answer(fallback: Fallback, error: Any) -> bool:

@@ -864,12 +864,13 @@ def test_answers_of_other_classes_are_copied(served: ProgrammedServer) -> None:
         ({"metadata": [("trace", "1")]}, True),
         ({"metadata": [("authorization", "Bearer of Alice")]}, False),
         ({"metadata": (pair for pair in [("authorization", "Bearer of Alice")])}, False),
+        ({"metadata": [("trace", "1"), ("cookie", "alice")]}, False),
     ],
 )
 def test_answers_for_one_user(
     keywords: dict[str, Any], kept: bool, served: ProgrammedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without metadata that tells users apart, calls with an authorization are neither kept nor answered: logged once."""
+    """Without metadata that tells users apart, calls with credentials are neither kept nor answered: logged once."""
     served.act = echo
     with client(served.target, MethodPolicy(fallback=LAST_GOOD)) as made:
         made.call("uu", b"a", **keywords)
