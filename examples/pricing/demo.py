@@ -132,7 +132,7 @@ class Story:
         self.terminal.say("The pricing service hangs: it accepts calls and never responds.")
         self.server.switchboard.suffer(hang=True)
         self.wait_for(State.CLOSED, State.OPEN)
-        for name in (GUARDED, BARE):
+        for name in (BARE, GUARDED):
             self.serve_one_more(name)
         time.sleep(self.pace.outage)
         self.wait_for(State.HALF_OPEN, State.OPEN)

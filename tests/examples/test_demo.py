@@ -107,7 +107,7 @@ def test_each_state_change_is_printed(performance: Performance, change: str, rea
 
 def test_an_outage_is_met_with_a_receipt(performance: Performance) -> None:
     """In the outage the guarded checkout shows last known prices and bestsellers, and the bare one that it has no prices."""
-    _, guarded, bare = re.split("The (?:guarded|bare) checkout prices the next basket in ", performance.output)
+    _, bare, guarded = re.split("The (?:guarded|bare) checkout prices the next basket in ", performance.output)
     assert "total: 27.95 EUR\n" in guarded
     assert guarded.count("  last known\n") == 2
     assert "bestsellers: milk-jug\n" in guarded
