@@ -65,10 +65,10 @@ class Backends:
 
 
 @contextmanager
-def backends(balancing: dict[str, Any]) -> Iterator[Backends]:
-    """Balance so; begins once the channel is connected to all of them."""
+def backends(balancing: dict[str, Any], breaker: dict[str, Any] | None = None) -> Iterator[Backends]:
+    """Balance so, and guard so (by default with the defaults); begins once the channel is connected to all of them."""
     breakers = BreakerRegistry.from_service_config(
-        {"methodConfig": [{"name": [{}], "circuitBreaker": {}}], "loadBalancingConfig": [balancing]}
+        {"methodConfig": [{"name": [{}], "circuitBreaker": breaker or {}}], "loadBalancingConfig": [balancing]}
     )
     with ExitStack() as running:
         servers = [running.enter_context(Server(script=script)) for script in ("ok", "ok", "error UNAVAILABLE sick")]
@@ -104,3 +104,16 @@ def test_without_it_a_breaker_neither_helps_nor_opens() -> None:
             assert calls.failures(IN_A_ROW) == pytest.approx(IN_A_ROW / 3, abs=2)
         assert calls.breakers[UNARY_UNARY].state is State.CLOSED
         assert not changes
+
+
+def test_one_successful_probe_closes_a_breaker_though_one_backend_fails() -> None:
+    """Open, a breaker that one success closes comes back: of three probes in a row, one always reached the bad backend."""
+    with backends(OUTLIERS, {"halfOpenMaxCalls": 1, "halfOpenSuccesses": 1, "resetTimeout": "0.05s"}) as calls:
+        breaker = calls.breakers[UNARY_UNARY]
+        while breaker.state is State.CLOSED:
+            breaker.admit().failure()
+        deadline = time.monotonic() + PATIENCE
+        while breaker.state is not State.CLOSED:
+            assert time.monotonic() < deadline, "it did not close"
+            assert calls.breakers.wait_until_admitted(UNARY_UNARY, PATIENCE)
+            calls.failures(1)
