@@ -37,8 +37,8 @@ from grpc_breaker._core.names import check_names, split_key, split_method
 from grpc_breaker._core.operators import put_method_policy_in_force
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
-from grpc_breaker._core.retrying import RetryBudget
 from grpc_breaker._core.stack import Acted, Stack
+from grpc_breaker._core.stacks import Stacks
 from grpc_breaker._core.state import OTHER, State
 from grpc_breaker._core.target import at_target, check_target, split_target
 
@@ -102,20 +102,19 @@ class Registry:
         self._random = random
         self.counts = LabelledCounts(self._configuration.configured, max_breakers)
         """For telemetry: how many calls ended how."""
+        self.actions: Listeners[Acted] = Listeners()
+        """Who is told of retries and of answers of fallbacks; for telemetry."""
         self._breakers: dict[str, CircuitBreaker] = {}
         self._held: weakref.WeakValueDictionary[str, CircuitBreaker] = weakref.WeakValueDictionary()
         """Every breaker that somebody holds, evicted ones included."""
         self._routes: dict[str, dict[str | bytes, Route | LeftAlone]] = {}
         """By target, then by method as gRPC spells it: the breakers that calls found lately."""
-        self._stacks: dict[str, Stack] = {}
-        """What is wanted around the breakers, by method and target."""
-        self._budgets: dict[str, RetryBudget] = {}
-        """The tokens of retry throttling, by target."""
-        self._search_after, self._warned = -1e9, False
+        self._stacks = Stacks(4 * max_breakers, self.counts, self.actions, clock, random)
+        """What is wanted around the breakers: as many at most as there are routes."""
+        self._search_after = -1e9
+        self._warned = False
         self._changes: Listeners[StateChange] = Listeners()
         self._rejections: Listeners[Rejection] = Listeners()
-        self.actions: Listeners[Acted] = Listeners()
-        """Who is told of retries and of answers of fallbacks; for telemetry."""
 
     def breaker_for(self, method: str | bytes, target: str | None = None) -> CircuitBreaker | None:
         """The breaker that guards a call of `method`, as gRPC spells it; `None` when it is left alone.
@@ -252,12 +251,7 @@ class Registry:
     def _apply_everywhere(self, configuration: Configuration, now: float) -> None:
         for breaker in filter(None, [held() for held in self._held.valuerefs()]):
             self._apply(configuration, breaker, now)
-        for key, stack in self._stacks.copy().items():
-            policy = configuration.policy_of(*split_target(key))
-            if policy is None or not policy.in_adapter:
-                self._stacks.pop(key, None)
-            else:
-                stack.reconfigure(policy, self._budget(configuration, split_target(key)[1]))
+        self._stacks.reconfigure(configuration)
         for routes in list(self._routes.values()):
             routes.clear()
 
@@ -300,13 +294,14 @@ class Registry:
                 routes.clear()  # a cache of bounded size, rebuilt by the calls that come
             route: Route | LeftAlone = ()
             if breaker is not None:
-                route = (breaker, name, self._stack_of(name, target, configuration, breaker.name))
+                route = (breaker, name, self._stacks.of(name, target, configuration, breaker.name))
             routes[method] = route
-            if self._configuration is configuration and (
-                breaker is None or self._breakers.setdefault(breaker.name, breaker) is breaker
-            ):  # pragma: no branch - else it was evicted and made again, or another policy covers it: tests/model
+            there = breaker is None or self._breakers.setdefault(breaker.name, breaker) is breaker
+            if there and self._configuration is configuration:  # pragma: no branch - else another caller was faster
                 return route or None
-            routes.pop(method, None)  # pragma: no cover
+            routes.pop(method, None)  # pragma: no cover - evicted and made again, or another policy: tests/model
+            if breaker is not None:  # pragma: no cover
+                self._apply(self._configuration, breaker, self._clock())
 
     def _breaker_of(self, name: str, target: str, configuration: Configuration) -> CircuitBreaker | None:
         """The breaker of a method, named without the leading slash; `None` when it is left alone."""
@@ -315,32 +310,6 @@ class Registry:
             return None
         group = policy.breaker_policy.group
         return self._make(at_target(group or name or "/", target), policy, configuration)  # the nameless need a name
-
-    def _stack_of(self, name: str, target: str, configuration: Configuration, breaker: str) -> Stack | None:
-        """What is wanted around the breaker of a method; `None` where that is nothing."""
-        policy = configuration.policy_of(name, target)
-        if policy is None or not policy.in_adapter:
-            return None
-        key = at_target(name, target)
-        stack = self._stacks.get(key)
-        if stack is None:
-            while len(self._stacks) >= 4 * self._max_breakers:  # as many as there are routes
-                self._stacks.pop(next(iter(self._stacks), ""), None)
-            budget, counts = self._budget(configuration, target), self.counts.of(breaker)
-            made = Stack(name, policy, budget, counts, self.actions, clock=self._clock, random=self._random)
-            stack = self._stacks.setdefault(key, made)
-        if stack.policy is not policy:  # pragma: no cover - another caller was faster: tests/model
-            stack.reconfigure(policy, self._budget(configuration, target))
-        return stack
-
-    def _budget(self, configuration: Configuration, target: str) -> RetryBudget | None:
-        """The tokens of retry throttling for calls to a target."""
-        throttling = configuration.retry_throttling
-        if throttling is None:
-            return None
-        budget = self._budgets.get(target) or self._budgets.setdefault(target, RetryBudget(throttling))
-        budget.reconfigure(throttling)
-        return budget
 
     def _make(self, name: str, policy: MethodPolicy, configuration: Configuration) -> CircuitBreaker:
         """The breaker of this name, made if there is none."""

@@ -8,25 +8,43 @@ instructions; so exact counts are asked for (`Scene.exact`) only where threads s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, Outcome, Permit, State, StateChange
+from grpc_breaker import (
+    BreakerPolicy,
+    BreakerRegistry,
+    CircuitBreaker,
+    MethodPolicy,
+    Outcome,
+    Permit,
+    RateLimit,
+    RefusalReason,
+    Rejection,
+    State,
+    StateChange,
+)
 from grpc_breaker._core.fallback import LastGood
 from grpc_breaker._core.last_good import LastGoodAnswers
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.support.transitions import check_events
 
+METHOD = "pkg.S/Scene"
+
 
 class Scene:
     """A breaker, the threads that use it, and what must hold afterwards."""
 
-    def __init__(self, **policy: Any) -> None:
+    def __init__(self, limits: dict[str, Any] | None = None, **policy: Any) -> None:
         rules = {"consecutive_failures": 1, "half_open_max_calls": 1, "reset_timeout": 5.0, "reset_timeout_jitter": 0.0}
         self.policy = BreakerPolicy(**{**rules, **policy})
         self.clock = FakeClock()
-        self.breaker = CircuitBreaker("scene", self.policy, clock=self.clock)
+        self.breakers = BreakerRegistry(
+            {METHOD: MethodPolicy(breaker=self.policy, **(limits or {}))}, clock=self.clock, random=lambda: 0.99
+        )
+        self.breaker = self.breakers[METHOD]
         self.events = EventRecorder(self.breaker)
         self.actors: list[Callable[[], object]] = []
         self.outstanding: list[Permit] = []
@@ -472,6 +490,173 @@ def answers_kept_at_once(kept: str, beside: str) -> Scene:
     return scene
 
 
+def race_for_places(threads: int, most: int, *, streams: int = 0, open_before: bool = False) -> Scene:
+    """Threads ask for the last places of a bulkhead: as many pass as there are, and streams take none."""
+    limits = {"max_concurrent_calls": most, "rate_limit": RateLimit(0.001, burst=50)}
+    scene = Scene(limits, half_open_max_calls=most)
+    if open_before:
+        scene.open_and_wait()
+    scene.outstanding = [scene.breaker.admit(timed=False) for _ in range(streams)]
+    scene.actors = [scene.breaker.try_admit] * threads
+
+    def judge(results: list[Any]) -> None:
+        assert sum(isinstance(result, Permit) for result in results) == most
+        refused = [result for result in results if isinstance(result, Rejection)]
+        allowed = {RefusalReason.BULKHEAD, RefusalReason.BREAKER} if open_before else {RefusalReason.BULKHEAD}
+        assert {rejection.reason for rejection in refused} <= allowed
+
+    scene.judge = judge
+    return scene
+
+
+def race_for_the_rate() -> Scene:
+    """Threads that lose the race for a probe's slot take nothing from the rate limit."""
+    scene = Scene({"rate_limit": RateLimit(0.001, burst=4)})
+    scene.open_and_wait()
+    scene.actors = [scene.breaker.try_admit] * 2
+    scene.leases_end = True  # the probe is ended below
+
+    def judge(results: list[Any]) -> None:
+        for result in results:
+            if isinstance(result, Permit):
+                result.success()
+        assert scene.breaker.state is State.CLOSED
+        left = 0
+        while isinstance(answer := scene.breaker.try_admit(), Permit):
+            answer.ignore()
+            left += 1
+        assert left >= 2  # the failure and the probe took two
+        scene.breakers.reconfigure({METHOD: scene.policy})
+
+    scene.judge = judge
+    return scene
+
+
+def hung_call_ends_as_others_ask(outcome: Outcome, failures: int) -> Scene:
+    """A hung call ends while two calls ask: it counts as what it ended with, or as hung, and never as both."""
+    scene = Scene(consecutive_failures=failures, hung_after=2.0)
+    hung = scene.breaker.admit()
+    scene.clock.advance(3)
+    scene.actors = [scene.breaker.try_admit, lambda: hung.settle(outcome, "ENDED"), scene.breaker.try_admit]
+
+    def judge(results: list[Any]) -> None:
+        assert results[1]
+        assert not hung.settle(outcome)
+        if scene.exact:
+            tallies = scene.breaker.tallies()
+            counted = tallies.get((str(outcome), "ENDED"), 0)
+            assert counted + tallies.get(("stale", "ENDED"), 0) == 1
+            assert counted + tallies.get(("failure", "HUNG"), 0) <= 1
+            assert scene.breaker.snapshot()["hung"] == 0
+
+    scene.judge = judge
+    return scene
+
+
+def hung_calls_found_by_two() -> Scene:
+    """Two calls find the same hung calls at once: each is one failure, and its place stays taken."""
+    scene = Scene({"max_concurrent_calls": 4}, consecutive_failures=5, hung_after=2.0)
+    scene.outstanding = [scene.breaker.admit(), scene.breaker.admit()]
+    scene.clock.advance(3)
+    scene.actors = [scene.breaker.try_admit] * 3
+
+    def judge(results: list[Any]) -> None:
+        assert sum(isinstance(result, Permit) for result in results) == 2
+        if scene.exact:
+            assert scene.breaker.tallies()["failure", "HUNG"] == 2
+
+    scene.judge = judge
+    return scene
+
+
+def trial_of_an_open_breaker() -> Scene:
+    """Where nothing is enforced every call passes, and one of them is the probe."""
+    scene = Scene(enforcement_percentage=0)
+    scene.open_and_wait()
+    scene.actors = [scene.breaker.try_admit] * 3
+
+    def judge(results: list[Any]) -> None:
+        assert all(isinstance(result, Permit) for result in results)
+        assert sum(result.is_probe for result in results) == 1
+        assert scene.events.states == [State.OPEN, State.HALF_OPEN]
+
+    scene.judge = judge
+    return scene
+
+
+def ramp_ends_as_others_ask() -> Scene:
+    """A ramp is over while one call asks and an operator resets it: the call passes."""
+    scene = Scene(ramp=5.0)
+    scene.open_and_wait()
+    scene.breaker.admit().success()
+    scene.outstanding = [scene.breaker.admit()]
+    scene.clock.advance(5)
+    scene.actors = [scene.breaker.try_admit, scene.breaker.reset, scene.breaker.try_admit]
+
+    def judge(results: list[Any]) -> None:
+        assert isinstance(results[0], Permit)
+        assert isinstance(results[2], Permit)
+        assert scene.breaker.state is State.CLOSED
+
+    scene.judge = judge
+    return scene
+
+
+def two_configurations() -> Scene:
+    """Two configurations at once, and a call: one of the two is in force in the end, whole."""
+    scene = Scene()
+    wanted = {
+        n: {METHOD: MethodPolicy(breaker=replace(scene.policy, reset_timeout=n), max_concurrent_calls=n)}
+        for n in (1, 2)
+    }
+
+    def call() -> None:
+        answer = scene.breaker.try_admit()
+        if isinstance(answer, Permit):
+            answer.success()
+
+    scene.actors = [*(partial(scene.breakers.reconfigure, policies) for policies in wanted.values()), call]
+
+    def judge(results: list[Any]) -> None:
+        most = scene.breaker.snapshot()["limits"]["max_concurrent_calls"]
+        assert scene.breaker.policy == wanted[most][METHOD].breaker
+        assert scene.breakers["pkg.S/New"].policy == BreakerPolicy()
+        assert scene.breakers.reconfigure(wanted[most]) == (), "another one than the registry says"
+        scene.breakers.reconfigure({METHOD: scene.policy})
+
+    scene.judge = judge
+    return scene
+
+
+def configuration_against_traffic(*, left_alone: bool) -> Scene:
+    """A call finds its method while another configuration comes into force: the next one finds the new policy."""
+    scene = Scene({"timeout": 1.0})
+    policies = {} if left_alone else {METHOD: MethodPolicy(breaker=scene.policy, timeout=2.0)}
+
+    def call() -> None:
+        route = scene.breakers.route(f"/{METHOD}")
+        if route is not None:
+            answer = route[0].try_admit()
+            if isinstance(answer, Permit):
+                answer.success()
+
+    scene.actors = [partial(scene.breakers.reconfigure, policies, default=None), call, call]
+
+    def judge(results: list[Any]) -> None:
+        route = scene.breakers.route(f"/{METHOD}")
+        if left_alone:
+            assert route is None
+            assert list(scene.breakers) == []
+        else:
+            assert route is not None
+            assert route[0] is scene.breaker
+            assert route[2] is not None
+            assert route[2].policy.timeout == 2.0
+
+    scene.judge = judge
+    return scene
+
+
 SCENES: dict[str, Callable[[], Scene]] = {
     "two threads race for the slot": partial(race_for_slots, 2),
     "three threads race for the slot": partial(race_for_slots, 3),
@@ -489,6 +674,21 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "snapshot of a change": snapshot_of_a_change,
     "listener that causes changes": listener_that_causes_changes,
     "call of a breaker that is evicted": call_of_a_breaker_that_is_evicted,
+    "two threads race for one place": partial(race_for_places, 2, 1),
+    "three threads race for two places": partial(race_for_places, 3, 2),
+    "two threads race for one place beside streams": partial(race_for_places, 2, 1, streams=2),
+    "two threads race for one place and the slot": partial(race_for_places, 2, 1, open_before=True),
+    "threads race for the slot and the rate": race_for_the_rate,
+    **{
+        f"hung call ends with {o} as others ask, of {n}": partial(hung_call_ends_as_others_ask, o, n)
+        for o, n in product(OUTCOMES, (1, 5))
+    },
+    "hung calls found by two": hung_calls_found_by_two,
+    "trial of an open breaker": trial_of_an_open_breaker,
+    "ramp ends as others ask": ramp_ends_as_others_ask,
+    "two configurations": two_configurations,
+    "configuration against traffic": partial(configuration_against_traffic, left_alone=False),
+    "configuration against traffic, left alone": partial(configuration_against_traffic, left_alone=True),
     **{
         f"{a} and {b}": partial(two_operators, a, b)
         for a, b in (

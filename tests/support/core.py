@@ -37,6 +37,7 @@ WATCHED_NAMES: Final = (
     "succession.py",
     "retrying.py",
     "stack.py",
+    "stacks.py",
     "target.py",
     "window.py",
 )
