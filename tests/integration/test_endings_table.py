@@ -18,7 +18,9 @@ def servers() -> Iterator[Servers]:
         yield running
 
 
-@pytest.mark.parametrize("parts", [None, idle_parts], ids=["breaker", "all parts"])
+@pytest.mark.parametrize(
+    "parts", [pytest.param(None, id="breaker"), pytest.param(idle_parts, id="all parts", marks=pytest.mark.once)]
+)
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_ending(cell: Cell, parts: Callable[[], BreakerRegistry] | None, servers: Servers) -> None:
     """Application and server see what they see without us, or a refusal; one verdict counts; no permit stays out."""

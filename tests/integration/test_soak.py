@@ -13,7 +13,9 @@ from tests.integration.endings_table import OLD_GRPCIO
 
 @pytest.mark.timeout(240)  # it waits for quiet, which other work on the machine may keep away
 @pytest.mark.skipif(OLD_GRPCIO, reason="what the soak allows to be seen is what newer versions show")
-@pytest.mark.parametrize("parts", [[], ["--parts"]], ids=["breaker", "all parts"])
+@pytest.mark.parametrize(
+    "parts", [pytest.param([], id="breaker"), pytest.param(["--parts"], id="all parts", marks=pytest.mark.once)]
+)
 def test_soak(parts: list[str]) -> None:
     """Guarded calls of every kind meet in random trouble only what bare ones meet, and leave nothing behind."""
     command = [sys.executable, "-m", "tests.soak", "--minutes", "0.1", "--seed", "1", *parts]
