@@ -174,8 +174,8 @@ def _one_attempt(
 ) -> Coroutine[Any, Any, Any]:
     given = timeout_of(details)
     timeout = first_timeout(route[2].policy, given)
-    permit = guard.admit_attempt(route, False, timeout)
-    return make(permit, continuation, details if timeout is given else with_timeout(details, timeout), request)
+    sent = details if timeout is given else with_timeout(details, timeout)
+    return make(guard.admit_attempt(route, False, timeout), continuation, sent, request)
 
 
 async def _end_of(attempt: Coroutine[Any, Any, Any]) -> _Ended:

@@ -32,8 +32,9 @@ import grpc
 from grpc_breaker._core.callables import name_of
 from grpc_breaker._core.errors import CallRefusedError
 from grpc_breaker._core.fallback import REFUSED, Fallback
+from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.stack import Stack
-from grpc_breaker._rpc import OK, Guard, StackedRoute, report, report_in_callback, timeout_of
+from grpc_breaker._rpc import OK, Guard, StackedRoute, give_back, report, report_in_callback, timeout_of
 from grpc_breaker._stack import (
     ANSWERED_BY,
     Answer,
@@ -84,7 +85,15 @@ def unary_unary(
     kept = None if answers is None else remembered(answers, stack.method, details, request)
     timeout = first_timeout(policy, given)
     permit = guard.admit_attempt(route, True, timeout)
-    sent = details if timeout is given else with_timeout(details, timeout)
+    if isinstance(permit, Rejection):
+        call = make(permit, continuation, details, request, False)
+        return call if fallback is None else _answerable(call, _Wanted(stack, fallback, kept, request))
+    try:
+        sent = details if timeout is given else with_timeout(details, timeout)
+    except BaseException:  # of another interceptor's details
+        if permit is not None:
+            give_back(permit)
+        raise
     call = make(permit, continuation, sent, request, False)
     if retry is not None and _has_failed(call):
 
@@ -131,9 +140,8 @@ def _one_attempt(
 ) -> Any:
     given = timeout_of(details)
     timeout = first_timeout(route[2].policy, given)
-    permit = guard.admit_attempt(route, False, timeout)
     sent = details if timeout is given else with_timeout(details, timeout)
-    return make(permit, continuation, sent, request, True)
+    return make(guard.admit_attempt(route, False, timeout), continuation, sent, request, True)
 
 
 def _retried(attempt: Callable[[Any, float | None], Any], call: Any, attempts: Attempts, stack: Stack) -> Any:
@@ -191,14 +199,14 @@ class _Wanted(NamedTuple):
 
 def _answerable(call: Any, wanted: _Wanted) -> Any:
     """What a caller gets of a call of one answer that has not ended well."""
+    if isinstance(call, CallRefusedError):
+        return _AnswerableCall(call, wanted) if may_answer(wanted.fallback, call) else call
     if _has_failed(call):
         answer = wanted.answer(call)
         if answer is None:
             return call
         count_answer(wanted.stack, answer)
         return _AnsweredCall(answer)
-    if isinstance(call, CallRefusedError):
-        return _AnswerableCall(call, wanted) if may_answer(wanted.fallback, call) else call
     if isinstance(call, _RAISED) or not hasattr(call, "add_done_callback"):
         return call
     if wanted.kept is None and wanted.fallback.when == (REFUSED,):

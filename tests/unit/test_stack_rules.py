@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from grpc_breaker import (
     LastGood,
     MethodPolicy,
     RetryPolicy,
+    aio,
 )
 from grpc_breaker import _stack as rules
 from grpc_breaker._core.last_good import LastGoodAnswers
@@ -321,6 +324,45 @@ def test_object_that_is_no_call(kind: str) -> None:
     call = SimpleNamespace(done=lambda: True, code=lambda: None, exception=lambda: None)
     call.details = call.trailing_metadata = lambda: ""
     assert intercepted(CONSTANT, call, kind) is call
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["guarded", "unguarded"])
+@pytest.mark.parametrize("kind", ["unary_unary", "stream_unary", "unary_stream", "stream_stream"])
+def test_details_that_raise(kind: str, asked: bool) -> None:
+    """What details raise when they are changed, and metadata when it is read, reaches the caller; nothing is held."""
+
+    class Odd(SimpleNamespace):
+        _fields = ("timeout",)
+
+        def _replace(self, **changes: Any) -> Any:
+            raise LookupError
+
+    def broken() -> Iterator[tuple[str, str]]:
+        raise LookupError
+        yield
+
+    def clock() -> float:
+        if broken_clock:
+            raise OSError
+        return 0.0
+
+    broken_clock: list[bool] = []
+    breakers = BreakerRegistry(default=MethodPolicy(timeout=1, retry=RetryPolicy()), clock=clock)
+    assert breakers.breaker_for(METHOD) is not None
+    broken_clock += [] if asked else [True]
+    ours = [CircuitBreakerInterceptor(breakers, telemetry=False), *aio.interceptors(breakers, telemetry=False)]
+    for interceptor in ours:
+        intercept = getattr(interceptor, f"intercept_{kind}", None)
+        if intercept is not None:
+            details = [Odd(method=METHOD, timeout=None, metadata=None)]
+            if kind == "unary_unary":
+                details.append(SimpleNamespace(method=METHOD, timeout=None, metadata=broken()))
+            for it in details:
+                with pytest.raises(LookupError):
+                    call = intercept(lambda details, request: None, it, b"")
+                    asyncio.run(call)
+    broken_clock.clear()
+    assert breakers[METHOD].in_flight == 0
 
 
 def test_trouble_while_an_answer_is_kept(caplog: pytest.LogCaptureFixture) -> None:
