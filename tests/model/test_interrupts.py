@@ -22,7 +22,22 @@ from typing import Any
 
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, EndedCall, Outcome, Permit, State, StateChange
+from grpc_breaker import (
+    BreakerPolicy,
+    BreakerRegistry,
+    EndedCall,
+    Fallback,
+    LastGood,
+    MethodPolicy,
+    Outcome,
+    Permit,
+    RateLimit,
+    RetryPolicy,
+    RetryThrottling,
+    State,
+    StateChange,
+    Throttle,
+)
 from grpc_breaker.testing import FakeClock
 from tests.support.core import WATCHED, WATCHED_NAMES
 from tests.support.lines import act_at, lines_run
@@ -56,7 +71,7 @@ class Hook:
 class Stage:
     """A breaker, its registry, and what is known of the calls made on it."""
 
-    def __init__(self, **policy: Any) -> None:
+    def __init__(self, limits: dict[str, Any] | None = None, **policy: Any) -> None:
         self.clock = FakeClock()
         rules: dict[str, Any] = {
             "consecutive_failures": 1,
@@ -66,9 +81,9 @@ class Stage:
             "probe_timeout": 3,
         }
         self.hook = Hook()
-        self.breakers = BreakerRegistry(
-            default=BreakerPolicy(**{**rules, **policy}), max_breakers=1, clock=self.clock, random=self.hook
-        )
+        self.limits = limits or {}
+        self.policy = MethodPolicy(breaker=BreakerPolicy(**{**rules, **policy}), **self.limits)
+        self.breakers = BreakerRegistry(default=self.policy, max_breakers=1, clock=self.clock, random=self.hook)
         self.breaker = self.breakers["pkg.S/M"]
         self.received: list[StateChange] = []
         self.breaker.on_state_change(self.received.append)
@@ -93,6 +108,7 @@ class Stage:
     def check(self) -> None:
         """What holds after the story was interrupted, at whatever line."""
         self.hook.broken = False
+        self.clock.advance(10 if self.limits else 0)  # for what the rate limit has counted
         other = threading.Thread(target=self.call, args=(Outcome.IGNORED,), daemon=True)
         other.start()
         other.join(PATIENCE)
@@ -102,14 +118,27 @@ class Stage:
         self.breaker.reset()
         assert [change.state for change in self.received[-2:]] == [State.FORCED_OPEN, State.CLOSED]
         totals = self.breaker.snapshot()["totals"]
-        counted = sum(totals.values()) - totals["rejected"]
+        counted = sum(totals.values()) - totals["rejected"] - totals["unenforced"]
         assert abs(counted - self.ended) <= 1  # one more: a call whose permit never came to it may count as ignored
         self.recover()
         self.clock.advance(10)
         assert self.breaker.in_flight <= self.without_deadline
+        self.use_every_place()
         assert self.breakers.breaker_for("/pkg.S/M") is self.breaker
         assert isinstance(self.breakers["pkg.S/New"].try_admit(timeout=1), Permit)
         self.check_events()
+
+    def use_every_place(self) -> None:
+        """Whatever was interrupted, no place of a bulkhead is lost, and the policy can be put in force as a whole."""
+        still_out = self.breaker.in_flight
+        self.breakers.reconfigure(default=MethodPolicy(max_concurrent_calls=5, timeout=1))
+        taken = [self.admit() for _ in range(6)]
+        assert sum(permit is not None for permit in taken) == 5 - still_out
+        for permit in taken:
+            if permit is not None:
+                assert permit.ignore()
+        self.breakers.reconfigure(default=self.policy)
+        assert self.breaker.policy == self.policy.breaker_policy
 
     def check_events(self) -> None:
         """Every event has come once, in order, but for one that was interrupted on its way: that may be missing, or double."""
@@ -236,6 +265,62 @@ def eviction(stage: Stage) -> None:
             permit.failure()
 
 
+def limits(stage: Stage) -> None:
+    """Calls are refused by the bulkhead and the rate limit, hang, and come back with a ramp."""
+    stage.call(Outcome.SUCCESS)
+    for _ in range(3):  # two are out already
+        stage.admit()
+    stage.clock.advance(2.5)
+    stage.ended += 1
+    stage.admit()  # finds that those hang: one failure, which opens it
+    stage.clock.advance(6)
+    stage.call(Outcome.SUCCESS)  # the probe
+    stage.admit()
+    stage.admit()
+    stage.clock.advance(0.5)
+    for _ in range(6):
+        stage.call(Outcome.SUCCESS)
+    stage.clock.advance(5)
+    stage.call(Outcome.SUCCESS)
+
+
+def throttled(stage: Stage) -> None:
+    """A throttle refuses all but one."""
+    stage.call(Outcome.FAILURE)
+    stage.call(Outcome.FAILURE)
+    stage.admit()
+    stage.clock.advance(4)
+    stage.admit()
+    stage.breaker.snapshot()
+
+
+def trial(stage: Stage) -> None:
+    """Calls pass an open breaker, beside a probe and after it."""
+    end = stage.breaker.on_rejection(stage.hook)
+    stage.call(Outcome.FAILURE)
+    stage.call(Outcome.SUCCESS)
+    stage.clock.advance(5)
+    stage.admit()
+    stage.call(Outcome.SUCCESS)
+    end()
+
+
+def configurations(stage: Stage) -> None:
+    """Other configurations come into force, with limits and parts around the breaker, and without."""
+    stage.breakers.route("/pkg.S/M")
+    for policy in (
+        MethodPolicy(max_concurrent_calls=9, rate_limit=RateLimit(50), timeout=1),
+        MethodPolicy(throttle=Throttle(), retry=RetryPolicy(), fallback=Fallback(last_good=LastGood())),
+        stage.policy,
+    ):
+        stage.breakers.reconfigure(default=policy, retry_throttling=RetryThrottling())
+        route = stage.breakers.route("/pkg.S/M")
+        if route is not None and route[2] is not None and route[2].answers is not None:
+            route[2].answers.keep(b"key", "answer", 6)
+            route[2].answers.find(b"key")
+    stage.breaker.refusal_now()
+
+
 def judge(call: EndedCall) -> None:
     """A classifier that leaves every verdict as it is."""
 
@@ -260,6 +345,21 @@ STORIES: dict[str, tuple[Callable[[Stage], None], dict[str, Any]]] = {
     "plain code with a classifier": (plain_code, {"classify": judge}),
     "broken hooks": (broken_hooks, {"classify": raising, "reset_timeout_jitter": 0.1}),
     "eviction": (eviction, {}),
+    "limits": (
+        limits,
+        {
+            "limits": {"max_concurrent_calls": 4, "rate_limit": RateLimit(1, burst=6)},
+            "hung_after": 2,
+            "ramp": 5,
+        },
+    ),
+    "limits and streams": (
+        limits,
+        {"limits": {"max_concurrent_calls": 4, "bulkhead_streams": True}, "hung_after": 2, "half_open_max_calls": 2},
+    ),
+    "throttled": (throttled, {"limits": {"throttle": Throttle(minimum_calls=1)}}),
+    "trial": (trial, {"enforcement_percentage": 0, "limits": {"max_concurrent_calls": 9}}),
+    "configurations": (configurations, {"limits": {"timeout": 1.0}}),
 }
 
 
