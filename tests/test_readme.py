@@ -6,6 +6,8 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent import futures
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
-from examples.pricing.v1.pricing_pb2 import GetPriceRequest
+from examples.pricing.v1.pricing_pb2 import GetPriceRequest, GetPriceResponse, Price
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, State
 from grpc_breaker._rpc import verdict
@@ -24,9 +26,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 POLICY = (ROOT / "docs" / "policy.md").read_text("utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
-
-
 REGISTRY = (ROOT / "docs" / "registry.md").read_text("utf-8")
+PARTS = (ROOT / "docs" / "parts.md").read_text("utf-8")
 
 
 def blocks(text: str) -> list[str]:
@@ -158,6 +159,73 @@ def test_states_table_has_every_state() -> None:
     """Each state has a row in the README."""
     for state in State:
         assert f"| `{state}` |" in README
+
+
+class Shop:
+    """A pricing service that works until it is told not to."""
+
+    works = True
+
+    def price(self, request: GetPriceRequest, context: Any) -> GetPriceResponse:
+        """A price, or UNAVAILABLE."""
+        if not self.works:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "out of order")
+        return GetPriceResponse(price=Price(product_id=request.product_id))
+
+
+@pytest.fixture
+def parts() -> dict[str, Any]:
+    """What the Python blocks of the page about the parts define, run as printed, one after another."""
+    return names_of("\n".join(blocks(PARTS)))
+
+
+@pytest.fixture
+def shop(parts: dict[str, Any]) -> Iterator[tuple[Shop, PricingStub]]:
+    """A pricing service, and a stub whose calls have the policies of the page."""
+    service = Shop()
+    handler = grpc.unary_unary_rpc_method_handler(
+        service.price, GetPriceRequest.FromString, GetPriceResponse.SerializeToString
+    )
+    handlers = grpc.method_handlers_generic_handler("pricing.v1.Pricing", {"GetPrice": handler})
+    server = grpc.server(futures.ThreadPoolExecutor(2), [handlers])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as bare:
+        yield service, PricingStub(grpc.intercept_channel(bare, CircuitBreakerInterceptor(parts["breakers"])))
+    server.stop(None).wait()
+
+
+def test_every_block_of_the_parts_runs_in_order() -> None:
+    """The Python blocks of the page about the parts run as printed, one after another, in a process of their own."""
+    run("\n".join(blocks(PARTS)))
+
+
+def test_the_parts_tell_a_price_from_the_last_known_one(parts: dict[str, Any], shop: tuple[Shop, PricingStub]) -> None:
+    """`price` of the page says which of its answers comes from the fallback."""
+    (service, stub), request = shop, GetPriceRequest(product_id="grinder")
+    answer, kind = parts["price"](stub, request)
+    service.works = False
+    assert (kind, parts["price"](stub, request)) == ("price", (answer, "last known price"))
+
+
+def test_the_parts_catch_refusals_and_failures(
+    parts: dict[str, Any], shop: tuple[Shop, PricingStub], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`price_or_none` of the page prints what refused a call, and how the server failed."""
+    (service, stub), request = shop, GetPriceRequest(product_id="grinder")
+    service.works = False
+    assert parts["price_or_none"](stub, request) is None
+    parts["breakers"]["pricing.v1.Pricing/GetPrice"].force_open()
+    assert parts["price_or_none"](stub, request) is None
+    failed, refused = capsys.readouterr().out.splitlines()
+    assert failed == "StatusCode.UNAVAILABLE out of order"
+    assert refused.startswith("breaker circuit breaker forced_open for pricing.v1.Pricing/GetPrice")
+
+
+def test_the_batch_job_of_the_parts_gets_its_price(parts: dict[str, Any], shop: tuple[Shop, PricingStub]) -> None:
+    """`price_of` of the page waits until its call would be admitted, and returns the price."""
+    _, stub = shop
+    assert parts["price_of"](stub, GetPriceRequest(product_id="grinder")).price.product_id == "grinder"
 
 
 def test_every_recipe_runs_in_order() -> None:
