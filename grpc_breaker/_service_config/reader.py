@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from grpc_breaker._core.checks import BadValueError
 from grpc_breaker._core.fallback import LastGood
 from grpc_breaker._core.method_policy import MethodPolicy, RetryThrottling
+from grpc_breaker._core.names import breaker_part
 from grpc_breaker._core.policy import verdict_key
 from grpc_breaker._core.state import Outcome
 from grpc_breaker._service_config.keys import (
@@ -230,9 +231,10 @@ class _Reader:
         if group is None:
             return
         first, other = self._groups.setdefault(group, (path, policy))
-        if other.breaker_policy != policy.breaker_policy:
+        if breaker_part(other) != breaker_part(policy):
             self.problems.add(
-                f"{path}.group: {shown(group)} has another policy at {first}; methods of a group share one breaker"
+                f"{path}.group: {shown(group)} has another policy at {first}; methods of a group share one breaker, "
+                "with its bulkhead, rateLimit and throttle"
             )
 
     # ── Objects and values ────────────────────────────────────────────────────────────────────────────────────────────

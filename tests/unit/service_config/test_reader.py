@@ -455,8 +455,20 @@ def test_methods_of_a_group_have_one_policy() -> None:
     (found,) = problems({"methodConfig": [first, equal, other]})
     assert found == (
         f'$.methodConfig[2].circuitBreaker.group: "prices" has another policy at {AT}.circuitBreaker; '
-        "methods of a group share one breaker"
+        "methods of a group share one breaker, with its bulkhead, rateLimit and throttle"
     )
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"bulkhead": {"maxConcurrentCalls": 3}}, {"rateLimit": {"callsPerSecond": 3}}, {"throttle": {"k": 3}}],
+)
+def test_methods_of_a_group_have_the_same_limits(limits: dict[str, Any]) -> None:
+    """Two entries of one group with different limits are an error, because the group has one of each."""
+    first = {"name": [{"service": "a.B"}], "circuitBreaker": {"group": "prices"}, **limits}
+    other = {"name": [{"service": "a.C"}], "circuitBreaker": {"group": "prices"}}
+    (found,) = problems({"methodConfig": [first, other]})
+    assert found.startswith('$.methodConfig[1].circuitBreaker.group: "prices" has another policy at ')
 
 
 def test_all_problems_at_once() -> None:
