@@ -1,7 +1,7 @@
 """What a server says of an error in its trailing metadata: to come back later, and why it failed.
 
 1.  `grpc-retry-pushback-ms` says when a call may be tried again (gRFC A6): a number of milliseconds; what is below 0,
-    or no number, says never.
+    no number, or decades, says never.
 2.  `grpc-status-details-bin` holds a `google.rpc.Status` with details: `ErrorInfo` gives a reason, `RetryInfo` a time.
     They can be read where googleapis-common-protos is installed; where it is not, there are none.
 3.  Nothing is looked at but the metadata of calls that failed, and what is malformed there is not there: a server must
@@ -22,7 +22,8 @@ from grpc_breaker._core.retrying import DO_NOT_RETRY
 
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _DETAILS: Final = "grpc-status-details-bin"
-_MILLISECONDS: Final = re.compile(r"\d{1,15}", re.ASCII)
+_MILLISECONDS: Final = re.compile(r"\d{1,12}", re.ASCII)
+"""Up to 1e9 seconds: no thread can wait for much longer."""
 
 
 class _Classes(NamedTuple):
