@@ -12,7 +12,8 @@
     a call that this side cancelled is never answered. The sources are tried in the order last good answer, function,
     constant; a function that returns `None` has no answer. What is answered says so: by its trailing metadata.
 4.  A last good answer is found by the request, serialised, and by the metadata that the policy names. An answer for one
-    user must never reach another: where the policy names no metadata, calls with credentials of their own are not kept.
+    user must never reach another: where the policy names no metadata, or the call has none of what it names, calls with
+    credentials of their own are not kept.
     What does not serialise is not kept. Messages of protobuf are kept serialised; so each caller gets one of its own.
 5.  Errors of our own bookkeeping, and of a user's function, are logged once; the caller gets the call as it would be
     without the part. See rule 5 of `_rpc.py`.
@@ -48,6 +49,8 @@ ANSWERED_BY: Final = "grpc-breaker-fallback"
 _PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 _CREDENTIALS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 """Metadata by which callers are told apart everywhere; what else does so must be named by the policy."""
+_CREDENTIALS_AS_SENT: Final[frozenset[Any]] = _CREDENTIALS | {key.encode() for key in _CREDENTIALS}
+"""The same as callers may write them: grpcio takes keys that are bytes, too."""
 
 # ── Deadlines and details ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -257,13 +260,18 @@ def remembered(answers: LastGoodAnswers, method: str, details: Any, request: Any
 def _metadata_of_key(names: tuple[str, ...], details: Any) -> bytes | None:
     """What a call's metadata adds to its key; `None` where the call has credentials that the key would not hold."""
     metadata = getattr(details, "metadata", None) or ()
-    if names:
-        pairs = [(key, value) for key, value in metadata if key in names]
-        pairs.sort(key=lambda pair: names.index(pair[0]))
-        return repr(pairs).encode()  # no request can begin with another call's: a list says where it ends
-    if getattr(details, "credentials", None) is not None:
+    added = getattr(details, "credentials", None) is not None  # by call credentials, after the interceptors
+    if not names:
+        return None if added or (metadata and any(key in _CREDENTIALS_AS_SENT for key, _ in metadata)) else b""
+    written = [(key.decode() if isinstance(key, bytes) else key, value) for key, value in metadata]
+    pairs = [pair for pair in written if pair[0] in names]
+    pairs.sort(key=lambda pair: names.index(pair[0]))
+    there = {key for key, _ in pairs}
+    if added and (not there or any(name in _CREDENTIALS and name not in there for name in names)):
         return None
-    return None if metadata and any(key in _CREDENTIALS for key, _ in metadata) else b""
+    if not there and any(key in _CREDENTIALS for key, _ in written):
+        return None
+    return repr(pairs).encode()  # no request can begin with another call's: a list says where it ends
 
 
 def may_answer(fallback: Fallback, error: Any) -> bool:

@@ -73,7 +73,8 @@ class LastGood:
             16,777,216 (16 MiB).
         key_metadata: Keys of the caller's metadata whose values belong to the question, because the answer depends on
             them, such as "authorization" or a tenant's. Kept in lower case, as gRPC sends them. Default: none; then
-            answers to calls with credentials of their own are not remembered.
+            answers to calls with credentials of their own are not remembered, nor those where such a call has none of
+            these keys, or its call credentials would add one.
 
     Raises:
         TypeError: A value of the wrong kind, or a field that there is not: the error names the nearest.

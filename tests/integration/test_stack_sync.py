@@ -865,6 +865,7 @@ def test_answers_of_other_classes_are_copied(served: ProgrammedServer) -> None:
         ({"metadata": [("authorization", "Bearer of Alice")]}, False),
         ({"metadata": (pair for pair in [("authorization", "Bearer of Alice")])}, False),
         ({"metadata": [("trace", "1"), ("cookie", "alice")]}, False),
+        ({"metadata": [(b"authorization", b"Bearer of Alice")]}, False),
     ],
 )
 def test_answers_for_one_user(
@@ -911,6 +912,17 @@ def test_metadata_that_tells_users_apart(served: ProgrammedServer) -> None:
         other_order = [("authorization", "Alice"), ("trace", "1"), ("tenant", "x")]
         assert made.call("uu", b"a", metadata=other_order) == b"a 4"
         assert failure(lambda: made.call("uu", b"a", metadata=[("tenant", "Bob")])).details() == "ill"
+
+
+def test_metadata_whose_keys_are_bytes(served: ProgrammedServer) -> None:
+    """Keys that are bytes, which grpcio takes, tell users apart as well as text does."""
+    served.act = echo
+    fallback = Fallback(last_good=LastGood(key_metadata=("tenant",)))
+    with client(served.target, MethodPolicy(fallback=fallback)) as made:
+        made.call("uu", b"a", metadata=[(b"tenant", "Alice")])
+        served.act = fails("UNAVAILABLE")
+        assert failure(lambda: made.call("uu", b"a", metadata=[(b"tenant", "Bob")])).details() == "ill"
+        assert made.call("uu", b"a", metadata=[("tenant", "Alice")]) == b"a 1"
 
 
 def test_request_that_does_not_serialise(served: ProgrammedServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -287,6 +287,26 @@ def test_metadata_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    ("names", "metadata", "credentials", "kept"),
+    [
+        (("authorization",), (), True, False),
+        (("authorization", "locale"), (("locale", "en"),), True, False),
+        (("authorization",), (("authorization", "Alice"),), True, True),
+        (("tenant",), (), True, False),
+        (("tenant",), (("tenant", "a"),), True, True),
+        (("tenant",), (("authorization", "Alice"),), False, False),
+        (("tenant",), (("authorization", "Alice"), ("tenant", "a")), False, True),
+        (("tenant",), (("trace", "1"),), False, True),
+    ],
+)
+def test_credentials_that_the_key_would_not_hold(names: Any, metadata: Any, credentials: bool, kept: bool) -> None:
+    """Named metadata that a call lacks, or that its call credentials add later, tells no users apart."""
+    answers = LastGoodAnswers(LastGood(key_metadata=names), FakeClock())
+    details = SimpleNamespace(metadata=metadata, credentials=object() if credentials else None)
+    assert (rules.remembered(answers, "pkg.S/M", details, b"") is not None) == kept
+
+
 def test_message_that_lacks_what_it_must_have(caplog: pytest.LogCaptureFixture) -> None:
     """A request without a field that its message requires does not serialise: logged once, and no call breaks."""
     answers = LastGoodAnswers(LastGood(), FakeClock())
