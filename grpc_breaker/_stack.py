@@ -110,8 +110,9 @@ def with_timeout(details: Any, timeout: float | None) -> Any:
 def for_probe(permit: Permit, details: Any) -> Any:
     """A probe's details: with its deadline, where the policy has one and the call is of one request and one answer."""
     try:
-        deadline = permit.policy.probe_deadline
-        if deadline is None or not permit.timed:
+        policy = permit.policy
+        deadline = policy.probe_deadline
+        if deadline is None or not permit.timed or policy.enforcement_percentage == 0.0:  # a trial changes no call
             return details
         given = timeout_of(details)
         return details if given is not None and given <= deadline else with_timeout(details, deadline)

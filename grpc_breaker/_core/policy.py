@@ -189,7 +189,8 @@ class BreakerPolicy:
         minimum_deadline: A call that gave the server less time than this and ran out of it says nothing about the
             server. Default 0: every expired deadline is a failure.
         probe_deadline: A probe's deadline is at most this: what a healthy server needs, and not what callers are
-            ready to wait. At least `minimum_deadline`. Default `None`: a probe has the deadline that its caller gave.
+            ready to wait. At least `minimum_deadline`. Default `None`: a probe has the deadline that its caller gave,
+            as it has where nothing is enforced.
         hung_after: A call of one request and one answer, or plain code, that is in flight longer than this counts as
             one failure then, and its end no more. Noticed when another call asks. Default `None`: off.
         ramp: After probes have closed the breaker, the share of the calls that is admitted grows to all over this

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -184,6 +185,16 @@ def test_probe_deadline(parts: dict[str, Any], served: ProgrammedServer) -> None
         made.call("uu", timeout=3)
     assert [came.had_at_most(7) for came in served.calls] == [False, True, True, True]
     assert [came.had_at_most(3) for came in served.calls] == [False, False, False, True]
+
+
+def test_probe_of_a_trial(served: ProgrammedServer) -> None:
+    """Where nothing is enforced, a probe has the time that its caller gave it: a trial changes no call."""
+    policy = replace(PROBING, enforcement_percentage=0)
+    with client(served.target, MethodPolicy(breaker=policy)) as made:
+        made.breaker(UU).admit().failure()
+        while made.breaker(UU).state is not State.CLOSED:  # by a probe, once the open period is over
+            made.call("uu", timeout=50)
+    assert not any(came.had_at_most(7) for came in served.calls)
 
 
 def test_probe_that_outlasts_its_deadline(server: Server) -> None:
