@@ -37,7 +37,7 @@ class Acted(NamedTuple):
 class Stack:
     """The parts of a method's calls that are around its breaker."""
 
-    __slots__ = ("_clock", "_counts", "_listeners", "answers", "budget", "method", "policy", "random")
+    __slots__ = ("_clock", "_listeners", "answers", "budget", "counts", "method", "policy", "random")
 
     def __init__(
         self,
@@ -68,7 +68,8 @@ class Stack:
         self.random = random
         self.answers: LastGoodAnswers | None = None
         """The last good answers; `None` where the policy wants none. Read it once for each call."""
-        self._counts = counts or CallCounts()
+        self.counts = counts or CallCounts()
+        """Where retries and answers of fallbacks are counted: with the calls of the breaker."""
         self._listeners = Listeners[Acted]() if listeners is None else listeners
         self._clock = clock
         self._note_policy()
@@ -82,7 +83,7 @@ class Stack:
         self._count(FALLBACK, kind)
 
     def _count(self, what: str, kind: str) -> None:
-        self._counts.add(what, kind)
+        self.counts.add(what, kind)
         if self._listeners:
             deliver((self._listeners,), Acted(self.method, what, kind))
 

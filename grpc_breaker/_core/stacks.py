@@ -43,14 +43,15 @@ class Stacks:
         policy = configuration.policy_of(name, target)
         if policy is None or not policy.in_adapter:
             return None
-        key = at_target(name, target)
+        key, counts = at_target(name, target), self._counts.of(breaker)
         stack = self._stacks.get(key)
         if stack is None:
             while len(self._stacks) >= self._most:
                 self._stacks.pop(next(iter(self._stacks.copy()), ""), None)
-            budget, counts = self._budget(configuration, target), self._counts.of(breaker)
+            budget = self._budget(configuration, target)
             made = Stack(name, policy, budget, counts, self._actions, clock=self._clock, random=self._random)
             stack = self._stacks.setdefault(key, made)
+        stack.counts = counts  # another policy may have given the method another breaker
         if stack.policy is not policy:  # pragma: no cover - another caller was faster: tests/model
             stack.reconfigure(policy, self._budget(configuration, target))
         return stack

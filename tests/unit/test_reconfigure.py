@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -213,6 +214,19 @@ def test_method_that_joins_a_group(clock: FakeClock) -> None:
     assert breaker is not None
     assert (breaker.name, breaker.state) == ("shared", State.CLOSED)
     assert [it.name for it in breakers] == ["shared"]
+
+
+def test_retries_are_counted_with_the_group_that_a_method_joins(clock: FakeClock) -> None:
+    """What is done around a breaker is counted with its calls, also where a method has another breaker now."""
+    policy = MethodPolicy(breaker=quick(), retry=RetryPolicy())
+    breakers = BreakerRegistry({"pkg.S": policy}, clock=clock)
+    breakers.route(f"/{METHOD}")
+    breakers.reconfigure({"pkg.S": replace(policy, breaker=quick(group="shared"))})
+    route = breakers.route(f"/{METHOD}")
+    assert route is not None
+    assert route[2] is not None
+    route[2].count_retry()
+    assert breakers["shared"].snapshot()["retries"] == 1
 
 
 @pytest.mark.parametrize("default", [None, BreakerPolicy(), BreakerPolicy(group="all")])
