@@ -51,6 +51,7 @@ from grpc_breaker._stack import (
     first_timeout,
     from_function,
     last_good,
+    log_function,
     may_answer,
     messages_of,
     remembered,
@@ -243,10 +244,21 @@ class _Wanted(NamedTuple):
             message = function(self.request, error)
             if inspect.isawaitable(message):
                 message = await message
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            log_function(function)  # what it waited for was cancelled, and not the call
+            return None
         except BaseException as raised:  # noqa: BLE001 - a user's function must not break a user's call
             report_function(function, raised)
             return None
         return from_function(self.fallback, message)
+
+
+def _is_being_cancelled() -> bool:
+    """Whether this task has been cancelled, and not only something that it waits for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 class _AnswerableCall(aio.StreamUnaryCall):
@@ -335,8 +347,9 @@ async def _response(answerable: _AnswerableCall, call: Any) -> Any:
     try:
         return await call
     except grpc.RpcError as error:
+        finding = answerable.answer_to(error)
         try:
-            answer = await asyncio.shield(answerable.answer_to(error))
+            answer = None if finding.cancelled() else await asyncio.shield(finding)
         except asyncio.CancelledError:
             answerable.stop_finding()
             raise
@@ -352,7 +365,13 @@ async def _fact(answerable: _AnswerableCall, call: Any, name: str, of: Callable[
         try:
             await call
         except grpc.RpcError as error:
-            answer = await asyncio.shield(answerable.answer_to(error))
+            finding = answerable.answer_to(error)
+            try:
+                answer = None if finding.cancelled() else await asyncio.shield(finding)
+            except asyncio.CancelledError:
+                if _is_being_cancelled():
+                    raise
+                answer = None  # who awaited the call has ended that: then its own end counts
             if answer is not None:
                 return of(answer)
     return code if name == "code" else await getattr(call, name)()

@@ -314,6 +314,11 @@ def report_function(function: Callable[..., Any] | None, error: BaseException) -
     """Log, once, what a user's function raised; raise what only passed through."""
     if passes_through(error):
         raise error
+    log_function(function)
+
+
+def log_function(function: Callable[..., Any] | None) -> None:
+    """Log, once, that a user's function raised."""
     log_once(f"fallback function {name_of(function)} raised; the caller gets the original error")
 
 

@@ -761,6 +761,57 @@ def test_cancellation_while_a_function_is_awaited(how: str, served: ProgrammedSe
     play(story())
 
 
+def test_end_of_a_call_that_was_cancelled_while_a_function_is_awaited(served: ProgrammedServer) -> None:
+    """Once who awaited the call has cancelled the function, the call's own end counts: nobody else is cancelled."""
+    served.act = fails("UNAVAILABLE")
+
+    async def story() -> None:
+        began = asyncio.Event()
+
+        async def function(request: Any, error: Any) -> bytes:
+            began.set()
+            await asyncio.Event().wait()
+            return b"answer"
+
+        async with client(served.target, MethodPolicy(fallback=Fallback(function=function))) as made:
+            call = made.begin("su")
+            code = asyncio.ensure_future(aw(call.code()))
+            task = asyncio.ensure_future(aw(call))
+            await began.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await code is grpc.StatusCode.UNAVAILABLE
+            assert await call.details() == "ill"
+            assert (await failure(call)).details() == "ill"
+
+    async def aw(awaitable: Any) -> Any:
+        return await awaitable
+
+    play(story())
+
+
+@pytest.mark.parametrize("kind", ["uu", "su"])
+def test_function_that_waits_for_what_is_cancelled(
+    kind: str, served: ProgrammedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function that ends as cancelled, while nobody has cancelled the call, leaves its caller the original error."""
+    served.act = fails("UNAVAILABLE")
+
+    async def story() -> None:
+        shared = asyncio.get_running_loop().create_future()
+        shared.cancel()
+
+        async def function(request: Any, error: Any) -> Any:
+            return await shared
+
+        async with client(served.target, MethodPolicy(fallback=Fallback(function=function))) as made:
+            assert (await failure(made.call(kind))).details() == "ill"
+
+    play(story())
+    assert ["raised; the caller gets the original error" in message for message in logged(caplog)] == [True]
+
+
 def test_channel_that_is_closed_while_a_function_is_awaited(served: ProgrammedServer) -> None:
     """A channel can be closed while tasks wait in our calls: it knows them, or need not."""
     served.act = fails("UNAVAILABLE")
