@@ -140,7 +140,7 @@ class _Reader:
         throttling = None
         if document.get("retryThrottling") is not None:
             throttling = self._object("$.retryThrottling", document["retryThrottling"], RETRY_THROTTLING)
-        self._balancing(document.get("loadBalancingConfig"))
+        self._of_channels(document)
         default = policies.pop(DEFAULT, None)
         return ServiceConfig(policies=policies, default=default, retry_throttling=throttling, document=document)
 
@@ -329,16 +329,33 @@ class _Reader:
             if near:
                 self.problems.add(f"{path}: there is no key {shown(key)}; did you mean {shown(near)}?")
 
-    def _balancing(self, value: Any) -> None:
-        """Outlier detection without the policy that it watches over makes every call of a channel fail."""
-        policies = cast("list[object]", value) if isinstance(value, list) else []
-        for number, it in enumerate(policies):
-            if not isinstance(it, dict) or _OUTLIER_DETECTION not in it:
+    def _of_channels(self, document: Mapping[str, Any]) -> None:
+        """Find values of gRPC's keys with which every call of a channel would fail."""
+        policy: Any = document.get("loadBalancingPolicy")
+        if not isinstance(policy, str | None):
+            self.problems.wrong("$.loadBalancingPolicy", "the name of a policy such as round_robin, or null", policy)
+        health: Any = document.get("healthCheckConfig")
+        if not isinstance(health, dict | None):
+            self.problems.wrong("$.healthCheckConfig", "an object, or null", health)
+        elif health and not isinstance(health.get("serviceName"), str | None):
+            self.problems.wrong("$.healthCheckConfig.serviceName", "text, or null", health["serviceName"])
+        if "loadBalancingConfig" in document:
+            self._balancing("$.loadBalancingConfig", document["loadBalancingConfig"])
+
+    def _balancing(self, path: str, value: Any) -> None:
+        """Policies that are none, and outlier detection without the policy that it watches over."""
+        if not isinstance(value, list) or not value:
+            self.problems.wrong(path, 'a list of policies such as [{"round_robin": {}}]', value)
+            return
+        for number, it in enumerate(cast("list[Any]", value)):
+            if not isinstance(it, dict) or [type(config) for config in it.values()] != [dict]:
+                self.problems.wrong(f"{path}[{number}]", 'one policy such as {"round_robin": {}}', it)
                 continue
-            detection: Any = cast("dict[str, Any]", it)[_OUTLIER_DETECTION]
-            if not isinstance(detection, dict) or "childPolicy" not in detection:
-                path = f"$.loadBalancingConfig[{number}].{_OUTLIER_DETECTION}"
-                self.problems.wrong(path, 'an object with "childPolicy", such as [{"round_robin": {}}]', detection)
+            detection = cast("dict[str, Any]", it).get(_OUTLIER_DETECTION)
+            if detection is not None and "childPolicy" not in detection:
+                where = f"{path}[{number}].{_OUTLIER_DETECTION}"
+                allowed = 'an object with "childPolicy", such as [{"round_robin": {}}]'
+                self.problems.wrong(where, allowed, detection)
 
 
 def _gives(fallback: Mapping[str, Any]) -> bool:

@@ -324,7 +324,10 @@ def test_keys_that_grpc_has_or_may_have_pass() -> None:
         ),
         "healthCheckConfig": {"serviceName": "a"},
         "loadBalancingPolicy": "round_robin",
-        "loadBalancingConfig": ["anything", {"outlier_detection_experimental": {"childPolicy": [{"round_robin": {}}]}}],
+        "loadBalancingConfig": [
+            {"anything": {}},
+            {"outlier_detection_experimental": {"childPolicy": [{"round_robin": {}}]}},
+        ],
         "colour": 1,
     }
     config = said(given)
@@ -375,10 +378,40 @@ def test_grpcs_own_keys_with_wrong_values(key: str, value: Any, allowed: str) ->
     assert problem_of(**{key: value}).startswith(f"{AT}.{key} must be {allowed}, got ")
 
 
-@pytest.mark.parametrize("detection", [{}, 5])
-def test_outlier_detection_watches_over_a_policy(detection: Any) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("loadBalancingPolicy", 5, " must be the name of a policy such as round_robin, or null, got 5"),
+        ("healthCheckConfig", [], " must be an object, or null, got []"),
+        ("healthCheckConfig", {"serviceName": 5}, ".serviceName must be text, or null, got 5"),
+        ("loadBalancingConfig", None, ' must be a list of policies such as [{"round_robin": {}}], got null'),
+        ("loadBalancingConfig", [], ' must be a list of policies such as [{"round_robin": {}}], got []'),
+        ("loadBalancingConfig", {}, ' must be a list of policies such as [{"round_robin": {}}], got {}'),
+        ("loadBalancingConfig", ["a"], '[0] must be one policy such as {"round_robin": {}}, got "a"'),
+        ("loadBalancingConfig", [{}], '[0] must be one policy such as {"round_robin": {}}, got {}'),
+        ("loadBalancingConfig", [{"a": 5}], '[0] must be one policy such as {"round_robin": {}}, got {"a": 5}'),
+        (
+            "loadBalancingConfig",
+            [{"a": {}}, {"a": {}, "b": {}}],
+            '[1] must be one policy such as {"round_robin": {}}, got {"a": {}, "b": {}}',
+        ),
+    ],
+)
+def test_keys_of_channels_with_wrong_values(key: str, value: Any, problem: str) -> None:
+    """GRPC's own keys of the document have values that gRPC takes: with others every call of a channel would fail."""
+    assert problems({key: value}) == (f"$.{key}{problem}",)
+
+
+def test_keys_of_channels_that_say_nothing() -> None:
+    """What gRPC takes for nothing is good."""
+    given = {"loadBalancingPolicy": None, "healthCheckConfig": None}
+    assert said(given).document == given
+    assert said({"healthCheckConfig": {"serviceName": None}}).document
+
+
+def test_outlier_detection_watches_over_a_policy() -> None:
     """Outlier detection without a child policy is an error: every call of the channel would fail."""
-    (found,) = problems({"loadBalancingConfig": [{"round_robin": {}}, {"outlier_detection_experimental": detection}]})
+    (found,) = problems({"loadBalancingConfig": [{"round_robin": {}}, {"outlier_detection_experimental": {}}]})
     assert found.startswith(
         '$.loadBalancingConfig[1].outlier_detection_experimental must be an object with "childPolicy"'
     )

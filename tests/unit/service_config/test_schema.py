@@ -92,6 +92,13 @@ BAD: list[dict[str, Any]] = [
     entry(retryPolicy={key: value for key, value in RETRY.items() if key != "maxBackoff"}),
     entry(waitForReady="true"),
     entry(maxRequestMessageBytes=-1),
+    {"loadBalancingPolicy": 5},
+    {"healthCheckConfig": 5},
+    {"healthCheckConfig": {"serviceName": 5}},
+    {"loadBalancingConfig": None},
+    {"loadBalancingConfig": []},
+    {"loadBalancingConfig": [{"a": {}, "b": {}}]},
+    {"loadBalancingConfig": [{"a": None}]},
 ]
 
 
