@@ -357,7 +357,8 @@ class Registry:
             for method in [method for method, route in routes.copy().items() if route and route[0].name in names]:
                 routes.pop(method, None)
             if not any(routes.values()):  # else targets that come and go would fill memory
-                self._routes.pop(target, None)  # a guard that has it asks for a new one
+                self._routes.pop(target, None)
+                routes.clear()  # a guard that has it asks for a new one, also for what is left alone
 
     def _warn_of_names(self) -> None:
         """Say once that names share a breaker."""

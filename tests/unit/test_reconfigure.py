@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from grpc_breaker import (
     BreakerRegistry,
     BulkheadFullError,
     CallRefusedError,
+    CircuitBreakerInterceptor,
     Fallback,
     LastGood,
     MethodPolicy,
@@ -333,6 +335,23 @@ def test_interceptors_use_the_new_policy(kind: str, clock: FakeClock) -> None:
     assert not answered(intercept(breakers, None, kind))
     breakers.reconfigure(default=None)
     assert intercept(breakers, None, kind) is None
+
+
+def test_interceptor_whose_methods_were_all_left_alone(clock: FakeClock) -> None:
+    """A method that was left alone is guarded once it has a policy, also where many others were evicted before."""
+    breakers = BreakerRegistry({"a.A": quick()}, default=None, max_breakers=2, clock=clock)
+    interceptor = CircuitBreakerInterceptor(breakers, target="eu", telemetry=False)
+
+    def call() -> Any:
+        details: Any = SimpleNamespace(method=f"/{METHOD}", timeout=None)
+        return interceptor.intercept_unary_unary(lambda *_: None, details, None)
+
+    assert call() is None
+    for n in range(5):
+        breakers[f"a.A/M{n}"].admit().success()
+    breakers.reconfigure({"pkg.S": quick()}, default=None)
+    breakers[METHOD, "eu"].force_open()
+    assert not answered(call())
 
 
 # ── Threads ───────────────────────────────────────────────────────────────────────────────────────────────────────
