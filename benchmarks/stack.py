@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import namedtuple
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import aiolimiter
@@ -49,8 +49,8 @@ METHOD = "pkg.Service/Method"
 ALONE = "a breaker alone"
 REQUEST = b"request"
 
-Details = namedtuple("Details", "method timeout metadata credentials wait_for_ready compression")  # noqa: PYI024 - grpcio's
-DETAILS = Details(f"/{METHOD}", 1.0, None, None, None, None)
+DETAILS: Any = import_module("grpc._interceptor")._ClientCallDetails(f"/{METHOD}", 1.0, None, None, None, None)
+"""What grpcio hands to an interceptor."""
 
 PARTS: dict[str, MethodPolicy] = {
     ALONE: MethodPolicy(),

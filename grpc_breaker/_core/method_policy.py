@@ -245,6 +245,11 @@ class MethodPolicy:
         check_fields(self, METHOD_CHECKS)
         if self.bulkhead_streams and self.max_concurrent_calls is None:
             raise ValueError(complaint(self, "bulkhead_streams", "False where max_concurrent_calls is None"))
+        for name in ("timeout", "attempt_timeout"):
+            given, least = getattr(self, name), self.breaker.minimum_deadline if self.breaker else 0.0
+            if given is not None and given < least:
+                allowed = f"at least the breaker's minimum_deadline ({least:g}): a shorter deadline never counts"
+                raise ValueError(complaint(self, name, allowed))
         object.__setattr__(self, "breaker_policy", _breaker_policy(self.breaker, self.throttle))
         wanted = (self.timeout, self.attempt_timeout, self.retry, self.fallback)
         object.__setattr__(self, "in_adapter", any(it is not None for it in wanted))

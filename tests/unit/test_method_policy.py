@@ -279,3 +279,12 @@ def test_only_the_rate_is_positional() -> None:
             made(1)  # type: ignore[call-arg, misc]
     with pytest.raises(TypeError, match="positional"):
         RateLimit(200, 20)  # type: ignore[call-arg, misc]
+
+
+@pytest.mark.parametrize("name", ["timeout", "attempt_timeout"])
+def test_deadline_that_never_counts(name: str) -> None:
+    """A deadline below the breaker's `minimum_deadline` is an error: each call that ran out of it would be ignored."""
+    breaker = BreakerPolicy(minimum_deadline=0.5)
+    assert getattr(MethodPolicy(breaker=breaker, **{name: 0.5}), name) == 0.5
+    with pytest.raises(ValueError, match=rf"MethodPolicy\.{name} must be at least .*minimum_deadline \(0\.5\)"):
+        MethodPolicy(breaker=breaker, **{name: 0.4})
