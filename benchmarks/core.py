@@ -23,7 +23,17 @@ from typing import Any
 from benchmarks.peers import FAILURES, Guard, aio_peers, sync_peers
 from benchmarks.plots import in_words, pyplot, save
 from benchmarks.timing import Loop, interleaved, table
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, CircuitOpenError, Outcome, Permit
+from grpc_breaker import (
+    BreakerPolicy,
+    BreakerRegistry,
+    CircuitBreaker,
+    CircuitOpenError,
+    MethodPolicy,
+    Outcome,
+    Permit,
+    RateLimit,
+    Throttle,
+)
 from grpc_breaker.testing import FakeClock
 
 SUCCESS = Outcome.SUCCESS
@@ -152,6 +162,57 @@ def refused() -> dict[str, Loop]:
         "grpc_breaker, returned (as the interceptors do)": repeat(ours.try_admit),
         "grpc_breaker, raised": repeat(raised),
         **{name: refusal_of(guard) for name, guard in sync_peers().items()},
+    }
+
+
+POLICIES: dict[str, MethodPolicy] = {
+    "a breaker alone": MethodPolicy(),
+    "hung calls": MethodPolicy(breaker=BreakerPolicy(hung_after=60)),
+    "a bulkhead": MethodPolicy(max_concurrent_calls=100),
+    "a rate limit": MethodPolicy(rate_limit=RateLimit(1e9)),
+    "a throttle": MethodPolicy(throttle=Throttle()),
+    "bulkhead, rate limit and throttle": MethodPolicy(
+        max_concurrent_calls=100, rate_limit=RateLimit(1e9), throttle=Throttle()
+    ),
+    "bulkhead, rate limit and hung calls": MethodPolicy(
+        breaker=BreakerPolicy(hung_after=60), max_concurrent_calls=100, rate_limit=RateLimit(1e9)
+    ),
+}
+"""Policies under which every call passes."""
+
+
+def breaker_of(policy: MethodPolicy) -> CircuitBreaker:
+    """The breaker of a method with this policy."""
+    return BreakerRegistry(default=policy)["pkg.Service/Method"]
+
+
+def decided() -> dict[str, Loop]:
+    """Calls that pass, admitted and settled, by what is asked of each."""
+    return {name: two_steps(breaker_of(policy)) for name, policy in POLICIES.items()}
+
+
+def limited() -> dict[str, Loop]:
+    """Calls that are refused, by what refuses them; raised, too."""
+    forced = CircuitBreaker("forced open")
+    forced.force_open()
+    full = breaker_of(MethodPolicy(max_concurrent_calls=20))
+    for _ in range(20):
+        full.admit()
+    used_up = breaker_of(MethodPolicy(rate_limit=RateLimit(0.001, burst=1)))
+    used_up.admit().success()
+    throttled = breaker_of(MethodPolicy(throttle=Throttle(minimum_calls=1, window=3600)))
+    for _ in range(100_000):
+        permit = throttled.try_admit()
+        if isinstance(permit, Permit):
+            permit.failure("UNAVAILABLE")
+    breakers = {"the breaker": forced, "the bulkhead": full, "the rate limit": used_up, "the throttle": throttled}
+
+    def raised(breaker: CircuitBreaker) -> Loop:
+        return repeat(caught(breaker.admit))
+
+    return {
+        **{f"{name}, returned": repeat(breaker.try_admit) for name, breaker in breakers.items()},
+        **{f"{name}, raised": raised(breaker) for name, breaker in breakers.items()},
     }
 
 
@@ -336,6 +397,10 @@ def main() -> None:
     coroutines = {"one coroutine": together(1), "five thousand coroutines": together(5000)}
     in_coroutines = interleaved(coroutines, seconds=0.2, least=100_000)  # or making the coroutines would be most of it
     print(table("Coroutines on one breaker, each call", in_coroutines, "one coroutine"))
+    print(table("One decision: a call that passes", interleaved(decided()), "a breaker alone"))
+    refusals = interleaved(limited())
+    print(table("One decision: a refusal, returned", dict([*refusals.items()][:4]), "the breaker, returned"))
+    print(table("One decision: a refusal, raised", dict([*refusals.items()][4:]), "the breaker, raised"))
     print(table("Registry lookup", interleaved(lookups()), "10 methods"))
     print(in_memory)
     print(f"({time.perf_counter() - began:.0f} s)")

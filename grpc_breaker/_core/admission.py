@@ -21,7 +21,7 @@ from grpc_breaker._core.events import deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, Ramping
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.machine import Machine
-from grpc_breaker._core.permit import HUNG, LEASE_GRACE, Permit, Probe
+from grpc_breaker._core.permit import LEASE_GRACE, Permit, Probe
 from grpc_breaker._core.permit import UNENFORCED as NO_GENERATION
 from grpc_breaker._core.refusing import Refusing, Rejection, Unenforced, rejection_of
 from grpc_breaker._core.state import Reason, RefusalReason, State
@@ -264,7 +264,7 @@ class Admission(Machine):
         """
         none_before = now
         for permit in list(self._in_flight):
-            if permit.timed and permit.generation != HUNG:
+            if permit.timed:
                 if now - permit.started <= hung_after:
                     none_before = permit.started
                     break

@@ -54,6 +54,7 @@ class RateLimiter:
             return
         allowed = (self._allowed_until - now) / self._interval
         self.per_second, self._interval, self._ahead = limit.calls_per_second, interval, ahead
+        self._said = None
         if allowed > 0.0:
             self._allowed_until = now + min(allowed, burst) * interval
 
@@ -82,7 +83,7 @@ class RateLimiter:
 
     def _refusing(self, name: str, state: State, until: float) -> Refusing:
         said = self._said
-        if said is None or said.until != until or said.state is not state or said.number != self.per_second:
+        if said is None or said.until != until or said.state is not state:
             reason = RefusalReason.RATE
             said = self._said = Refusing(name, state, None, until, "RESOURCE_EXHAUSTED", self.per_second, reason)
         return said
@@ -100,9 +101,7 @@ class Throttling:
         self._pass_at = _LONG_AGO
 
     def reconfigure(self, policy: Throttle) -> None:
-        """Put another policy in force; the refusals stay where the window does."""
-        if policy.window != self._policy.window:
-            self._refused = None
+        """Put another policy in force; the refusals stay where the breaker's window does."""
         self._policy = policy
 
     def share(self, window: Window, now: float) -> float:

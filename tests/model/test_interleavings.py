@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -27,7 +28,7 @@ def schedules(points: int, runs: int) -> Iterator[tuple[int, ...]]:
             yield (first, second)
 
 
-def play(name: str, schedule: tuple[int, ...], rotated: int, *, instructions: bool = False) -> int:
+def play(name: str, schedule: Sequence[int], rotated: int, *, instructions: bool = False) -> int:
     """Play a scene under a schedule, with another of its threads first; returns the number of its switch points."""
     scene = SCENES[name]()
     scene.exact = not instructions
@@ -55,3 +56,11 @@ def test_interleavings_of_instructions(name: str) -> None:
     for number, schedule in enumerate(schedules(points, RUNS // actors)):
         if number % (1 + points * actors // RUNS) == 0:
             play(name, schedule, number % actors, instructions=True)
+
+
+def test_many_switches_between_configurations() -> None:
+    """However often threads that put configurations in force are switched, one of them is in force in the end, whole."""
+    rng = random.Random(1)
+    for number in range(RUNS):
+        switches, most = ((6, 120), (20, 40))[number % 2]
+        play("two configurations", [rng.randrange(1, most) for _ in range(switches)], number % 3)

@@ -56,6 +56,19 @@ def test_refusal_of_a_bulkhead_for_one_says_call() -> None:
     assert str(method.refusal()) == "bulkhead full for pkg.S/M; 1 call in flight"
 
 
+def test_refusal_says_the_state_of_now() -> None:
+    """Each refused call is told the state in which it came."""
+    method = limited(1)
+    method.passed(1)
+    states = []
+    for command in (method.breaker.reset, method.breaker.disable, method.breaker.reset):
+        command()
+        error = method.refusal()
+        assert error is not None
+        states.append(error.state)
+    assert states == [State.CLOSED, State.DISABLED, State.CLOSED]
+
+
 def test_refusal_is_unavailable() -> None:
     """A refused RPC would show UNAVAILABLE."""
     method = limited(1)
@@ -149,6 +162,7 @@ def test_streams_are_not_limited() -> None:
 def test_streams_take_no_place() -> None:
     """Calls pass beside streams until there are as many of them as the limit."""
     method = limited(2)
+    method.succeed()
     for _ in range(5):
         method.admit(timed=False)
     assert method.passed(3) == 2

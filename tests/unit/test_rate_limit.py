@@ -122,6 +122,19 @@ def test_time_is_said_as_people_read_it(per_second: float, said: str) -> None:
     assert str(method.refusal()).endswith(f"next call in {said}")
 
 
+def test_refusal_says_the_state_of_now() -> None:
+    """Of calls that wait for the same moment each is told the state in which it came."""
+    method = limited(0.5, burst=1)
+    method.passed(1)
+    states = []
+    for command in (method.breaker.reset, method.breaker.disable, method.breaker.reset):
+        command()
+        error = method.refusal()
+        assert error is not None
+        states.append(error.state)
+    assert states == [State.CLOSED, State.DISABLED, State.CLOSED]
+
+
 def test_refusal_is_resource_exhausted() -> None:
     """A refused RPC would show RESOURCE_EXHAUSTED, whatever the breaker's own refusals show."""
     method = Guarded(MethodPolicy(breaker=quick(refusal_code="ABORTED"), rate_limit=RateLimit(1, burst=1)))

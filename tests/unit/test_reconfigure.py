@@ -26,6 +26,7 @@ from grpc_breaker import (
     RateLimit,
     RateLimitedError,
     RetryPolicy,
+    RetryThrottling,
     State,
     Throttle,
 )
@@ -452,3 +453,51 @@ def test_parts_around_the_breaker_follow(clock: FakeClock) -> None:
     assert timeout() == 2
     breakers.reconfigure({"pkg.S": quick()})
     assert timeout() is None
+
+
+def test_shared_breaker_follows_the_default(clock: FakeClock) -> None:
+    """The breaker that names share where there are too many of them has the default's policy, as they have."""
+    breakers = BreakerRegistry(default=quick(), max_breakers=1, clock=clock)
+    names = [f"pkg.S/M{n}" for n in range(12)]
+    held = [breakers[name].admit() for name in names]
+    shared = breakers.breaker_for("/pkg.S/M11")
+    assert shared is not None
+    assert shared.name == "other"
+    breakers.reconfigure(default=quick(reset_timeout=33))
+    assert shared.policy.reset_timeout == 33
+    assert all(permit.success() for permit in held)
+
+
+def test_retry_throttling_comes_and_goes(clock: FakeClock) -> None:
+    """The tokens of retry throttling are one budget for each target; without throttling there is none."""
+    policies = {"pkg.S": MethodPolicy(retry=RetryPolicy())}
+    breakers = BreakerRegistry(policies, retry_throttling=RetryThrottling(max_tokens=4), clock=clock)
+
+    def budget(method: str, target: str = "") -> Any:
+        route = breakers.route(f"/pkg.S/{method}", target)
+        assert route is not None
+        assert route[2] is not None
+        return route[2].budget
+
+    assert budget("A") is budget("B") is not None
+    assert budget("A", "eu") is not budget("A")
+    breakers.reconfigure(policies, retry_throttling=RetryThrottling(max_tokens=8))
+    assert budget("A") is budget("B") is not None
+    breakers.reconfigure(policies)
+    assert budget("A") is None
+
+
+def test_parts_of_made_up_methods_are_bounded(clock: FakeClock) -> None:
+    """A client that makes up names of methods fills no memory: the parts of those that came first are made anew."""
+    breakers = BreakerRegistry(default=MethodPolicy(timeout=1), max_breakers=1, clock=clock)
+
+    def stack(name: str) -> object:
+        route = breakers.route(f"/pkg.S/{name}")
+        assert route is not None
+        return route[2]
+
+    first = stack("First")
+    assert stack("First") is first
+    for n in range(20):
+        stack(f"M{n}")
+    assert stack("First") is not first
