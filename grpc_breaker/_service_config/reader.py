@@ -347,11 +347,12 @@ class _Reader:
         if not isinstance(value, list) or not value:
             self.problems.wrong(path, 'a list of policies such as [{"round_robin": {}}]', value)
             return
-        for number, it in enumerate(cast("list[Any]", value)):
-            if not isinstance(it, dict) or [type(config) for config in it.values()] != [dict]:
+        for number, it in enumerate(cast("list[object]", value)):
+            policy = cast("dict[str, Any]", it) if isinstance(it, dict) else {}
+            if [type(config) for config in policy.values()] != [dict]:
                 self.problems.wrong(f"{path}[{number}]", 'one policy such as {"round_robin": {}}', it)
                 continue
-            detection = cast("dict[str, Any]", it).get(_OUTLIER_DETECTION)
+            detection = policy.get(_OUTLIER_DETECTION)
             if detection is not None and "childPolicy" not in detection:
                 where = f"{path}[{number}].{_OUTLIER_DETECTION}"
                 allowed = 'an object with "childPolicy", such as [{"round_robin": {}}]'
