@@ -337,8 +337,10 @@ class _Reader:
         health: Any = document.get("healthCheckConfig")
         if not isinstance(health, dict | None):
             self.problems.wrong("$.healthCheckConfig", "an object, or null", health)
-        elif health and not isinstance(health.get("serviceName"), str | None):
-            self.problems.wrong("$.healthCheckConfig.serviceName", "text, or null", health["serviceName"])
+        else:
+            name = cast("dict[str, Any]", health or {}).get("serviceName")
+            if not isinstance(name, str | None):
+                self.problems.wrong("$.healthCheckConfig.serviceName", "text, or null", name)
         if "loadBalancingConfig" in document:
             self._balancing("$.loadBalancingConfig", document["loadBalancingConfig"])
 
