@@ -251,7 +251,7 @@ class Admission(Machine):
         return [permit for permit in list(self._in_flight) if permit.timed]
 
     def _report_unenforced(self, refusing: Refusing, now: float, method: str, context: object) -> None:
-        self._counts.add(UNENFORCED, refusing.reason)
+        self._counts.add(UNENFORCED, str(refusing.reason))
         if self._rejection_listeners or self._registry_rejection_listeners:
             rejection = Unenforced()
             rejection._refusing, rejection.at, rejection.method, rejection.context = refusing, now, method, context
