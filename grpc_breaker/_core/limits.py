@@ -61,8 +61,12 @@ class RateLimiter:
     def refuses(self, name: str, state: State, now: float) -> Refusing | None:
         """Allow a call, or say what refuses it."""
         until = self._allowed_until
-        if until - self._ahead - _ROUNDING > now:
-            return self._refusing(name, state, until - self._ahead)
+        earliest = until - self._ahead
+        if earliest - _ROUNDING > now:
+            said = self._said
+            if said is not None and said.until == earliest and said.state is state:
+                return said
+            return self._refusing(name, state, earliest)
         if until < now:  # noqa: PLR1730 - from reading to writing no call, which could let another thread in
             until = now
         self._allowed_until = until + self._interval
@@ -82,23 +86,22 @@ class RateLimiter:
         return self._allowed_until <= now
 
     def _refusing(self, name: str, state: State, until: float) -> Refusing:
-        said = self._said
-        if said is None or said.until != until or said.state is not state:
-            reason = RefusalReason.RATE
-            said = self._said = Refusing(name, state, None, until, "RESOURCE_EXHAUSTED", self.per_second, reason)
+        reason = RefusalReason.RATE
+        said = self._said = Refusing(name, state, None, until, "RESOURCE_EXHAUSTED", self.per_second, reason)
         return said
 
 
 class Throttling:
     """Which share of the calls a throttle refuses now."""
 
-    __slots__ = ("_pass_at", "_policy", "_refused")
+    __slots__ = ("_pass_at", "_policy", "_refused", "_said")
 
     def __init__(self, policy: Throttle) -> None:
         self._policy = policy
         self._refused: tuple[Window, TimeWindow] | None = None
         """A window of the breaker, and the calls that were refused beside those that it counts."""
         self._pass_at = _LONG_AGO
+        self._said: Refusing | None = None
 
     def reconfigure(self, policy: Throttle) -> None:
         """Put another policy in force; the refusals stay where the breaker's window does."""
@@ -111,29 +114,31 @@ class Throttling:
             window: What the breaker counted.
             now: When.
         """
-        return self._share(window, self._refused_beside(window, now), now)
+        policy = self._policy
+        ended, failed, _ = window.held(now)
+        refused = self._refused_beside(window, now)
+        calls = ended + refused.held(now)[0] if refused.calls else ended
+        if calls < policy.minimum_calls:
+            return 0.0
+        return max(0.0, (calls - policy.k * (ended - failed)) / (calls + 1))
 
     def refuses(self, name: str, window: Window, now: float, random: Callable[[], float]) -> Refusing | None:
         """Let a call pass a closed breaker, or say what refuses it."""
-        refused = self._refused_beside(window, now)
-        share = self._share(window, refused, now)
-        if share <= 0.0 or chance(random) >= share:
+        share = self.share(window, now)
+        if share == 0.0 or chance(random) >= share:
             return None
         if now >= self._pass_at:
             self._pass_at = now + _PASS_EVERY
             return None
+        refused = self._refused_beside(window, now)
         refused.calls += 1
         if now >= refused.quiet_until:
             refused.good(now)
-        return Refusing(name, State.CLOSED, None, _LONG_AGO, "UNAVAILABLE", 100 * share, RefusalReason.THROTTLE)
-
-    def _share(self, window: Window, refused: TimeWindow, now: float) -> float:
-        policy = self._policy
-        ended, failed, _ = window.held(now)
-        calls = ended + refused.held(now)[0]
-        if calls < policy.minimum_calls:
-            return 0.0
-        return max(0.0, (calls - policy.k * (ended - failed)) / (calls + 1))
+        percent, said = int(100 * share + 0.5), self._said
+        if said is None or said.number != percent:
+            reason = RefusalReason.THROTTLE
+            said = self._said = Refusing(name, State.CLOSED, None, _LONG_AGO, "UNAVAILABLE", percent, reason)
+        return said
 
     def _refused_beside(self, window: Window, now: float) -> TimeWindow:
         """The calls that were refused since the breaker began this window: a reset forgets them, too."""
