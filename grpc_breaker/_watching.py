@@ -82,6 +82,7 @@ class Watcher:
             self._seen = content
             result = registry.reload(self._path)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a file, the next one may be good
+            self._seen = None  # the reload may have met another content, and this one not been taken
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 warn("a service config was not taken, and what was in force stays: %s", error)

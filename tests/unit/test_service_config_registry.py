@@ -226,6 +226,34 @@ def test_watch_survives_a_file_that_vanishes(watched: Watched) -> None:
     assert watched.breakers[METHOD].policy.minimum_calls == 9
 
 
+def test_watch_takes_a_file_that_vanished_as_it_was_read(tmp_path: Path) -> None:
+    """A file that is gone between the look and the reload is taken once it is there again, with the same content."""
+    path, away, taken = tmp_path / "resilience.json", tmp_path / "away", threading.Event()
+    path.write_bytes(good(1))
+
+    class Meeting(BreakerRegistry):
+        """Meets no file the first time."""
+
+        met = 0
+
+        def reload(self, source: Any = None) -> Reloaded:
+            self.met += 1
+            if self.met > 1:
+                taken.set()
+                return super().reload(source)
+            path.rename(away)
+            try:
+                return super().reload(source)
+            finally:
+                away.rename(path)
+
+    breakers = Meeting.from_service_config(path)
+    path.write_bytes(good(9))
+    end = breakers.watch(path, every=0.01)
+    assert taken.wait(PATIENCE)
+    end()
+
+
 def test_watch_sees_a_link_that_changes(tmp_path: Path) -> None:
     """What Kubernetes does with a mounted file, another target of a link with the same time, is seen."""
     for number in (1, 2):
