@@ -302,6 +302,11 @@ class _AnswerableCall(grpc.Call, grpc.Future):
             raise AttributeError(name)
         return getattr(self._call, name)
 
+    @property
+    def _state(self) -> Any:
+        """What grpcio keeps of the call: by it another breaker around this one settles, and no function runs there."""
+        return getattr(self._call, "_state", None)
+
     def keep_when_done(self, kept: Remembered) -> None:
         """Keep the call's answer, should it get one, and its caller not have dropped it by then."""
         try:

@@ -749,6 +749,33 @@ def test_function_runs_on_the_thread_that_asks(served: ProgrammedServer) -> None
     assert threads == [threading.get_ident()]
 
 
+@pytest.mark.parametrize("kind", ["uu", "su"])
+def test_function_of_a_future_inside_another_breaker(kind: str, server: Server) -> None:
+    """Another registry's breaker around it sees the call fail, and has no function run on the channel's thread."""
+    threads: list[int] = []
+    script = b"held;error UNAVAILABLE ill"
+    server.journal.release.clear()
+
+    def function(request: Any, error: Any) -> bytes:
+        threads.append(threading.get_ident())
+        return b"answer"
+
+    around = BreakerRegistry()
+    with client(server.target, MethodPolicy(fallback=Fallback(function=function))) as made:
+        channel = grpc.intercept_channel(made.intercepted, CircuitBreakerInterceptor(around, telemetry=False))
+        if kind == "uu":
+            future = channel.unary_unary(UU).future(script)
+        else:
+            future = channel.stream_unary(SU).future(iter([script]))
+        breaker = around[METHODS[kind]]
+        server.journal.release.set()
+        await_settled(breaker)
+        assert breaker.tallies() == {("failure", "UNAVAILABLE"): 1}
+        assert threads == []
+        assert future.result() == b"answer"
+    assert threads == [threading.get_ident()]
+
+
 # ── Last good answers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
