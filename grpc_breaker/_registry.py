@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto
 
 from grpc_breaker._core.method_policy import MethodPolicy
-from grpc_breaker._core.names import streams_of
+from grpc_breaker._core.names import check_names, streams_of
 from grpc_breaker._core.registry import Registry
 from grpc_breaker._service_config import ServiceConfig, channel_config, differences, read, write
 from grpc_breaker._waiting import check_timeout, pauses
@@ -192,6 +192,23 @@ class BreakerRegistry(Registry):
             document = write(only_retries, default, configuration.retry_throttling)
             config = ServiceConfig(policies=only_retries, default=default, document=document)
         return channel_config(config, self._streams)
+
+    def check(self, *described: object) -> None:
+        """Check that services have the methods that the policies are for.
+
+        For a test of your own::
+
+            breakers.check(pricing_pb2, health_pb2)
+
+        Args:
+            *described: All services that the policies name: modules that protoc generated, protobuf's descriptors of
+                files or services, or stubs or their classes.
+
+        Raises:
+            TypeError: Something that describes no services.
+            ValueError: Names that no service and no method has, each with the nearest one that there is.
+        """
+        check_names(self._configuration.policies, described)
 
     def wait_until_admitted(self, method: str | bytes, timeout: float, *, target: str | None = None) -> bool:
         """Wait until a call of a method would be admitted: for a batch job that has nothing better to do.

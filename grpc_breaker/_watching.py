@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import Any, Final, Protocol
 
 from grpc_breaker._core.log import logger, warn
+from grpc_breaker._service_config.source import MOST_BYTES
 
 _SHORTEST: Final = 0.01
 _LONGEST: Final = 1e6
@@ -72,11 +73,16 @@ class Watcher:
             self._look()
             self._ended.wait(self._every)
 
+    def _content(self) -> bytes:
+        """What is in the file, as far as a document may go."""
+        with self._path.open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+
     def _look(self) -> None:
         """Reload the file if it is another one than at the last look."""
         registry = self._registry()
         try:
-            content = self._path.read_bytes()
+            content = self._content()
             if registry is None or content == self._seen:
                 return
             self._seen = content

@@ -33,7 +33,7 @@ from grpc_breaker._core.counts import LabelledCounts
 from grpc_breaker._core.events import Listeners, StateChange
 from grpc_breaker._core.log import warn
 from grpc_breaker._core.method_policy import MethodPolicy, RetryThrottling
-from grpc_breaker._core.names import check_names, split_key, split_method
+from grpc_breaker._core.names import split_key, split_method
 from grpc_breaker._core.operators import put_method_policy_in_force
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
@@ -196,23 +196,6 @@ class Registry:
     def __reduce__(self) -> NoReturn:
         message = "a breaker registry cannot be copied or pickled: a copy would share a part of its state"
         raise TypeError(message)
-
-    def check(self, *described: object) -> None:
-        """Check that services have the methods that the policies are for.
-
-        For a test of your own::
-
-            breakers.check(pricing_pb2, health_pb2)
-
-        Args:
-            *described: All services that the policies name: modules that protoc generated, protobuf's descriptors of
-                files or services, or stubs or their classes.
-
-        Raises:
-            TypeError: Something that describes no services.
-            ValueError: Names that no service and no method has, each with the nearest one that there is.
-        """
-        check_names(self._configuration.policies, described)
 
     def reconfigure(
         self,
