@@ -168,7 +168,8 @@ async def wait_until_admitted(
             if left <= 0:
                 return False
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), min(pause, left))
+                async with asyncio.timeout(min(pause, left)):
+                    await changed.wait()
             changed.clear()
     finally:
         end()
