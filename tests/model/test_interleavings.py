@@ -14,7 +14,7 @@ from tests.model.scheduler import Scheduler
 pytestmark = pytest.mark.timeout(600)  # minutes beside three other suites, with coverage
 
 
-RUNS = 12_000 if os.environ.get("LONG") else 250
+RUNS = 12_000 if os.environ.get("LONG") else 150
 """Schedules of one scene, about. With `LONG=1` nearly all with two preemptions of two threads, a sample for three."""
 
 
