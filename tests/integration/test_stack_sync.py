@@ -30,6 +30,7 @@ from grpc_breaker import (
     RetryThrottling,
     State,
 )
+from grpc_breaker.testing import FakeClock
 from tests.integration.endings_table import await_settled
 from tests.support.programmed import ProgrammedServer, answers, fails, in_turn
 from tests.support.server import FAR, METHODS, PATIENCE, Server
@@ -1142,3 +1143,18 @@ def test_refusal_names_its_limit(server: Server) -> None:
         server.journal.release.set()
         assert first.result() == b"answer"
         assert made.counted() == (0, {})
+
+
+def test_probe_of_an_interceptor_that_is_there_twice(served: ProgrammedServer) -> None:
+    """A probe passes the same interceptor twice with one permit, where the method has parts, too."""
+    served.act = in_turn(fails("UNAVAILABLE"), answers)
+    clock = FakeClock()
+    policy = MethodPolicy(breaker=BreakerPolicy(consecutive_failures=1, half_open_max_calls=1), timeout=PATIENCE)
+    breakers = BreakerRegistry(default=policy, clock=clock)
+    ours = CircuitBreakerInterceptor(breakers, telemetry=False)
+    with grpc.insecure_channel(served.target) as bare:
+        method = grpc.intercept_channel(bare, ours, ours).unary_unary(UU)
+        failure(lambda: method(b"request"))
+        clock.advance(2)
+        assert method(b"request") == b"answer"
+    assert (breakers[UU].state, breakers[UU].in_flight) == (State.CLOSED, 0)

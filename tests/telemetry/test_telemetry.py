@@ -637,3 +637,18 @@ def test_parts_are_noted_on_the_current_span() -> None:
     assert [event.name for event in span.events] == ["grpc_breaker.retry", "grpc_breaker.fallback"]
     assert (span.attributes or {})["grpc_breaker.fallback"] == "constant"
     assert dict(span.events[1].attributes or {})["rpc.method"] == METHOD
+
+
+def test_trial_shows_as_one(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+    """The change of a breaker that enforces nothing says so, and its refusals are counted as not enforced."""
+    policy = BreakerPolicy(consecutive_failures=1, enforcement_percentage=0)
+    breakers = BreakerRegistry({METHOD: policy}, clock=FakeClock())
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    breakers[METHOD].admit().ignore()
+    breakers[METHOD].admit().failure("UNAVAILABLE")
+    breakers[METHOD].admit().success()  # which an open breaker would refuse
+    (record,) = caplog.records
+    assert vars(record)["grpc_breaker.enforced"] is False
+    calls = {key[2:]: value for key, value in meter.read().items() if key[0] == "grpc_breaker.calls"}
+    assert calls["grpc_breaker.outcome=unenforced", "grpc_breaker.refusal.reason=breaker", *RPC] == 1
+    assert calls["grpc_breaker.outcome=ignored", *RPC] == 1

@@ -179,7 +179,8 @@ class Watched(logging.Handler):
         self.said: SimpleQueue[str] = SimpleQueue()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.put(record.getMessage())
+        if str(self.path) in record.getMessage():  # else it is of another test's file, which was being read at its end
+            self.said.put(record.getMessage())
 
     def write(self, content: bytes) -> str:
         """Replace the file, as a whole; returns what is logged then."""
@@ -252,6 +253,21 @@ def test_watch_takes_a_file_that_vanished_as_it_was_read(tmp_path: Path) -> None
     end = breakers.watch(path, every=0.01)
     assert taken.wait(PATIENCE)
     end()
+
+
+def test_watch_says_once_what_is_wrong(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad file that stays is looked at again and again, and logged once."""
+    assert "was not taken" in watched.write(b"{")
+    looks, read = SimpleQueue[None](), Path.open
+
+    def counted(path: Path, *arguments: Any) -> Any:
+        looks.put(None)
+        return read(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", counted)
+    for _ in range(3):
+        looks.get(timeout=PATIENCE)
+    assert watched.said.empty()
 
 
 def test_watch_sees_a_link_that_changes(tmp_path: Path) -> None:
