@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, State, aio
+from grpc_breaker import BreakerRegistry, CircuitBreaker, CircuitBreakerInterceptor, State, aio
 from tests.integration.endings_table import await_settled
 from tests.support.server import METHODS, PATIENCE, Server
 
@@ -49,12 +50,21 @@ def reload_while(breakers: BreakerRegistry, work: Callable[[Callable[[], bool]],
     failures: list[BaseException] = []
     worker = threading.Thread(target=lambda: failures.extend(work(over.is_set)))
     worker.start()
+    wait_for_calls(breakers[METHODS["uu"]])
     for number in range(RELOADS):
         breakers.reload(document(number))
     over.set()
     worker.join(PATIENCE)
     assert not worker.is_alive()
     assert failures == []
+
+
+def wait_for_calls(breaker: CircuitBreaker) -> None:
+    """Wait until calls have been made."""
+    until = time.monotonic() + PATIENCE
+    while not breaker.snapshot()["totals"]["success"]:
+        assert time.monotonic() < until, "no call was made"
+        time.sleep(0.001)
 
 
 @pytest.fixture
