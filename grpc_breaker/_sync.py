@@ -135,7 +135,7 @@ class CircuitBreakerInterceptor(
         permit = self._guard.admit(client_call_details, True)
         if type(permit) is tuple:
             return stacked.unary_unary(self._guard, self._call, permit, continuation, client_call_details, request)
-        return self._call(permit, continuation, client_call_details, request, False)
+        return self._call(permit, continuation, client_call_details, request)
 
     def intercept_unary_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
@@ -144,7 +144,7 @@ class CircuitBreakerInterceptor(
         permit = self._guard.admit(client_call_details, False)
         if type(permit) is tuple:
             return stacked.response_stream(self._guard, self._call, permit, continuation, client_call_details, request)
-        return self._call(permit, continuation, client_call_details, request, True)
+        return self._call(permit, continuation, client_call_details, request)
 
     def intercept_stream_unary(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
@@ -155,7 +155,7 @@ class CircuitBreakerInterceptor(
             return stacked.stream_unary(
                 self._guard, self._call, permit, continuation, client_call_details, request_iterator
             )
-        return self._call(permit, continuation, client_call_details, request_iterator, True)
+        return self._call(permit, continuation, client_call_details, request_iterator)
 
     def intercept_stream_stream(
         self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
@@ -166,11 +166,9 @@ class CircuitBreakerInterceptor(
             return stacked.response_stream(
                 self._guard, self._call, permit, continuation, client_call_details, request_iterator
             )
-        return self._call(permit, continuation, client_call_details, request_iterator, True)
+        return self._call(permit, continuation, client_call_details, request_iterator)
 
-    def _call(
-        self, permit: Any, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any, streams: bool
-    ) -> Any:
+    def _call(self, permit: Any, continuation: Callable[[Any, Any], Any], call_details: Any, request: Any) -> Any:
         """Make a call, or one attempt of it, that has been admitted, or refused."""
         if permit is None:
             return continuation(call_details, request)
@@ -190,21 +188,21 @@ class CircuitBreakerInterceptor(
             if type(call) is _ENDED_WELL and type(call._call) is _CALL and permit.policy.plain:  # noqa: SLF001 - see there
                 permit.settle(_SUCCESS, "OK")
             elif hasattr(call, "add_callback"):
-                _follow(permit, call, call_details, streams)
+                _follow(permit, call, call_details)
             elif hasattr(call, "__next__"):
                 return _Messages(permit, call, timeout_of(call_details))
             elif is_coroutine_function(getattr(call, "code", None)):  # a stream of an asyncio channel
                 give_back(permit)
                 log_once(_ON_ASYNCIO_CHANNEL, exc_info=False)
             else:
-                _follow(permit, call, call_details, streams)
+                _follow(permit, call, call_details)
         except BaseException as error:  # noqa: BLE001 - see rule 6
             give_back(permit)
             report(error, "following a call failed; it is ignored")
         return call
 
 
-def _follow(permit: Permit, call: Any, call_details: Any, streams: bool) -> None:
+def _follow(permit: Permit, call: Any, call_details: Any) -> None:
     """See to it that the permit is settled when the call ends."""
     if isinstance(call, CallRefusedError):
         permit.ignore()
@@ -215,7 +213,7 @@ def _follow(permit: Permit, call: Any, call_details: Any, streams: bool) -> None
         if not call.add_callback(follower.settle):
             follower.settle()
             return
-        if streams and permit.awaits_answer and (state := getattr(call, "_state", None)) is not None:
+        if not permit.timed and permit.awaits_answer and (state := getattr(call, "_state", None)) is not None:
             header_thread.add(HeaderLook(permit, state, _headers_came))
 
 

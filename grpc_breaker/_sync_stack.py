@@ -67,9 +67,7 @@ Continuation = Callable[[Any, Any], Any]
 class Make(Protocol):
     """Makes one attempt, which was admitted or refused, see `_sync.py`."""
 
-    def __call__(
-        self, permit: Any, continuation: Continuation, call_details: Any, request: Any, streams: bool, /
-    ) -> Any: ...
+    def __call__(self, permit: Any, continuation: Continuation, call_details: Any, request: Any, /) -> Any: ...
 
 
 def unary_unary(
@@ -86,7 +84,7 @@ def unary_unary(
     timeout = first_timeout(policy, given)
     permit = guard.admit_attempt(route, True, timeout)
     if isinstance(permit, Rejection):
-        call = make(permit, continuation, details, request, False)
+        call = make(permit, continuation, details, request)
         return call if fallback is None else _answerable(call, _Wanted(stack, fallback, kept, request))
     try:
         sent = details if timeout is given else with_timeout(details, timeout)
@@ -94,11 +92,11 @@ def unary_unary(
         if permit is not None:
             give_back(permit)
         raise
-    call = make(permit, continuation, sent, request, False)
+    call = make(permit, continuation, sent, request)
     if retry is not None and _has_failed(call):
 
         def attempt(details: Any, timeout: float | None) -> Any:
-            return make(guard.admit_attempt(route, True, timeout), continuation, details, request, False)
+            return make(guard.admit_attempt(route, True, timeout), continuation, details, request)
 
         deadline = deadline_of(begun, shortest(given, policy.timeout))
         call = _retried(attempt, call, Attempts(stack, policy, details, deadline), stack)
@@ -141,7 +139,7 @@ def _one_attempt(
     given = timeout_of(details)
     timeout = first_timeout(route[2].policy, given)
     sent = details if timeout is given else with_timeout(details, timeout)
-    return make(guard.admit_attempt(route, False, timeout), continuation, sent, request, True)
+    return make(guard.admit_attempt(route, False, timeout), continuation, sent, request)
 
 
 def _retried(attempt: Callable[[Any, float | None], Any], call: Any, attempts: Attempts, stack: Stack) -> Any:
