@@ -46,8 +46,6 @@ from grpc_breaker._stack import (
     Attempts,
     Remembered,
     constant,
-    count_answer,
-    deadline_of,
     first_timeout,
     from_function,
     last_good,
@@ -56,7 +54,6 @@ from grpc_breaker._stack import (
     messages_of,
     remembered,
     report_function,
-    shortest,
     with_lasting_metadata,
     with_timeout,
 )
@@ -105,8 +102,7 @@ async def unary_unary(
         return await first
     ended = await _end_of(first)
     if retry is not None and ended.error is not None:
-        deadline = deadline_of(begun, shortest(given, policy.timeout))
-        ended = await _retried(attempt, ended, Attempts(stack, policy, details, deadline), stack)
+        ended = await _retried(attempt, ended, Attempts(stack, policy, details, begun, given), stack)
     if ended.error is None:
         if retry is not None and (budget := stack.budget) is not None:
             budget.success()
@@ -230,7 +226,7 @@ class _Wanted(NamedTuple):
         if answer is not None and shape is not None:
             answer = shape(self.fallback, answer)
         if answer is not None:
-            count_answer(self.stack, answer)
+            self.stack.count_fallback(answer.kind)
         return answer
 
     async def _find(self, error: Any) -> Answer | None:

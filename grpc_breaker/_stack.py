@@ -126,19 +126,21 @@ class Attempts:
 
     __slots__ = ("_attempt_timeout", "_deadline", "_details", "_retrying")
 
-    def __init__(self, stack: Stack, policy: MethodPolicy, details: Any, deadline: float | None) -> None:
+    def __init__(self, stack: Stack, policy: MethodPolicy, details: Any, begun: float, given: float | None) -> None:
         """Begin with the failure of the first attempt.
 
         Args:
             stack: What is kept of the method.
             policy: What was wanted of it when the call began; with a `retry`.
             details: The call's details, as its caller gave them.
-            deadline: When the call as a whole ends, in the seconds of `time.monotonic`; `None` if never.
+            begun: When the call began, in the seconds of `time.monotonic`.
+            given: The seconds that its caller gave it; `None` without a deadline.
         """
         assert policy.retry is not None
         self._retrying = Retrying(policy.retry, stack.budget, stack.random)
         self._details = details
-        self._deadline = math.inf if deadline is None else deadline
+        timeout = shortest(given, policy.timeout)
+        self._deadline = math.inf if timeout is None else begun + timeout
         self._attempt_timeout = policy.attempt_timeout
 
     def pause_after(self, error: Any, now: float) -> float | None:
@@ -165,11 +167,6 @@ class Attempts:
         pairs = (*(metadata or ()), (_PREVIOUS_ATTEMPTS, str(self._retrying.attempts - 1)))
         metadata = aio.Metadata(*pairs) if isinstance(metadata, aio.Metadata) else pairs
         return changed(self._details, timeout=timeout, metadata=metadata), timeout
-
-
-def deadline_of(begun: float, timeout: float | None) -> float | None:
-    """When a call ends that began then."""
-    return None if timeout is None else begun + timeout
 
 
 def with_lasting_metadata(details: Any) -> Any:
@@ -325,11 +322,6 @@ def log_function(function: Callable[..., Any] | None) -> None:
 def report_no_answer(what: str) -> None:
     """Log, once, that what a fallback gave is no answer."""
     log_once(f"{what}; the caller gets the original error", exc_info=False)
-
-
-def count_answer(stack: Stack, answer: Answer) -> None:
-    """Count a call that a fallback has answered."""
-    stack.count_fallback(answer.kind)
 
 
 def messages_of(fallback: Fallback, answer: Answer) -> Answer | None:

@@ -41,8 +41,6 @@ from grpc_breaker._stack import (
     Attempts,
     Remembered,
     constant,
-    count_answer,
-    deadline_of,
     first_timeout,
     from_function,
     last_good,
@@ -51,7 +49,6 @@ from grpc_breaker._stack import (
     remembered,
     report_function,
     report_no_answer,
-    shortest,
     with_lasting_metadata,
     with_timeout,
 )
@@ -98,8 +95,7 @@ def unary_unary(
         def attempt(details: Any, timeout: float | None) -> Any:
             return make(guard.admit_attempt(route, True, timeout), continuation, details, request)
 
-        deadline = deadline_of(begun, shortest(given, policy.timeout))
-        call = _retried(attempt, call, Attempts(stack, policy, details, deadline), stack)
+        call = _retried(attempt, call, Attempts(stack, policy, details, begun, given), stack)
     if type(call) is _ENDED_WELL:
         if retry is not None and (budget := stack.budget) is not None:
             budget.success()
@@ -203,7 +199,7 @@ def _answerable(call: Any, wanted: _Wanted) -> Any:
         answer = wanted.answer(call)
         if answer is None:
             return call
-        count_answer(wanted.stack, answer)
+        wanted.stack.count_fallback(answer.kind)
         return _AnsweredCall(answer)
     if isinstance(call, _RAISED) or not hasattr(call, "add_done_callback"):
         return call
@@ -321,7 +317,7 @@ class _AnswerableCall(grpc.Call, grpc.Future):
         if not found:
             answer = self._wanted.answer(error)
             if found.setdefault("answer", answer) is answer and answer is not None:
-                count_answer(self._wanted.stack, answer)
+                self._wanted.stack.count_fallback(answer.kind)
         return found["answer"]
 
     def _answer(self) -> Answer | None:
@@ -426,23 +422,24 @@ class _RefusedStream(grpc.Call):
             raise AttributeError(name)
         return getattr(self._refused, name)
 
-    def _is_answered(self) -> bool:
-        """Whether there are messages; asks the fallback the first time."""
+    def _answered(self) -> Answer | None:
+        """The messages, if there are any; asks the fallback the first time."""
         if not self._asked:
             answer = self._wanted.answer(self._refused)
             self._answer = None if answer is None else messages_of(self._wanted.fallback, answer)
             self._asked = True
             if self._answer is not None:
-                count_answer(self._wanted.stack, self._answer)
-        return self._answer is not None
+                self._wanted.stack.count_fallback(self._answer.kind)
+        return self._answer
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        if self._is_answered() and self._answer is not None:
+        answer = self._answered()
+        if answer is not None:
             try:
-                return next(self._answer.message)
+                return next(answer.message)
             except StopIteration:
                 raise
             except BaseException as raised:  # noqa: BLE001 - of a generator, which is a user's function, too
@@ -455,19 +452,18 @@ class _RefusedStream(grpc.Call):
         return next(self)
 
     def code(self) -> Any:
-        return OK if self._is_answered() else self._refused.code()
+        return self._refused.code() if self._answered() is None else OK
 
     def details(self) -> Any:
-        return "" if self._is_answered() else self._refused.details()
+        return self._refused.details() if self._answered() is None else ""
 
     def initial_metadata(self) -> tuple[()]:
         return ()
 
     def trailing_metadata(self) -> tuple[Any, ...]:
         """Says where the messages come from."""
-        if self._is_answered() and self._answer is not None:
-            return (_Marked(ANSWERED_BY, self._answer.kind),)
-        return ()
+        answer = self._answered()
+        return () if answer is None else (_Marked(ANSWERED_BY, answer.kind),)
 
     def is_active(self) -> bool:
         active: bool = self._refused.is_active()

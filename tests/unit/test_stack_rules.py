@@ -147,7 +147,7 @@ def test_probe_whose_details_cannot_be_changed(caplog: pytest.LogCaptureFixture)
 
 def attempts(deadline: float | None = None, details: Any = None) -> rules.Attempts:
     """The attempts of a call whose first one has failed."""
-    return rules.Attempts(Stack("pkg.S/M", RETRY, random=lambda: 0.5), RETRY, details, deadline)
+    return rules.Attempts(Stack("pkg.S/M", RETRY, random=lambda: 0.5), RETRY, details, 0.0, deadline)
 
 
 @pytest.mark.parametrize(
