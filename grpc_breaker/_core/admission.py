@@ -21,8 +21,7 @@ from grpc_breaker._core.events import deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, Ramping
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.machine import Machine
-from grpc_breaker._core.permit import LEASE_GRACE, Permit, Probe
-from grpc_breaker._core.permit import UNENFORCED as NO_GENERATION
+from grpc_breaker._core.permit import LEASE_GRACE, NO_GENERATION, Permit, Probe
 from grpc_breaker._core.refusing import Refusing, Rejection, Unenforced, rejection_of
 from grpc_breaker._core.state import Reason, RefusalReason, State
 from grpc_breaker._core.succession import chance

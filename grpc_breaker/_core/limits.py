@@ -151,13 +151,11 @@ class Throttling:
 class Limits:
     """The limits of one breaker."""
 
-    __slots__ = ("_full", "max_concurrent_calls", "most", "rate", "streams", "throttling")
+    __slots__ = ("_full", "most", "rate", "streams", "throttling")
 
     def __init__(self) -> None:
-        self.max_concurrent_calls: int | None = None
-        """Calls in flight at most."""
         self.most: float = math.inf
-        """The same as a number to compare with."""
+        """Calls in flight at most; infinite without a bulkhead."""
         self.streams = False
         """Whether streams, too, are limited by it."""
         self.rate: RateLimiter | None = None
@@ -168,8 +166,8 @@ class Limits:
         """What is said to calls that find the bulkhead full."""
         said = self._full
         if said is None or said.state is not state:
-            most = self.max_concurrent_calls or 0
-            said = self._full = Refusing(name, state, None, _LONG_AGO, "UNAVAILABLE", most, RefusalReason.BULKHEAD)
+            reason = RefusalReason.BULKHEAD
+            said = self._full = Refusing(name, state, None, _LONG_AGO, "UNAVAILABLE", self.most, reason)
         return said
 
     def give_back(self) -> None:
@@ -180,7 +178,7 @@ class Limits:
     def as_dict(self, window: Window, now: float) -> dict[str, Any]:
         """The limits as plain data, with the share of calls that the throttle refuses now."""
         return {
-            "max_concurrent_calls": self.max_concurrent_calls,
+            "max_concurrent_calls": None if self.most == math.inf else int(self.most),
             "calls_per_second": None if self.rate is None else self.rate.per_second,
             "throttled_share": None if self.throttling is None else self.throttling.share(window, now),
         }
@@ -192,7 +190,7 @@ class Limits:
             return None
         new = cls()
         if policy.max_concurrent_calls is not None:
-            new.max_concurrent_calls = new.most = policy.max_concurrent_calls
+            new.most = policy.max_concurrent_calls
             new.streams = policy.bulkhead_streams
         if policy.rate_limit is not None:
             new.rate = (None if old is None else old.rate) or RateLimiter(policy.rate_limit)

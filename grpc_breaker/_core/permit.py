@@ -30,7 +30,7 @@ from grpc_breaker._core.state import Outcome
 LEASE_GRACE: Final = 5.0
 """Seconds after its deadline at which a call that was not heard of is given up."""
 
-UNENFORCED: Final = -2
+NO_GENERATION: Final = -2
 HUNG: Final = -3
 """What a permit carries in the place of its generation's number where its result never counts: because it passed a
 breaker that would have refused it, or because it has been counted as hung."""

@@ -169,7 +169,7 @@ def test_calls_that_are_in_flight_still_count_as_those_at_once() -> None:
 
 
 def test_waiting_is_told_of_the_ramp() -> None:
-    """Whoever waits is admitted as soon as a call would be."""
+    """A wait is over as soon as a call would be admitted."""
     method = closed_again()
     assert method.breakers.wait_until_admitted(METHOD, 0)
     method.admit()
