@@ -201,8 +201,8 @@ class Machine:
     def _take_in_hung(self, permit: Permit, now: float, hung_after: float) -> None:
         """Count a call in flight as a failure, because it has been there for too long; once.
 
-        It stays in flight, with all that it holds, and its end is stale. What ends it takes the permit out and then reads
-        its number; here the number is changed, and then the permit is looked for: at most one of the two counts.
+        It stays in flight, with all that it holds, and its end is stale. What ends it takes the permit out and then
+        reads its number; here the number is changed, and then the permit is looked for: at most one of the two counts.
         """
         number, permit.generation = permit.generation, HUNG  # without a call: no thread comes in between
         generation = self._latest()
