@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from grpc.experimental import ChannelOptions
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, State, aio
 from grpc_breaker.testing import FakeClock
 from tests.integration.endings_table import await_settled, passing
+from tests.support.parts import IDLE_PARTS
 from tests.support.server import FAR, METHODS, PATIENCE, Server
 
 _keys = itertools.count()
@@ -37,13 +39,13 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture
-def breakers(clock: FakeClock) -> BreakerRegistry:
-    """Breakers that stay closed, and allow one probe where a test opens them."""
+@pytest.fixture(params=[pytest.param(False, id="breaker"), pytest.param(True, id="all parts", marks=pytest.mark.once)])
+def breakers(clock: FakeClock, request: pytest.FixtureRequest) -> BreakerRegistry:
+    """Breakers that stay closed, and allow one probe where a test opens them; once more with all parts around them."""
     policy = BreakerPolicy(
         consecutive_failures=1000, minimum_calls=1000, half_open_max_calls=1, reset_timeout=10, reset_timeout_jitter=0
     )
-    return BreakerRegistry(default=policy, clock=clock)
+    return BreakerRegistry(default=replace(IDLE_PARTS, breaker=policy) if request.param else policy, clock=clock)
 
 
 def half_open_next(breakers: BreakerRegistry, clock: FakeClock, kind: str) -> None:
@@ -278,6 +280,7 @@ def test_ctrl_c_in_a_blocking_call(kind: str, bare: bool, server: Server, breake
     assert entry.cancelled.wait(PATIENCE)
 
 
+@pytest.mark.parametrize("breakers", [False], indirect=True)  # a fallback's answer needs an object around the call
 @pytest.mark.parametrize("kind", ["uu", "us", "su", "ss"])
 def test_running_call_is_grpcs_own_object(kind: str, server: Server, breakers: BreakerRegistry) -> None:
     """The call the application gets is of the type it has without us, with every method it has without us."""
