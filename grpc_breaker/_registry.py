@@ -13,9 +13,12 @@ from typing import Any, Final, Self
 
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto
 
+from grpc_breaker._core.holds import UNLIMITED, new_hold
+from grpc_breaker._core.holds_by_name import name_of
 from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.names import check_names, streams_of
 from grpc_breaker._core.registry import Registry
+from grpc_breaker._core.state import State
 from grpc_breaker._service_config import ServiceConfig, channel_config, differences, read, write
 from grpc_breaker._waiting import check_timeout, pauses
 from grpc_breaker._watching import Watcher
@@ -135,6 +138,34 @@ class BreakerRegistry(Registry):
             ValueError: `every` is out of range.
         """
         return Watcher(self, path, every).stop
+
+    def force_open(self, name: str, *, ttl: float | None = None, reason: str = "") -> tuple[str, ...]:
+        """Have breakers refuse every call, those there are and those made from now on.
+
+        Args:
+            name: A method, "pkg.Service/Method", a service or a group, at all targets or, with "@eu" after it, at one;
+                "@eu" alone for everything at a target.
+            ttl: For how many seconds, from 0.000001. Default `None`: until another order.
+            reason: Why, at most 200 characters; the details of the events. Default: none.
+
+        Returns:
+            The names of the breakers there are, sorted.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: No breaker and no policy has the name, `ttl` is out of range, or `reason` too long.
+        """
+        order = new_hold("force_open", ttl, reason, self._clock())
+        return self._holds.give(name_of(name, self, self._configuration), State.FORCED_OPEN, order, self)
+
+    def disable(self, name: str, *, ttl: float | None = None, reason: str = "") -> tuple[str, ...]:
+        """Have breakers let every call pass, counted; arguments, result and errors are those of `force_open`."""
+        order = new_hold("disable", ttl, reason, self._clock())
+        return self._holds.give(name_of(name, self, self._configuration), State.DISABLED, order, self)
+
+    def reset(self, name: str) -> tuple[str, ...]:
+        """Close breakers and forget what they counted; see `force_open` for names, the result and errors."""
+        return self._holds.give(name_of(name, self, self._configuration), State.CLOSED, UNLIMITED, self)
 
     def channel_options(self, *described: object) -> list[tuple[str, str]]:
         """The options of a channel that leave to gRPC what only a channel can do: load balancing and its like.

@@ -141,18 +141,18 @@ def hold_open(
         raise TypeError(message)
     if retry_after is not None:
         _check_wait("hold_open", retry_after)
-    before, policy = breaker.state, breaker.policy
+    before, order, policy = breaker.state, breaker.hold, breaker.policy
     try:
         if retry_after is None:
-            operate(breaker, State.FORCED_OPEN, Reason.FORCED_OPEN)
+            operate(breaker, State.FORCED_OPEN)
         else:
             _open_for(breaker, retry_after)
         yield breaker
     finally:
         if breaker.policy is not policy:
             breaker.reconfigure(policy)
-        if before in {State.DISABLED, State.FORCED_OPEN}:
-            operate(breaker, before, Reason(str(before)))
+        if order is not None:
+            operate(breaker, before, order)
         else:
             breaker.reset()
 
@@ -218,7 +218,7 @@ def refusal(
         message = f"refusal takes a name like 'pkg.Service/Method', got {name!r}"
         raise TypeError(message)
     breaker = name if api == "plain" else name.removeprefix("/")
-    until = (retry_after or 0.0) if by in {RefusalReason.BREAKER, RefusalReason.RATE} else 0.0
+    until = math.inf if state is State.FORCED_OPEN else _until(by, retry_after)
     code = "RESOURCE_EXHAUSTED" if by is RefusalReason.RATE else "UNAVAILABLE"
     refusing = Refusing(breaker, state, condition, until, code, 1, by)
     rejection = rejection_of(refusing, 0.0, "" if api == "plain" else split_target(breaker)[0])
@@ -230,6 +230,11 @@ def refusal(
         return refusal_of(rejection)
     message = f"refusal api must be 'grpc', 'grpc.aio' or 'plain', got {api!r}"
     raise ValueError(message)
+
+
+def _until(by: RefusalReason, retry_after: float | None) -> float:
+    """When a call may pass, by a clock that stands at 0. Only a breaker and a rate limit know."""
+    return (retry_after or 0.0) if by in {RefusalReason.BREAKER, RefusalReason.RATE} else 0.0
 
 
 def _check_wait(who: str, seconds: float) -> None:

@@ -8,6 +8,7 @@
     made; its result belongs to no generation, so it never moves the breaker. What an operator forced open is enforced.
 4.  A call that has been in flight for longer than `BreakerPolicy.hung_after` is one failure. It is found by the next
     call that asks. Calls in flight are in the order they came, so nothing is looked for until the oldest may be hung.
+5.  What an operator has ordered for a time ends with the next call that asks after it, or that reads the state.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ class Admission(Machine):
         Nothing is counted and nothing used up. A refusal that would not be enforced is none. A throttle is not asked:
         it refuses by chance.
         """
+        generation = self._after_hold()
         now = self._clock()
-        generation = self._latest()
         refusing = self._refused_by_breaker(generation, now)
         if refusing is not None and not self._enforces(generation):
             refusing = None
@@ -104,6 +105,8 @@ class Admission(Machine):
         self, generation: Generation, now: float, method: str, context: object, timed: bool, timeout: float | None
     ) -> Permit | Refusing:
         """Admit a call by all that its breaker's policy says, or say what refuses it."""
+        if generation.hold is not None:
+            generation = self._after_hold()
         if now - self._none_before > self._hung_after:
             self._count_hung(now, self._hung_after)
             generation = self._latest()

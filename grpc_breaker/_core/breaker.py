@@ -11,26 +11,27 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict
 from random import random as uniform
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from grpc_breaker._core.admission import Admission
 from grpc_breaker._core.callables import check_clock, check_random
-from grpc_breaker._core.counts import RETRY, CallCounts, LabelledCounts
+from grpc_breaker._core.counts import CallCounts, LabelledCounts
 from grpc_breaker._core.errors import refusal_of
-from grpc_breaker._core.events import Listeners, StateChange, plain
+from grpc_breaker._core.events import Listeners, StateChange
 from grpc_breaker._core.generation import HalfOpen
+from grpc_breaker._core.holds import Hold, new_hold
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.log import printable, warn
 from grpc_breaker._core.machine import NOBODY, Machine
 from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.operators import close, operate, put_in_force
 from grpc_breaker._core.other_names import explain_in
-from grpc_breaker._core.permit import HUNG, Permit
+from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
+from grpc_breaker._core.snapshot import snapshot_of
 from grpc_breaker._core.state import Reason, State
 from grpc_breaker._core.target import split_target
 
@@ -106,8 +107,10 @@ class CircuitBreaker(Admission):
 
     @property
     def state(self) -> State:
-        """The state. Reading it never changes it: an open breaker whose period is over is open until a call asks."""
-        return self._latest().state
+        """The state. An open breaker whose period is over is open until a call asks. Reading changes it only where the
+        time is over for which an operator had forced it open or disabled it.
+        """
+        return self._after_hold().state
 
     @property
     def target(self) -> str:
@@ -122,7 +125,12 @@ class CircuitBreaker(Admission):
     @property
     def retry_after(self) -> float | None:
         """Seconds until a call may pass: 0 unless it is open, `None` when only an operator can end it."""
-        return self._latest().refusing.retry_after(self._clock())
+        return self._after_hold().refusing.retry_after(self._clock())
+
+    @property
+    def hold(self) -> Hold | None:
+        """The order that keeps it forced open or disabled; `None` in other states."""
+        return self._after_hold().hold
 
     @property
     def changes(self) -> tuple[StateChange, ...]:
@@ -151,35 +159,7 @@ class CircuitBreaker(Admission):
 
         What belongs to the state is of one moment. A call that ends meanwhile may be in the totals and not yet in it.
         """
-        now = self._clock()
-        generation = self._latest()
-        calls, failures, slow = generation.held(now)
-        return {
-            "name": self.name,
-            "target": self.target,
-            "state": str(generation.state),
-            "retry_after": generation.refusing.retry_after(now),
-            "reason": None if generation.passes else str(generation.refusing.condition),
-            "in_flight": self._sweep(now),
-            "hung": sum(permit.generation == HUNG for permit in list(self._in_flight)),
-            "generation": generation.number,
-            "sequence": generation.sequence,
-            "window": {
-                "calls": calls,
-                "failures": failures,
-                "slow": slow,
-                "consecutive_failures": generation.window.in_a_row,
-            },
-            "totals": self._counts.totals(),
-            "refusals": self._counts.refusals(),
-            "retries": self._counts.others.get((RETRY, ""), 0),
-            "fallbacks": self._counts.answered(),
-            "limits": None if self._limits is None else self._limits.as_dict(generation.window, now),
-            "last_failures": [asdict(it) for it in generation.last_failures()],
-            "since": generation.history[-1].time if generation.history else None,
-            "changes": [plain(change) for change in generation.history],
-            "policy": self._policy.as_dict(),
-        }
+        return snapshot_of(self)
 
     def tallies(self) -> dict[tuple[str, str], int]:
         """How many calls ended how since the beginning: {(outcome, status name): calls}.
@@ -193,7 +173,7 @@ class CircuitBreaker(Admission):
         return self._counts.ended()
 
     def __repr__(self) -> str:
-        generation, now = self._latest(), self._clock()
+        generation, now = self._after_hold(), self._clock()
         if generation.state is State.OPEN:
             wait = generation.refusing.retry_after(now)
             story = f"{generation.refusing.condition}, next probe in {wait:.1f} s"
@@ -257,18 +237,39 @@ class CircuitBreaker(Admission):
 
     # ── Operators ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def force_open(self) -> None:
-        """Refuse every call until `reset()` or `disable()`. Does nothing when it is forced open already."""
-        self._warn_if_unused(Reason.FORCED_OPEN)
-        operate(self, State.FORCED_OPEN, Reason.FORCED_OPEN)
+    def force_open(self, *, ttl: float | None = None, reason: str = "") -> None:
+        """Refuse every call until another order, or for a time; then it is closed, with an empty window.
 
-    def disable(self) -> None:
-        """Let every call pass, counted, until `reset()` or `force_open()`. Does nothing when it is disabled already.
+        Where it is forced open already, the new order takes the place of the one before, without an event.
+
+        Args:
+            ttl: For how many seconds, from 0.000001. Default `None`: until `reset()` or `disable()`.
+            reason: Why, at most 200 characters; the details of the event. Default: none.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: `ttl` is out of range, or `reason` too long.
+        """
+        order = new_hold("force_open", ttl, reason, self._clock())
+        self._warn_if_unused(Reason.FORCED_OPEN)
+        operate(self, State.FORCED_OPEN, order)
+
+    def disable(self, *, ttl: float | None = None, reason: str = "") -> None:
+        """Let every call pass, counted, until another order, or for a time; then it is closed, with an empty window.
 
         A throttle, which stands in the breaker's place, refuses none either; a bulkhead and a rate limit do.
+
+        Args:
+            ttl: As for `force_open`.
+            reason: As for `force_open`.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: `ttl` is out of range, or `reason` too long.
         """
+        order = new_hold("disable", ttl, reason, self._clock())
         self._warn_if_unused(Reason.DISABLED)
-        operate(self, State.DISABLED, Reason.DISABLED)
+        operate(self, State.DISABLED, order)
 
     def reset(self) -> None:
         """Close it and forget what was counted, whatever the state.

@@ -29,6 +29,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from grpc_breaker._core.events import DETAILS_LENGTH, FailureReason, StateChange
+from grpc_breaker._core.holds import Hold
 from grpc_breaker._core.log import printable
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Refusing
@@ -63,6 +64,8 @@ class Generation:
     """Whether a part of the calls is refused all the same, because it was closed not long ago."""
     probes: Mapping[Any, None] = _NO_PROBES
     """The permits that hold a slot. Only a half-open generation has any."""
+    hold: Hold | None = None
+    """The order of an operator that put it in force. Only a forced-open and a disabled generation have one."""
 
     def __init__(self, number: int, window: Window, refusing: Refusing, reopenings: int = 0) -> None:
         self.number = number
@@ -205,11 +208,15 @@ class Ramping(Closed):
 
 
 class Disabled(Passing):
-    """Nothing trips, until an operator says otherwise."""
+    """Nothing trips, until an operator says otherwise, or for as long as one said."""
 
-    __slots__ = ()
+    __slots__ = ("hold",)
 
     state = State.DISABLED
+
+    def __init__(self, number: int, window: Window, refusing: Refusing, hold: Hold) -> None:
+        super().__init__(number, window, refusing)
+        self.hold = hold
 
     def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - none ever holds
         """The trip condition that holds, if any."""
@@ -225,11 +232,15 @@ class Open(Generation):
 
 
 class ForcedOpen(Generation):
-    """No call passes until an operator says otherwise."""
+    """No call passes until an operator says otherwise, or for as long as one said."""
 
-    __slots__ = ()
+    __slots__ = ("hold",)
 
     state = State.FORCED_OPEN
+
+    def __init__(self, number: int, window: Window, refusing: Refusing, hold: Hold) -> None:
+        super().__init__(number, window, refusing)
+        self.hold = hold
 
 
 class HalfOpen(Generation):

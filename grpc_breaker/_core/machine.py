@@ -34,6 +34,7 @@ from grpc_breaker._core.counts import IGNORED, STALE, CallCounts
 from grpc_breaker._core.delivery import deliver_from
 from grpc_breaker._core.events import DETAILS_LENGTH, LAST_CHANGES, Listeners, StateChange
 from grpc_breaker._core.generation import Generation
+from grpc_breaker._core.holds import UNLIMITED, Hold
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.log import printable
@@ -154,7 +155,8 @@ class Machine:
 
     def _note_admission(self, generation: Generation) -> None:
         """Note whether calls pass without a look. No call between reading and writing: no thread comes in between."""
-        generation.admits_all = generation.passes and not generation.ramps and not self._looks
+        looks = self._looks or generation.ramps or (generation.hold is not None and generation.hold.until < _NEVER)
+        generation.admits_all = generation.passes and not looks
 
     # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -298,6 +300,15 @@ class Machine:
         self._current = generation
         return generation
 
+    def _after_hold(self) -> Generation:
+        """The generation in force, once a hold whose time is over has ended: no timer does that."""
+        while True:
+            generation = self._latest()
+            hold = generation.hold
+            if hold is None or hold.until == _NEVER or (now := self._clock()) < hold.until:
+                return generation
+            self._change(generation, State.CLOSED, Reason.HOLD_EXPIRED, now, details=hold.reason)
+
     def _leave(
         self,
         generation: Generation,
@@ -322,12 +333,13 @@ class Machine:
         status: str = "",
         details: str = "",
         pushback: float | None = None,
+        hold: Hold = UNLIMITED,
     ) -> bool:
         """Change the state: the only place that does. False if another caller has changed it meanwhile."""
         if reason not in TRANSITIONS.get((old.state, state), ()):  # pragma: no cover - a defect of this package
             message = f"{self.name}: no transition from {old.state} to {state} by {reason}; please report this"
             raise RuntimeError(message)
-        new = after(old, state, reason, now, self._policy, self._random, permit, pushback)
+        new = after(old, state, reason, now, self._policy, self._random, permit, pushback, hold)
         calls, failures, slow = old.held(now)
         new.sequence = old.sequence + 1
         change = StateChange(

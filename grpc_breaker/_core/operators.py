@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Final
 
+from grpc_breaker._core.generation import Generation
+from grpc_breaker._core.holds import UNLIMITED, Hold
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.machine import Machine
 from grpc_breaker._core.method_policy import MethodPolicy
@@ -18,12 +21,17 @@ from grpc_breaker._core.refusing import Refusing
 from grpc_breaker._core.state import Reason, State
 from grpc_breaker._core.succession import after, window_for
 
+_REASONS: Final = {State.FORCED_OPEN: Reason.FORCED_OPEN, State.DISABLED: Reason.DISABLED}
 
-def operate(breaker: Machine, state: State, reason: Reason) -> None:
-    """Do what an operator said, or a test."""
-    now = breaker._clock()
-    while (old := breaker._latest()).state is not state:
-        if breaker._change(old, state, reason, now):
+
+def operate(breaker: Machine, state: State, hold: Hold = UNLIMITED) -> None:
+    """Do what an operator ordered, or a test. Of two orders the later one holds."""
+    now, reason = breaker._clock(), _REASONS[state]
+    while (old := breaker._after_hold()).hold != hold or old.state is not state:
+        if old.state is not state:
+            if breaker._change(old, state, reason, now, details=hold.reason, hold=hold):
+                return
+        elif _replace(breaker, old, after(old, state, reason, now, breaker._policy, breaker._random, None, None, hold)):
             return
 
 
@@ -47,9 +55,14 @@ def close(breaker: Machine) -> None:
                 return
             continue
         new = after(old, State.CLOSED, Reason.RESET, now, breaker._policy, breaker._random, None)
-        new.sequence, new.history = old.sequence, old.history
-        if breaker._succeed(old, new):  # pragma: no branch - else another caller was faster: tests/model
+        if _replace(breaker, old, new):  # pragma: no branch - else another caller was faster: tests/model
             return
+
+
+def _replace(breaker: Machine, old: Generation, new: Generation) -> bool:
+    """Put a generation in force after one of the same state: no change that anyone is told of."""
+    new.sequence, new.history = old.sequence, old.history
+    return breaker._succeed(old, new)
 
 
 def put_in_force(breaker: Machine, policy: BreakerPolicy, now: float) -> None:

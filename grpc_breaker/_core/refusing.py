@@ -5,6 +5,7 @@ A `Refusing` is what all calls are told that are refused for the same cause; a `
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from grpc_breaker._core.counts import REJECTED
@@ -61,7 +62,7 @@ class Refusing:
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until a call may pass; `None` when only an operator knows."""
-        return None if self.state is State.FORCED_OPEN else max(0.0, self.until - now)
+        return None if self.until == math.inf else max(0.0, self.until - now)
 
     def words(self, refused: str, now: float) -> str:
         """What is said to a call of `refused`."""
@@ -79,6 +80,8 @@ class Refusing:
                 until = f"{self.number:g} probe{'s' if self.number != 1 else ''} in flight"
             case _, State.CLOSED:
                 until = f"admits {self.number:.0f} % of the calls after an outage"
+            case _, _ if self.until < math.inf:
+                until = f"for another {_brief(wait)} s, or until an operator resets it"
             case _:
                 until = "until an operator resets it"
         return f"circuit breaker {self.state} for {refused}; {until}"

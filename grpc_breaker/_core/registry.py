@@ -31,6 +31,7 @@ from grpc_breaker._core.callables import check_clock, check_random
 from grpc_breaker._core.configuration import Configuration
 from grpc_breaker._core.counts import LabelledCounts
 from grpc_breaker._core.events import Listeners, StateChange
+from grpc_breaker._core.holds_by_name import HoldsByName
 from grpc_breaker._core.log import warn
 from grpc_breaker._core.method_policy import MethodPolicy, RetryThrottling
 from grpc_breaker._core.names import split_key, split_method
@@ -111,6 +112,7 @@ class Registry:
         """By target, then by method as gRPC spells it: the breakers that calls found lately."""
         self._stacks = Stacks(4 * max_breakers, self.counts, self.actions, clock, random)
         """What is wanted around the breakers: as many at most as there are routes."""
+        self._holds = HoldsByName()
         self._search_after = -1e9
         self._warned = False
         self._changes: Listeners[StateChange] = Listeners()
@@ -314,6 +316,7 @@ class Registry:
             )
         breaker = self._breakers.setdefault(name, breaker)
         self._held[name] = breaker
+        self._holds.tell(breaker)
         if self._configuration is not configuration:  # pragma: no cover - another caller was faster: tests/model
             self._apply(self._configuration, breaker, self._clock())
         return breaker

@@ -5,7 +5,8 @@
       │                                 └───────────one probe fails──────────────┘  │
       └──────────────────────────enough probes succeed──────────────────────────────┘
 
-`forced_open` and `disabled` are entered and left by an operator only. A change that is not in the table is a defect of
+`forced_open` and `disabled` are entered by an operator only, and left by one, or when the time is over that the
+operator gave. A change that is not in the table is a defect of
 this package, never of its user, so `CircuitBreaker` refuses to make it.
 """
 
@@ -28,9 +29,9 @@ class State(StrEnum):
     HALF_OPEN = "half_open"
     """At most `half_open_max_calls` probes are in flight; every other call is refused."""
     FORCED_OPEN = "forced_open"
-    """No call passes until an operator says otherwise."""
+    """No call passes until an operator says otherwise, or for as long as one said."""
     DISABLED = "disabled"
-    """Every call passes and is counted, nothing trips, until an operator says otherwise."""
+    """Every call passes and is counted, nothing trips, until an operator says otherwise, or for as long as one said."""
 
 
 class Outcome(StrEnum):
@@ -69,6 +70,8 @@ class Reason(StrEnum):
     """An operator called `CircuitBreaker.disable`."""
     RESET = "reset"
     """An operator called `CircuitBreaker.reset`."""
+    HOLD_EXPIRED = "hold_expired"
+    """The time was over for which an operator had forced it open, or disabled it."""
 
 
 class RefusalReason(StrEnum):
@@ -95,6 +98,7 @@ _TRIPS: Final = frozenset(
 _FORCED: Final = frozenset({Reason.FORCED_OPEN})
 _DISABLED: Final = frozenset({Reason.DISABLED})
 _RESET: Final = frozenset({Reason.RESET})
+_HELD_NO_LONGER: Final = frozenset({Reason.RESET, Reason.HOLD_EXPIRED})
 
 TRANSITIONS: Final[dict[tuple[State, State], frozenset[Reason]]] = {
     (State.CLOSED, State.OPEN): _TRIPS,
@@ -110,7 +114,7 @@ TRANSITIONS: Final[dict[tuple[State, State], frozenset[Reason]]] = {
     (State.HALF_OPEN, State.DISABLED): _DISABLED,
     (State.FORCED_OPEN, State.DISABLED): _DISABLED,
     (State.OPEN, State.CLOSED): _RESET,
-    (State.FORCED_OPEN, State.CLOSED): _RESET,
-    (State.DISABLED, State.CLOSED): _RESET,
+    (State.FORCED_OPEN, State.CLOSED): _HELD_NO_LONGER,
+    (State.DISABLED, State.CLOSED): _HELD_NO_LONGER,
 }
 """Every legal change of state, with the reasons that may cause it."""

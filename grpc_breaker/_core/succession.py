@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from grpc_breaker._core.callables import name_of
 from grpc_breaker._core.generation import Closed, Disabled, ForcedOpen, Generation, HalfOpen, Open, Ramping
+from grpc_breaker._core.holds import UNLIMITED, Hold
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.policy import BreakerPolicy
@@ -36,6 +37,7 @@ def after(
     random: Callable[[], float],
     probe: Any,
     pushback: float | None = None,
+    hold: Hold = UNLIMITED,
 ) -> Generation:
     """The generation that follows `old` in `state`, not yet in force.
 
@@ -48,6 +50,7 @@ def after(
         random: The user's source of chance, for the jitter of the open period.
         probe: The permit of the call that makes the breaker half-open.
         pushback: For how many seconds the server asked to be left alone.
+        hold: The order of an operator that forces it open or disables it.
     """
     number, name = old.number + 1, old.refusing.breaker
     match state:
@@ -58,9 +61,10 @@ def after(
                 return Ramping(number, window, ramping, now, policy.ramp)
             return Closed(number, window, _never_refusing(name, state))
         case State.DISABLED:
-            return Disabled(number, window_for(policy, now), _never_refusing(name, state))
+            return Disabled(number, window_for(policy, now), _never_refusing(name, state), hold)
         case State.FORCED_OPEN:
-            return ForcedOpen(number, old.window, Refusing(name, state, reason, math.inf, policy.refusal_code))
+            refusing = Refusing(name, state, reason, hold.until, policy.refusal_code)
+            return ForcedOpen(number, old.window, refusing, hold)
         case State.OPEN:
             reopenings = old.reopenings + 1
             asked_for = min(pushback or 0.0, policy.max_reset_timeout)
