@@ -32,8 +32,11 @@ PYTHONS: Final = ("3.12", "3.11")
 """The versions of Python that the pinned grpcio-tools and this project have in common."""
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-PACKAGE: Final = Path("examples/pricing/v1")
-"""Where the code goes, from the root: it is imported as `examples.pricing.v1.pricing_pb2`."""
+PACKAGES: Final = {
+    Path("examples/pricing/v1"): Path("pricing/v1"),
+    Path("grpc_breaker/admin/v1"): Path("grpc_breaker/admin/v1"),
+}
+"""Where the code goes, from the root, which is what it is imported as; and where in `protos` its protos are."""
 
 
 class GenerateError(Exception):
@@ -56,34 +59,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"protos: {error}", file=sys.stderr)
         return 2
     if options.check:
-        return report(drift(committed(ROOT / PACKAGE), fresh))
-    write(ROOT / PACKAGE, fresh)
-    print(f"protos: wrote {len(fresh)} files to {PACKAGE}")
+        return report([line for package in fresh for line in drift(package, committed(ROOT / package), fresh[package])])
+    for package, files in fresh.items():
+        write(ROOT / package, files)
+        print(f"protos: wrote {len(files)} files to {package}")
     return 0
 
 
-def generate(scratch: Path) -> dict[str, str]:
-    """Run the pinned tools inside `scratch`; answer the text of each generated file by its name."""
+def generate(scratch: Path) -> dict[Path, dict[str, str]]:
+    """Run the pinned tools inside `scratch`; answer for each package the text of each generated file by its name."""
     tools, out = scratch / "tools", scratch / "out"
     out.mkdir()
     run([find_python(), "-m", "venv", str(tools)])
     bin_folder = tools / ("Scripts" if os.name == "nt" else "bin")
     python = str(bin_folder / "python")
     run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *PINNED])
-    # The proto path is mapped, so that the generated modules import each other by their full name in this project.
-    run(
-        [
-            python,
-            "-m",
-            "grpc_tools.protoc",
-            f"--proto_path={PACKAGE.as_posix()}={ROOT / 'protos' / 'pricing' / 'v1'}",
-            *(f"--{plugin}_out={out}" for plugin in ("python", "grpc_python")),
-            *(f"--{plugin}_out=quiet:{out}" for plugin in ("mypy", "mypy_grpc")),
-            *(f"{PACKAGE.as_posix()}/{proto.name}" for proto in sorted((ROOT / "protos/pricing/v1").glob("*.proto"))),
-        ],
-        path=bin_folder,
-    )
-    return committed(out / PACKAGE)
+    fresh: dict[Path, dict[str, str]] = {}
+    for package, folder in PACKAGES.items():
+        protos = ROOT / "protos" / folder
+        # The proto path is mapped, so that the generated modules import each other by their full name in this project.
+        run(
+            [
+                python,
+                "-m",
+                "grpc_tools.protoc",
+                f"--proto_path={package.as_posix()}={protos}",
+                *(f"--{plugin}_out={out}" for plugin in ("python", "grpc_python")),
+                *(f"--{plugin}_out=quiet:{out}" for plugin in ("mypy", "mypy_grpc")),
+                *(f"{package.as_posix()}/{proto.name}" for proto in sorted(protos.glob("*.proto"))),
+            ],
+            path=bin_folder,
+        )
+        fresh[package] = committed(out / package)
+    return fresh
 
 
 def find_python() -> str:
@@ -122,15 +130,15 @@ def write(folder: Path, fresh: dict[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
-def drift(present: dict[str, str], fresh: dict[str, str]) -> list[str]:
-    """How the present files differ from what the protos say, as lines of a diff; empty when they do not."""
+def drift(package: Path, present: dict[str, str], fresh: dict[str, str]) -> list[str]:
+    """How the present files of a package differ from what the protos say, as lines of a diff; empty when they do not."""
     return [
         line.rstrip("\n")
         for name in sorted(present.keys() | fresh.keys())
         for line in difflib.unified_diff(
             present.get(name, "").splitlines(),
             fresh.get(name, "").splitlines(),
-            fromfile=f"{PACKAGE.as_posix()}/{name}",
+            fromfile=f"{package.as_posix()}/{name}",
             tofile=f"{name} as generated from protos/",
         )
     ]

@@ -13,8 +13,10 @@ from protos import generate
 
 def test_the_code_imports_without_a_warning() -> None:
     """All generated modules import in a Python that makes every warning an error."""
-    modules = ("pricing_pb2", "pricing_pb2_grpc", "trouble_pb2", "trouble_pb2_grpc")
-    statement = f"from examples.pricing.v1 import {', '.join(modules)}"
+    pricing = ("pricing_pb2", "pricing_pb2_grpc", "trouble_pb2", "trouble_pb2_grpc")
+    admin = ("admin_pb2", "admin_pb2_grpc")
+    statement = f"from examples.pricing.v1 import {', '.join(pricing)}; "
+    statement += f"from grpc_breaker.admin.v1 import {', '.join(admin)}"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", statement], capture_output=True, text=True, check=False, cwd=generate.ROOT
     )
@@ -25,7 +27,7 @@ def test_drift_is_shown_as_a_diff() -> None:
     """A file that differs, is missing or is too many shows in the diff; equal files do not."""
     present = {"same.py": "a\n", "edited.py": "b\n", "extra.py": "c\n"}
     fresh = {"same.py": "a\n", "edited.py": "B\n", "missing.py": "d\n"}
-    difference = generate.drift(present, fresh)
+    difference = generate.drift(Path("pkg"), present, fresh)
     changed = [line for line in difference if line[0] in "+-" and not line.startswith(("+++", "---"))]
     assert changed == ["-b", "+B", "-c", "+d"]
 
