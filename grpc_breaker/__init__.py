@@ -18,6 +18,7 @@ from grpc_breaker._core.errors import (
 )
 from grpc_breaker._core.events import EndedCall, FailureReason, StateChange
 from grpc_breaker._core.fallback import Fallback, LastGood
+from grpc_breaker._core.holds import Hold
 from grpc_breaker._core.method_policy import MethodPolicy, RateLimit, RetryPolicy, RetryThrottling, Throttle
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.policy import BreakerPolicy
@@ -38,6 +39,7 @@ __all__ = [
     "EndedCall",
     "FailureReason",
     "Fallback",
+    "Hold",
     "LastGood",
     "MethodPolicy",
     "Outcome",

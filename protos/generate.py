@@ -131,7 +131,7 @@ def write(folder: Path, fresh: dict[str, str]) -> None:
 
 
 def drift(package: Path, present: dict[str, str], fresh: dict[str, str]) -> list[str]:
-    """How the present files of a package differ from what the protos say, as lines of a diff; empty when they do not."""
+    """How the present files of a package differ from what the protos say, as a diff; empty when they do not."""
     return [
         line.rstrip("\n")
         for name in sorted(present.keys() | fresh.keys())

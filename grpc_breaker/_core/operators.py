@@ -28,10 +28,12 @@ def operate(breaker: Machine, state: State, hold: Hold = UNLIMITED) -> None:
     """Do what an operator ordered, or a test. Of two orders the later one holds."""
     now, reason = breaker._clock(), _REASONS[state]
     while (old := breaker._after_hold()).hold != hold or old.state is not state:
-        if old.state is not state:
-            if breaker._change(old, state, reason, now, details=hold.reason, hold=hold):
-                return
-        elif _replace(breaker, old, after(old, state, reason, now, breaker._policy, breaker._random, None, None, hold)):
+        if old.state is state:
+            new = after(old, state, reason, now, breaker._policy, breaker._random, None, None, hold)
+            done = _replace(breaker, old, new)
+        else:
+            done = breaker._change(old, state, reason, now, details=hold.reason, hold=hold)
+        if done:  # pragma: no branch - else another caller was faster: tests/model
             return
 
 

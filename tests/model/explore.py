@@ -1,7 +1,8 @@
 """Every small history of the breaker: all sequences of steps up to a depth, each state compared with the reference.
 
 The steps are: a call comes; any outstanding call ends, with each outcome; a stream's first answer comes; the clock moves
-past the next deadline of any kind, or stops just before it; each operator command. Histories that lead to the same state
+past the next deadline of any kind, or stops just before it; each operator command, and in one scope each command for a
+time. Histories that lead to the same state
 are continued once. A state is everything that can influence what happens next.
 
     python -m tests.model.explore --depth 9
@@ -36,10 +37,14 @@ SCOPES = {
         failure_rate=0.5, minimum_calls=2, window_calls=3, reset_timeout=5, probe_timeout=3
     ),
     "threshold in a time window": Rules(failure_threshold=2, window_seconds=10, reset_timeout=5, probe_timeout=3),
+    "holds": Rules(consecutive_failures=1, half_open_max_calls=1, reset_timeout=5, probe_timeout=3),
     "slow": Rules(slow_call_duration=1.0, slow_call_rate=1.0, minimum_calls=2, reset_timeout=5, probe_timeout=3),
 }
 TIMEOUTS: dict[str, tuple[float | None, ...]] = {"one probe, consecutive": (None, 0.5)}
 """Seconds that calls have, where a scope has calls with deadlines, too."""
+
+HELD: dict[str, float] = {"holds": 2.0}
+"""Seconds for which operators order a state, where a scope has such orders, too."""
 
 MAX_OUTSTANDING = 3
 
@@ -52,6 +57,7 @@ class World:
 
     rules: Rules
     timeouts: tuple[float | None, ...] = (None,)
+    held: float | None = None
     history: tuple[Step, ...] = ()
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -87,10 +93,13 @@ class World:
                 permit.answered()
             case ("wait", float(seconds)):
                 self.clock.advance(seconds)
-                self.model.now += seconds
+                self.model.wait(seconds)
             case ("operate", str(command), str(state), str(reason)):
                 getattr(self.real, command)()
                 self.model.command(state, reason)
+            case ("hold", str(command), str(state), float(ttl)):
+                getattr(self.real, command)(ttl=ttl)
+                self.model.command(state, state, ttl)
         self.compare()
 
     def compare(self) -> None:
@@ -129,6 +138,9 @@ class World:
         if self.model.state != "disabled":
             yield ("operate", "disable", "disabled", "disabled")
         yield ("operate", "reset", "closed", "reset")
+        if self.held is not None:
+            yield ("hold", "force_open", "forced_open", self.held)
+            yield ("hold", "disable", "disabled", self.held)
 
     def deadlines(self) -> set[float]:
         """Moments after now at which something ends."""
@@ -136,6 +148,8 @@ class World:
         moments = {call.lease_end for _, call in self.pairs if math.isfinite(call.lease_end)}
         if model.state == "open":
             moments.add(model.open_until)
+        if math.isfinite(model.held_until):
+            moments.add(model.held_until)
         moments |= set(model.waiting)
         if model.results and self.rules.window_calls is None:
             moments.add(max(at for at, _, _ in model.results) + self.rules.window_seconds)
@@ -152,6 +166,7 @@ class World:
         return (
             model.state,
             max(model.open_until - now, 0.0),
+            model.held_until - now,
             model.in_a_row,
             model.probes_won,
             model.reopened,
@@ -175,15 +190,15 @@ class World:
 
     def after(self, step: Step) -> World:
         """The world one step later, made by living through it all again."""
-        world = World(self.rules, self.timeouts, (*self.history, step))
+        world = World(self.rules, self.timeouts, self.held, (*self.history, step))
         for past in world.history:
             world.do(past)
         return world
 
 
-def explore(rules: Rules, depth: int, timeouts: tuple[float | None, ...] = (None,)) -> tuple[int, int]:
+def explore(scope: str, depth: int) -> tuple[int, int]:
     """Reach every state that `depth` steps can lead to; returns how many states and transitions there were."""
-    start = World(rules, timeouts)
+    start = World(SCOPES[scope], TIMEOUTS.get(scope, (None,)), HELD.get(scope))
     seen = {start.key()}
     frontier = [start]
     transitions = 0
@@ -206,9 +221,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--depth", type=int, default=8)
     depth = arguments.parse_args().depth
-    for name, rules in SCOPES.items():
+    for name in SCOPES:
         began = time.perf_counter()
-        states, transitions = explore(rules, depth, TIMEOUTS.get(name, (None,)))
+        states, transitions = explore(name, depth)
         print(f"{name}: depth {depth}, {states} states, {transitions} transitions, {time.perf_counter() - began:.0f} s")
 
 

@@ -57,6 +57,8 @@ class Reference:
     state: str = "closed"
     generation: int = 0
     open_until: float = -math.inf
+    held_until: float = math.inf
+    """When what an operator has ordered is over."""
     reopened: int = 0
     born: float = 0.0
     results: list[tuple[float, bool, bool]] = field(default_factory=list)
@@ -71,6 +73,12 @@ class Reference:
     totals: dict[str, int] = field(
         default_factory=lambda: {"success": 0, "failure": 0, "ignored": 0, "rejected": 0, "stale": 0, "unenforced": 0}
     )
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and then the state is looked at, which ends a hold whose time is over."""
+        self.now += seconds
+        if self.now >= self.held_until:
+            self.go("closed", "hold_expired")
 
     def admit(self, timeout: float | None = None) -> Call | None:
         """A call comes that has `timeout` seconds."""
@@ -195,6 +203,7 @@ class Reference:
         previous, self.state = self.state, state
         self.generation += 1
         self.hands_on_at, self.waiting = -math.inf, []
+        self.held_until = math.inf
         self.probes_won = 0
         self.changes.append((previous, state, reason))
         if state == "open":
@@ -215,10 +224,13 @@ class Reference:
         self.in_a_row = 0
         self.reopened = 0
 
-    def command(self, state: str, reason: str) -> None:
-        """An operator gives a command."""
+    def command(self, state: str, reason: str, ttl: float | None = None) -> None:
+        """An operator gives a command, for a time or for good."""
+        until = math.inf if ttl is None else self.now + ttl
         if self.state != state:
             self.go(state, reason)
-        elif state == "closed":
+        elif state == "closed" or until != self.held_until:
             self.generation += 1
-            self.forget()
+            if state != "forced_open":
+                self.forget()
+        self.held_until = until

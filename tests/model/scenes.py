@@ -366,6 +366,41 @@ def operator_against_traffic() -> Scene:
     return scene
 
 
+def hold_ends_as_others_ask() -> Scene:
+    """A hold is over while calls ask, another looks, and an operator gives it more time: both calls agree with it."""
+    scene = Scene()
+    scene.breaker.force_open(ttl=2)
+    scene.clock.advance(2)
+    more = partial(scene.breaker.force_open, ttl=10)
+    scene.actors = [scene.breaker.try_admit, scene.breaker.snapshot, more]
+
+    def judge(results: list[Any]) -> None:
+        assert scene.breaker.state is State.FORCED_OPEN
+        assert scene.breaker.retry_after == 10
+        assert scene.events.states == [State.FORCED_OPEN, State.CLOSED, State.FORCED_OPEN]
+        assert isinstance(scene.breaker.try_admit(), Rejection)
+
+    scene.judge = judge
+    return scene
+
+
+def hold_by_name_as_a_breaker_is_made() -> Scene:
+    """A service is held while its first call comes: the breaker that the call makes is held, too."""
+    scene = Scene()
+    scene.actors = [
+        partial(scene.breakers.breaker_for, "/pkg.S/New"),
+        partial(scene.breakers.force_open, "pkg.S", ttl=10),
+        partial(scene.breakers.breaker_for, "/pkg.S/New"),
+    ]
+
+    def judge(results: list[Any]) -> None:
+        assert results[0] is results[2] is scene.breakers["pkg.S/New"]
+        assert results[0].state is State.FORCED_OPEN
+
+    scene.judge = judge
+    return scene
+
+
 def two_operators(first: str, second: str) -> Scene:
     """Two commands at once: both are carried out, one after the other."""
     scene = Scene()
@@ -687,6 +722,8 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "trial of an open breaker": trial_of_an_open_breaker,
     "ramp ends as others ask": ramp_ends_as_others_ask,
     "two configurations": two_configurations,
+    "hold ends as others ask": hold_ends_as_others_ask,
+    "hold by name as a breaker is made": hold_by_name_as_a_breaker_is_made,
     "configuration against traffic": partial(configuration_against_traffic, left_alone=False),
     "configuration against traffic, left alone": partial(configuration_against_traffic, left_alone=True),
     **{

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.model.explore import SCOPES, TIMEOUTS, explore
+from tests.model.explore import SCOPES, explore
 
 pytestmark = pytest.mark.timeout(600)  # minutes beside three other suites, with coverage
 
@@ -18,6 +18,6 @@ DEPTH = 5 if "MUTANT_UNDER_TEST" in os.environ else 7
 @pytest.mark.parametrize("scope", SCOPES)
 def test_every_history_agrees_with_the_reference(scope: str) -> None:
     """In every state that seven steps can reach, the breaker is what the reference says."""
-    states, transitions = explore(SCOPES[scope], DEPTH, TIMEOUTS.get(scope, (None,)))
+    states, transitions = explore(scope, DEPTH)
     assert states > 50
     assert transitions > states

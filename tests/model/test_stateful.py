@@ -142,22 +142,26 @@ class Breaker(RuleBasedStateMachine):
     @rule(seconds=quarters | st.just(0.25) | st.sampled_from([1e3, 1e6]))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        self.model.now += seconds
+        self.model.wait(seconds)
+        assert self.real.state == self.model.state  # to look ends a hold whose time is over
 
-    @rule(command=st.sampled_from(["force_open", "disable", "reset", "reset", *[""] * 6]))
-    def operate(self, command: str) -> None:
+    @rule(
+        command=st.sampled_from(["force_open", "disable", "reset", "reset", *[""] * 6]),
+        ttl=st.sampled_from([None, None, 0.25, 2.0, 20.0]),
+    )
+    def operate(self, command: str, ttl: float | None) -> None:
         """Seldom, because a command wipes out what led to it. Forced states are left at once as often as not."""
         if self.real.state in {State.FORCED_OPEN, State.DISABLED}:
             command = command or "reset"
         if not command:
             return
-        getattr(self.real, command)()
+        getattr(self.real, command)(**({} if command == "reset" else {"ttl": ttl}))
         state, reason = {
             "force_open": ("forced_open", "forced_open"),
             "disable": ("disabled", "disabled"),
             "reset": ("closed", "reset"),
         }[command]
-        self.model.command(state, reason)
+        self.model.command(state, reason, None if command == "reset" else ttl)
 
     @rule(it=rules, really=st.integers(0, 4))
     def reconfigure(self, it: Rules, really: int) -> None:

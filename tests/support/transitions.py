@@ -20,6 +20,7 @@ LEGAL: Final[set[tuple[str, str, str]]] = {
     *((state, "forced_open", "forced_open") for state in _EVERY if state != "forced_open"),
     *((state, "disabled", "disabled") for state in _EVERY if state != "disabled"),
     *((state, "closed", "reset") for state in _EVERY if state != "closed"),
+    *((state, "closed", "hold_expired") for state in ("forced_open", "disabled")),
 }
 """State before, state after, reason."""
 

@@ -261,7 +261,7 @@ def test_unknown_names_are_refused(breakers: BreakerRegistry, name: str, words: 
 def test_a_service_without_policy_is_known_by_its_calls() -> None:
     """With a default policy alone, services and methods are known once they were called."""
     breakers = BreakerRegistry(clock=FakeClock())
-    with pytest.raises(ValueError, match="no breaker and no policy has the name 'pkg.S'"):
+    with pytest.raises(ValueError, match=r"no breaker and no policy has the name 'pkg\.S'"):
         breakers.disable("pkg.S")
     breakers.breaker_for("/pkg.S/M")
     assert breakers.disable("pkg.S") == ("pkg.S/M",)

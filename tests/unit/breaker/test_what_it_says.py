@@ -55,6 +55,7 @@ def test_snapshot_is_ready_for_json(breaker: CircuitBreaker) -> None:
         "target": "",
         "state": "open",
         "retry_after": 10.0,
+        "hold": None,
         "reason": "consecutive_failures",
         "hung": 0,
         "refusals": {},
