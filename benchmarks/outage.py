@@ -307,9 +307,9 @@ def table(title: str, runs: list[Run]) -> str:
     base = percentile(latencies(runs[0], *outage), 0.99)
     head = (
         f"| | p50 hanging | p99 hanging | p50 dead | p99 dead | p99 of the outage | against none | within {SOON:g} s"
-        " | workers busy | calls to the sick server | all well again after |"
+        " | workers busy | in its first second | calls to the sick server | all well again after |"
     )
-    lines = [f"### {title}", "", head, "|---" * 11 + "|"]
+    lines = [f"### {title}", "", head, "|---" * 12 + "|"]
     for run in runs:
         p99 = percentile(latencies(run, *outage), 0.99)
         cells = [
@@ -318,6 +318,7 @@ def table(title: str, runs: list[Run]) -> str:
             f"{100 * (p99 / base - 1):+.1f} %",
             f"{100 * statistics.mean(took <= SOON for took in latencies(run, *outage)):.1f} %",
             f"{100 * statistics.mean(n for at, n in run.busy if phase_of(at) in outage) / WORKERS:.0f} %",
+            f"{100 * statistics.mean(n for at, n in run.busy if 0 <= at - PHASES['healthy'] < 1) / WORKERS:.0f} %",
             str(sum(phase_of(at) in outage for at in run.reached)),
             f"{recovered_after(run):.1f} s",
         ]
