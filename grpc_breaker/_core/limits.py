@@ -99,7 +99,7 @@ class Throttling:
     def __init__(self, policy: Throttle) -> None:
         self._policy = policy
         self._refused: tuple[Window, TimeWindow] | None = None
-        """A window of the breaker, and the calls that were refused beside those that it counts."""
+        """A window of the breaker, and the calls that were refused since it began: a reset forgets them, too."""
         self._pass_at = _LONG_AGO
         self._said: Refusing | None = None
 
@@ -114,13 +114,14 @@ class Throttling:
             window: What the breaker counted.
             now: When.
         """
-        policy = self._policy
+        policy, beside = self._policy, self._refused
+        if beside is None or beside[0] is not window:
+            beside = self._refused = (window, TimeWindow(policy.window, now))
         ended, failed, _ = window.held(now)
-        refused = self._refused_beside(window, now)
+        refused = beside[1]
         calls = ended + refused.held(now)[0] if refused.calls else ended
-        if calls < policy.minimum_calls:
-            return 0.0
-        return max(0.0, (calls - policy.k * (ended - failed)) / (calls + 1))
+        too_many = calls - policy.k * (ended - failed)
+        return too_many / (calls + 1) if too_many > 0.0 and calls >= policy.minimum_calls else 0.0
 
     def refuses(self, name: str, window: Window, now: float, random: Callable[[], float]) -> Refusing | None:
         """Let a call pass a closed breaker, or say what refuses it."""
@@ -130,22 +131,16 @@ class Throttling:
         if now >= self._pass_at:
             self._pass_at = now + _PASS_EVERY
             return None
-        refused = self._refused_beside(window, now)
-        refused.calls += 1
-        if now >= refused.quiet_until:
-            refused.good(now)
-        percent, said = int(100 * share + 0.5), self._said
-        if said is None or said.number != percent:
-            reason = RefusalReason.THROTTLE
+        beside, said = self._refused, self._said
+        if beside is not None:  # pragma: no branch - it is, since `share`
+            refused = beside[1]
+            refused.calls += 1
+            if now >= refused.quiet_until:
+                refused.good(now)
+        if said is None or not -0.5 <= 100 * share - said.number < 0.5:
+            reason, percent = RefusalReason.THROTTLE, int(100 * share + 0.5)
             said = self._said = Refusing(name, State.CLOSED, None, _LONG_AGO, "UNAVAILABLE", percent, reason)
         return said
-
-    def _refused_beside(self, window: Window, now: float) -> TimeWindow:
-        """The calls that were refused since the breaker began this window: a reset forgets them, too."""
-        refused = self._refused
-        if refused is None or refused[0] is not window:
-            refused = self._refused = (window, TimeWindow(self._policy.window, now))
-        return refused[1]
 
 
 class Limits:
