@@ -86,8 +86,16 @@ def test_every_example_runs_alone(number: int) -> None:
 
 def test_example_of_misspelt_names() -> None:
     """The example of a test that checks names passes."""
-    (*_, example) = blocks(REGISTRY)
+    example = next(block for block in blocks(REGISTRY) if "breakers.check" in block)
     names_of(example)["test_policies_name_what_exists"]()
+
+
+def test_example_of_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    """The example of holds prints what holds the breaker and for how long, and ends with everything closed."""
+    example = next(block for block in blocks(REGISTRY) if "ttl=600" in block)
+    named = names_of(example)
+    assert "Hold(reason='prices are wrong since deploy 42'" in capsys.readouterr().out
+    assert [str(breaker.state) for breaker in named["breakers"]] == ["closed"]
 
 
 def test_example_of_targets() -> None:
@@ -121,7 +129,7 @@ def test_a_refused_caller_shows_the_last_known_price(capsys: pytest.CaptureFixtu
 
 def test_the_example_of_operation_prints_a_change_and_a_snapshot() -> None:
     """The example of operation prints the change of state that it causes, and the registry as plain data."""
-    change, snapshot = run(block_with("force_open()")).splitlines()
+    change, snapshot = run(block_with("force_open(")).splitlines()
     assert change == "pricing.v1.Pricing/GetPrice closed -> forced_open forced_open"
     assert "'state': 'forced_open'" in snapshot
 
