@@ -10,10 +10,7 @@ Theory of operation
     Each retry, and each answer of a fallback, is an event on the span that is current where it happens.
     `events="log"` emits OpenTelemetry log events instead, correlated by the same context; never both.
 
-    *Metrics.* The instruments are observable: a reader asks, and the breakers' own counts are its answer. So a call
-    pays nothing for them, however many readers there are; only a change of state is counted when it happens. Labels are
-    bounded by the registry's cap: names beyond it count as `other`, unless they were configured. What a registry
-    counted is reported when it is gone, too, because a counter must not fall.
+    *Metrics* are observed, see `_metrics.py`: a call pays nothing for them.
 
     *Log records.* One for each change, on the logger `grpc_breaker`, with the same facts as attributes of the record:
     a warning when it opens, else for information.
@@ -27,33 +24,25 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
-from opentelemetry.metrics import CallbackOptions, Observation
 
 from grpc_breaker import _semconv as names
 from grpc_breaker._core.breaker import CircuitBreaker, counts_of
-from grpc_breaker._core.counts import FALLBACK, REJECTED, RETRY, UNENFORCED, LabelledCounts, summed
+from grpc_breaker._core.counts import FALLBACK, LabelledCounts
 from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.log import log_once, logger, printable
-from grpc_breaker._core.policy import STATUS_NAMES
 from grpc_breaker._core.stack import Acted
 from grpc_breaker._core.state import State
-from grpc_breaker._core.target import split_target
+from grpc_breaker._metrics import SCOPE, BreakerMetrics, Source
 from grpc_breaker._registry import BreakerRegistry
 
 __all__ = ["BreakerTelemetry", "attach"]
-
-_SCOPE: Final = "grpc_breaker"
-
-_GONE_APART: Final = 100
-"""Registries that are gone whose counts are kept apart, so that their breakers may go on counting."""
 
 
 class BreakerTelemetry:
@@ -94,29 +83,8 @@ class BreakerTelemetry:
         _check_provider("meter_provider", meter_provider, "get_meter")
         _check_provider("logger_provider", logger_provider, "get_logger")
         self._emit = _SpanEvents(tracer_provider) if events == "span" else _log_events(logger_provider)
-        self._sources: weakref.WeakKeyDictionary[_Source, LabelledCounts] = weakref.WeakKeyDictionary()
-        """What is reported, and what it has counted."""
-        self._gone: dict[int, LabelledCounts] = {}
-        """What registries counted that are gone."""
-        self._reported: dict[tuple[str, str, str], int] = {}
+        self._metrics = BreakerMetrics(meter_provider)
         _all_telemetry.add(self)
-        meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
-        self._changes = meter.create_counter(names.METRIC_STATE_CHANGES, "{change}", "Changes of a breaker's state.")
-        meter.create_observable_gauge(
-            names.METRIC_STATE, [self._observe_states], "1", "1 for the state a breaker is in, 0 for the others."
-        )
-        meter.create_observable_counter(
-            names.METRIC_CALLS, [self._observe_calls], "{call}", "Calls by what they said about the server."
-        )
-        meter.create_observable_counter(
-            names.METRIC_RETRIES, [self._observe_retries], "{attempt}", "Attempts of calls after their first ones."
-        )
-        meter.create_observable_counter(
-            names.METRIC_FALLBACKS, [self._observe_fallbacks], "{call}", "Calls that a fallback answered."
-        )
-        meter.create_observable_up_down_counter(
-            names.METRIC_IN_FLIGHT, [self._observe_in_flight], "{call}", "Calls admitted and not ended."
-        )
 
     def attach(self, source: BreakerRegistry | CircuitBreaker) -> None:
         """Report everything that a registry's breakers, or a breaker without a registry, do from now on.
@@ -132,43 +100,20 @@ class BreakerTelemetry:
         source.on_state_change(lambda change: self._report(change, counts.label(change.breaker)), key=self)
         if isinstance(source, BreakerRegistry):
             source.actions.add(_note_action, _note_action)
-        if source not in self._sources:
-            counts = self._sources.setdefault(source, counts)  # or it was attached in the middle of this
-            weakref.finalize(source, self._gone.setdefault, id(counts), counts).atexit = False
-            self._fold()
+        self._metrics.add(source, counts)
 
-    def forget_reported(self) -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
-        """Begin anew in a forked child: what was reported so far were the parent's calls."""
-        self._reported.clear()
-        self._gone.clear()
-
-    def _attached(self) -> list[tuple[_Source, LabelledCounts]]:
-        """The registries and breakers that are there, with their counts; again where one comes or goes meanwhile."""
-        while True:
-            with suppress(RuntimeError):
-                return list(self._sources.items())
-
-    def _labelled(self) -> Iterator[tuple[str, CircuitBreaker]]:
-        """Each breaker that is there, with its label."""
-        for source, counts in self._attached():
-            for breaker in (source,) if isinstance(source, CircuitBreaker) else source:
-                yield counts.label(breaker.name), breaker
-
-    def _fold(self) -> None:
-        """Add up the counts of registries that are gone, so that making registries again and again fills no memory."""
-        if len(self._gone) > _GONE_APART:
-            folded = LabelledCounts((), 0)
-            oldest = [self._gone.pop(key, None) for key in list(self._gone)[:_GONE_APART]]
-            folded.add_all(summed(counts for counts in oldest if counts is not None))
-            self._gone[id(folded)] = folded
+    def begin_anew(self) -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
+        """Begin anew in a forked child: what was counted and reported so far is the parent's."""
+        self._metrics.forget_counted()
 
     def _report(self, change: StateChange, label: str) -> None:
         """Each of the three by itself: an exporter in trouble must not silence the log.
 
-        In the context of the call that caused the change, where log records and exemplars find their trace: the
-        thread's own context may be another call's.
+        In the context of the call that caused the change, where log records find their trace: the thread's own context
+        may be another call's.
         """
-        emitters: tuple[Callable[[StateChange], None], ...] = (_log_record, self._emit, partial(self._count, label))
+        count = partial(self._metrics.count_change, label)
+        emitters: tuple[Callable[[StateChange], None], ...] = (_log_record, self._emit, count)
         passing: BaseException | None = None
         token = otel_context.attach(_context(change) or otel_context.Context())
         try:
@@ -185,58 +130,8 @@ class BreakerTelemetry:
         if passing is not None:
             raise passing
 
-    def _count(self, label: str, change: StateChange) -> None:
-        attributes = {**_label(label), names.PREVIOUS_STATE: str(change.previous), names.STATE: str(change.state)}
-        self._changes.add(1, attributes)
 
-    def _observe_states(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
-        states: dict[str, set[State]] = {}
-        for label, breaker in self._labelled():
-            states.setdefault(label, set()).add(breaker.state)
-        for label, present in states.items():
-            for state in State:
-                yield Observation(int(state in present), {**_label(label), names.STATE: str(state)})
-
-    def _totals(self) -> dict[tuple[str, str, str], int]:
-        """Everything that was counted, of registries that are gone, too."""
-        live_and_gone = [*(counts for _, counts in self._attached()), *list(self._gone.values())]
-        totals = summed({id(counts): counts for counts in live_and_gone}.values())
-        for key, calls in totals.items():  # what is being folded just now was reported the last time
-            self._reported[key] = totals[key] = max(calls, self._reported.get(key, 0))
-        return totals
-
-    def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - the API's signature
-        for (label, outcome, status), calls in self._totals().items():
-            if outcome in {RETRY, FALLBACK}:
-                continue
-            attributes = {**_label(label), names.OUTCOME: outcome}
-            if outcome in {REJECTED, UNENFORCED}:
-                attributes[names.REFUSAL_REASON] = status
-            elif status:  # that of plain code is the name of an exception
-                attributes[names.RPC_STATUS if status in STATUS_NAMES else names.ERROR_TYPE] = status
-            yield Observation(calls, attributes)
-
-    def _observe_retries(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
-        for (label, what, _), attempts in self._totals().items():
-            if what == RETRY:
-                yield Observation(attempts, _label(label))
-
-    def _observe_fallbacks(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
-        for (label, what, kind), calls in self._totals().items():
-            if what == FALLBACK:
-                yield Observation(calls, {**_label(label), names.FALLBACK_KIND: kind})
-
-    def _observe_in_flight(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
-        calls: dict[str, int] = {}
-        for label, breaker in self._labelled():
-            calls[label] = calls.get(label, 0) + breaker.in_flight
-        for label, n in calls.items():
-            yield Observation(n, _label(label))
-
-
-_Source: TypeAlias = BreakerRegistry | CircuitBreaker
-
-_attached: Final[weakref.WeakKeyDictionary[_Source, BreakerTelemetry]] = weakref.WeakKeyDictionary()
+_attached: Final[weakref.WeakKeyDictionary[Source, BreakerTelemetry]] = weakref.WeakKeyDictionary()
 _all_telemetry: Final[weakref.WeakSet[BreakerTelemetry]] = weakref.WeakSet()
 _defaults: Final[dict[str, BreakerTelemetry]] = {}
 
@@ -297,7 +192,7 @@ def attach(
 def _after_fork_in_child() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
     """A forked child reports its own calls: the counts of its registries begin anew, and so does what was reported."""
     for telemetry in tuple(_all_telemetry):
-        telemetry.forget_reported()
+        telemetry.begin_anew()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
@@ -313,7 +208,7 @@ class _SpanEvents:
     """Emits each change as an event on the span of the call that caused it."""
 
     def __init__(self, tracer_provider: trace.TracerProvider | None) -> None:
-        self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
+        self._tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
 
     def __call__(self, change: StateChange) -> None:
         attributes = _attributes(change)
@@ -363,7 +258,7 @@ def _log_events(logger_provider: Any) -> Callable[[StateChange], None]:
     except (ImportError, TypeError) as error:
         message = "events='log' needs opentelemetry-api 1.35 or newer"
         raise RuntimeError(message) from error
-    otel_logger = logs.get_logger(_SCOPE, logger_provider=logger_provider)
+    otel_logger = logs.get_logger(SCOPE, logger_provider=logger_provider)
 
     def emit(change: StateChange) -> None:
         opened = change.state in {State.OPEN, State.FORCED_OPEN}
@@ -438,13 +333,3 @@ def _pairs(change: StateChange) -> Iterator[tuple[str, Any]]:
 
 def _context(change: StateChange) -> otel_context.Context | None:
     return change.context if isinstance(change.context, otel_context.Context) else None
-
-
-def _label(label: str) -> dict[str, str]:
-    name, target = split_target(label)
-    attributes = {names.NAME: label}
-    if "/" in name:
-        attributes[names.RPC_METHOD] = name
-    if target:
-        attributes[names.TARGET] = target
-    return attributes
