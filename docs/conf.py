@@ -30,6 +30,7 @@ docs/policy
 docs/parts
 docs/service_config
 docs/telemetry
+docs/operating
 docs/recipes
 docs/overload
 docs/grpc_own

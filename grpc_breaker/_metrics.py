@@ -19,8 +19,9 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from grpc_breaker import _semconv as names
 from grpc_breaker._core.breaker import CircuitBreaker
-from grpc_breaker._core.counts import FALLBACK, REJECTED, RETRY, UNENFORCED, LabelledCounts, summed
+from grpc_breaker._core.counts import FAILURE, FALLBACK, REJECTED, RETRY, UNENFORCED, LabelledCounts, summed
 from grpc_breaker._core.events import StateChange
+from grpc_breaker._core.machine import _HUNG
 from grpc_breaker._core.policy import STATUS_NAMES
 from grpc_breaker._core.state import TRANSITIONS, RefusalReason, State
 from grpc_breaker._core.target import split_target
@@ -38,8 +39,7 @@ _GONE_APART: Final = 100
 _OPENINGS: Final = tuple((str(previous), str(state)) for previous, state in TRANSITIONS if state is State.OPEN)
 """The changes of state that are reported from 0 on."""
 
-_REFUSED_BY_BREAKER: Final = (REJECTED, str(RefusalReason.BREAKER))
-"""The calls that are reported from 0 on: outcome and reason."""
+_BREAKER: Final = str(RefusalReason.BREAKER)
 
 
 class BreakerMetrics:
@@ -155,7 +155,11 @@ class BreakerMetrics:
         return totals
 
     def _observe_calls(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
-        begun = {(label, *_REFUSED_BY_BREAKER): 0 for label, _ in self._labelled()}
+        begun: dict[tuple[str, str, str], int] = {}
+        for label, breaker in self._labelled():
+            begun[label, REJECTED, _BREAKER] = 0
+            if breaker.policy.hung_after is not None:
+                begun[label, FAILURE, _HUNG] = 0
         for (label, outcome, status), calls in {**begun, **self._totals()}.items():
             if outcome in {RETRY, FALLBACK}:
                 continue

@@ -6,7 +6,6 @@ They assert what holds on a machine of any pace: whether a breaker opened, and c
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,11 +13,11 @@ import pytest
 from tests.scenarios.applications import first_message_only
 from tests.scenarios.clients import Traffic
 from tests.scenarios.day import THEMES
-from tests.scenarios.environment import NGINX
 from tests.scenarios.healthy_days import connection_dies, rolling_restart, watch_cut_daily
 from tests.scenarios.outages import dead, hung
 from tests.scenarios.play import Result, Scenario, play
 from tests.scenarios.proxies import cancelled, http_status, too_large
+from tests.support.programs import required
 
 SPEED = 30
 PATIENT = Traffic(callers=4, every=4.0, timeout=15.0)
@@ -30,11 +29,7 @@ LONG = 160
 @pytest.fixture
 def nginx() -> None:
     """Nginx is installed; where it is not, skip the test, but never in CI."""
-    if NGINX is None:
-        reason = "nginx is not installed (apt-get install nginx)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    required("nginx", "nginx-light")
 
 
 def bare_and_guarded(scenario: Scenario) -> Iterator[tuple[Result, Result]]:

@@ -65,6 +65,19 @@ def test_refusals_by_a_breaker_are_counted_from_0(breakers: BreakerRegistry, met
     assert read(meter, "calls")[rejected] == 1
 
 
+def test_hung_calls_are_counted_from_0(meter: Meter) -> None:
+    """A breaker with `hung_after` has its hung calls at 0 before there is one; a breaker without has none."""
+    breakers = BreakerRegistry({METHOD: BreakerPolicy(hung_after=1), "pkg.S/N": POLICY}, clock=(clock := FakeClock()))
+    BreakerTelemetry(meter_provider=meter.provider).attach(breakers)
+    permit, _ = breakers[METHOD].admit(), breakers["pkg.S/N"].admit()
+    hung = ("error.type=HUNG", "grpc_breaker.outcome=failure")
+    assert [(key, value) for key, value in read(meter, "calls").items() if hung[0] in key] == [(hung, 0)]
+    clock.advance(2)
+    breakers[METHOD].admit()
+    assert read(meter, "calls")[hung] == 1
+    permit.success()
+
+
 def test_start_time_of_the_state(breakers: BreakerRegistry, meter: Meter) -> None:
     """The metric says when a breaker entered the state it is in, in seconds since the epoch; not before it has changed."""
     breaker = breakers[METHOD]
