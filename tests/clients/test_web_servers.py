@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 pytest.importorskip("gunicorn", reason="gunicorn is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
-from tests.clients.support.process import application
+from tests.clients.support.process import application, wait_until_it_listens
 from tests.support.server import PATIENCE
 
 FAILING = "wait 0.02;error INTERNAL ill"
@@ -41,20 +39,6 @@ def web(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[httpx.Client
         transport = httpx.HTTPTransport(uds=str(socket_path))
         with httpx.Client(transport=transport, timeout=PATIENCE, headers={"Connection": "close"}) as client:
             yield client
-
-
-def wait_until_it_listens(path: Path) -> None:
-    """Connect until it works: a server says nowhere else that it is ready."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        with socket.socket(socket.AF_UNIX) as connection:
-            try:
-                connection.connect(str(path))
-            except OSError:
-                assert time.monotonic() < until, "the web server did not start"
-                time.sleep(0.02)
-            else:
-                return
 
 
 def test_each_worker_has_a_breaker_of_its_own(web: httpx.Client, request: pytest.FixtureRequest) -> None:

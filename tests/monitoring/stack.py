@@ -33,13 +33,13 @@ def free_port() -> int:
         return port
 
 
-def wait_until(holds: Callable[[], object], seconds: float = PATIENCE) -> bool:
+def wait_until(holds: Callable[[], object], seconds: float = PATIENCE, pause: float = 0.1) -> bool:
     """Wait until a condition holds; false if it does not within the time."""
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
             return False
-        time.sleep(0.1)
+        time.sleep(pause)
     return True
 
 

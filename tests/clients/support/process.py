@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,3 +38,17 @@ def application(command: Sequence[str], folder: Path, **environment: str) -> Ite
         finally:
             os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the process and its workers
             process.wait(PATIENCE)
+
+
+def wait_until_it_listens(path: Path) -> None:
+    """Connect until it works: a server says nowhere else that it is ready."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(path))
+            except OSError:
+                assert time.monotonic() < until, "the web server did not start"
+                time.sleep(0.02)
+            else:
+                return
