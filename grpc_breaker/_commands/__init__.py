@@ -1,0 +1,1 @@
+"""The commands of `grpc-breaker`: one file for each, and what they share."""

@@ -1,0 +1,173 @@
+"""Which processes a command asks, and how it connects to them.
+
+They are those that `--target` names, or all processes of this user on this host that serve their breakers on a unix
+socket. What is asked for the latter is looked for anew each time, because processes come and go.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import grpc
+
+from grpc_breaker._core.log import printable
+from grpc_breaker.admin._sockets import address_of, folders, found_in
+from grpc_breaker.admin.v1.admin_pb2_grpc import BreakerAdminStub
+
+TIMEOUT: Final = 2.0
+"""Seconds that a process has for an answer. One that is stopped gives none."""
+
+_CHANNEL: Final = (
+    ("grpc.max_receive_message_length", 64 << 20),  # ten thousand breakers with the details of a failure each
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.use_local_subchannel_pool", 1),  # the back-off of a process that is gone is no other one's
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A process to ask."""
+
+    address: str
+    """As gRPC wants it: "unix:/run/user/1000/grpc_breaker/4711.sock", "checkout:50051"."""
+    credentials: grpc.ChannelCredentials | None = None
+    """For TLS; `None` without."""
+    server_name: str | None = None
+    """Whose certificate the server must have, where it is not that of the address."""
+
+    def channel(self) -> grpc.Channel:
+        """Connect, with nothing between: no breaker, no retries. The caller closes it."""
+        if self.credentials is None:
+            return grpc.insecure_channel(self.address, _CHANNEL)
+        named = () if self.server_name is None else (("grpc.ssl_target_name_override", self.server_name),)
+        return grpc.secure_channel(self.address, self.credentials, (*_CHANNEL, *named))
+
+    def __str__(self) -> str:
+        return printable(self.address)
+
+
+def stub_of(channel: grpc.Channel) -> Any:
+    """The client of the admin service; grpcio gives the generated one no types."""
+    return BreakerAdminStub(channel)
+
+
+class Targets:
+    """The processes that a command was told to ask."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str] = (),
+        *,
+        directory: Path | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        """Say which.
+
+        Args:
+            addresses: Those to ask. Default: none, and the processes of this host are asked.
+            directory: Where the sockets of this host's processes are. Default `None`: where they are by default.
+            credentials: For TLS with `addresses` that are no unix sockets. Default `None`: no TLS.
+            server_name: Whose certificate the servers must have. Default `None`: that of the address.
+        """
+        self._given = [
+            Target(it) if it.startswith("unix:") else Target(it, credentials, server_name) for it in addresses
+        ]
+        self.directories = folders() if directory is None else [directory]
+        """Where sockets are looked for."""
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Self:
+        """What the options of `add_options` say.
+
+        Raises:
+            OSError: A file with a certificate or key cannot be read.
+        """
+        credentials = None
+        if options.tls or options.ca_file or options.cert_file or options.key_file:
+            files = (options.ca_file, options.key_file, options.cert_file)
+            credentials = grpc.ssl_channel_credentials(*[it and Path(it).read_bytes() for it in files])
+        return cls(
+            options.target,
+            directory=options.directory,
+            credentials=credentials,
+            server_name=options.server_name,
+        )
+
+    def now(self) -> list[Target]:
+        """The processes to ask now.
+
+        Raises:
+            PermissionError: A directory of sockets is not to be trusted.
+        """
+        if self._given:
+            return self._given
+        return [Target(address_of(path)) for folder in self.directories for path in found_in(folder)]
+
+    @property
+    def none_found(self) -> str:
+        """What to say where there is none."""
+        places = " and ".join(str(it) for it in self.directories)
+        return f"no process of this user serves its breakers here: looked in {places}; else name one with --target"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which processes are asked."""
+    group = parser.add_argument_group("which processes", "Default: all of this user that serve them on a unix socket.")
+    group.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        type=_address,
+        metavar="HOST:PORT",
+        help="ask this process, also unix:/PATH; may be given several times",
+    )
+    group.add_argument("--directory", type=Path, metavar="DIR", help="where the sockets of this host's processes are")
+    group.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help=f"how long a process may take to answer (default: {TIMEOUT:g})",
+    )
+    group.add_argument("--tls", action="store_true", help="TLS, checked against well-known authorities")
+    group.add_argument("--ca-file", metavar="FILE", help="TLS, checked against these authorities (PEM)")
+    group.add_argument("--cert-file", metavar="FILE", help="the client's certificate (PEM), with --key-file")
+    group.add_argument("--key-file", metavar="FILE", help="the client's key (PEM)")
+    group.add_argument("--server-name", metavar="NAME", help="the name in the server's certificate, if not HOST")
+
+
+def _address(text: str) -> str:
+    if text.startswith("/"):
+        return address_of(Path(text))
+    if ":" not in text:
+        message = f"a target is HOST:PORT or unix:/PATH, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def _seconds(text: str) -> float:
+    message = f"a number of seconds from 0.1 to 600, not {text!r}"
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(message) from None
+    if not 0.1 <= seconds <= 600:
+        raise argparse.ArgumentTypeError(message)
+    return seconds
+
+
+def trouble_of(error: grpc.RpcError) -> str:
+    """Why a process gave no answer, in words for an operator."""
+    code, details = error.code(), printable(error.details() or "")  # type: ignore[attr-defined, unused-ignore]
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return "no answer in time: stopped, or too busy"
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return "it has no admin service for breakers"
+    return f"{code.name}: {details}" if details else code.name

@@ -1,0 +1,168 @@
+"""The unix sockets by which a user's processes on one host can be asked: where they are, and which are dead.
+
+Each process has one, `<pid>.sock`, in a folder that belongs to its user alone: `$XDG_RUNTIME_DIR/grpc_breaker`, or
+`grpc_breaker-<uid>` in the temp folder, whose names anyone can foresee, so it is used only if it is a real folder, ours,
+and closed to others.
+
+A server listens under another name, `<pid>.new`, and is renamed then. So a socket that refuses a connection is that of a
+process that is gone, and never one that is about to listen; and grpcio, which unlinks the path of a server that stops,
+never unlinks another one's. Publishing a socket and sweeping dead ones exclude each other by a lock on the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+_LONGEST: Final = 107 if sys.platform == "linux" else 103
+"""Bytes that the path of a unix socket may have."""
+
+_NAME: Final = re.compile(r"\d+\.(sock|new)")
+_LOCK: Final = ".lock"
+_LOCKED_FOR: Final = 5.0
+"""Seconds to wait for the lock, which is held for some microseconds."""
+_LEFT_BEHIND: Final = 60.0
+"""Seconds after which a socket that refuses connections was never published."""
+
+
+def folders() -> list[Path]:
+    """The folders where a user's processes have their sockets, the one for new ones first.
+
+    A service may have been started without `$XDG_RUNTIME_DIR`, so both places are looked at.
+    """
+    if not hasattr(socket, "AF_UNIX"):  # pragma: no cover - Windows
+        return []
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    ours = Path(tempfile.gettempdir(), f"grpc_breaker-{os.getuid()}")
+    return [Path(runtime, "grpc_breaker"), ours] if runtime else [ours]
+
+
+def address_of(path: Path) -> str:
+    """The address of a socket as gRPC wants it."""
+    return "unix:" + quote(str(path))
+
+
+def prepare(folder: Path) -> None:
+    """Make a folder for sockets, or see to it that the one there is may be used.
+
+    Raises:
+        OSError: It cannot be made.
+        PermissionError: It is not ours, open to others, or no folder.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    wrong = _wrong_with(folder)
+    if wrong:
+        message = f"{folder} cannot hold sockets: {wrong}; remove it, or give another directory"
+        raise PermissionError(message)
+
+
+def _wrong_with(folder: Path) -> str:
+    """Why a folder must not be trusted; empty for one that may be."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is no directory, or a link to one"
+    if found.st_uid != os.getuid():
+        return f"it belongs to user {found.st_uid}"
+    open_to_others = stat.S_IMODE(found.st_mode) & 0o077
+    return f"its mode is {stat.S_IMODE(found.st_mode):o}, and must be 700" if open_to_others else ""
+
+
+def paths_of(folder: Path, pid: int) -> tuple[Path, Path]:
+    """Where the server of a process is to listen first, and the path that it gets then.
+
+    Raises:
+        ValueError: The path is too long for a unix socket.
+    """
+    path = folder / f"{pid}.sock"
+    length = len(os.fsencode(path))
+    if length > _LONGEST:
+        message = (
+            f"the path of a unix socket has at most {_LONGEST} bytes, and {path} has {length}: give a shorter directory"
+        )
+        raise ValueError(message)
+    return path.with_suffix(".new"), path
+
+
+def publish(listening: Path, path: Path) -> None:
+    """Give the socket of a server that listens its name.
+
+    Raises:
+        FileExistsError: A process that lives has it already, in another container that shares the folder.
+        TimeoutError: Another process holds the lock of the folder, and does not let go.
+    """
+    with _locked(path.parent, _LOCKED_FOR):
+        if path.exists() and not is_dead(path):
+            raise FileExistsError(errno.EEXIST, "another process listens there; give another directory", str(path))
+        listening.rename(path)
+
+
+def found_in(folder: Path) -> list[Path]:
+    """The sockets of the processes that live, sorted by their ids; dead ones are removed.
+
+    Raises:
+        PermissionError: The folder is not ours, open to others, or no folder.
+    """
+    try:
+        wrong = _wrong_with(folder)
+    except FileNotFoundError:
+        return []
+    if wrong:
+        message = f"the sockets in {folder} are not to be trusted: {wrong}"
+        raise PermissionError(message)
+    _sweep(folder)
+    paths = [it for it in folder.iterdir() if _NAME.fullmatch(it.name) and it.suffix == ".sock"]
+    return sorted(paths, key=lambda path: int(path.stem))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the sockets of processes that are gone; none while another process changes the folder."""
+    with contextlib.suppress(TimeoutError, OSError), _locked(folder, 0.0):
+        for path in folder.iterdir():
+            if _NAME.fullmatch(path.name) and is_dead(path) and (path.suffix == ".sock" or _was_left_behind(path)):
+                path.unlink(missing_ok=True)
+
+
+def _was_left_behind(path: Path) -> bool:
+    return time.time() - path.lstat().st_mtime > _LEFT_BEHIND
+
+
+def is_dead(path: Path) -> bool:
+    """Whether nobody listens on a socket. One whose process is stopped, or too busy to accept, is alive."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)
+        return asking.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, patience: float) -> Generator[None, None, None]:
+    """Hold the lock of a folder. It is the system's: it ends with the process that holds it."""
+    import fcntl  # noqa: PLC0415 - Windows has none, and no unix sockets; other targets can be asked there
+
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    message = f"another process holds {folder / _LOCK}"
+                    raise TimeoutError(message) from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(lock)
