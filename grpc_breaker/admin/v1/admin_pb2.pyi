@@ -226,7 +226,7 @@ class WatchBreakersResponse(_message.Message):
 
     @_builtins.property
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of breakers that are gone."""
+        """The names of breakers that are gone, or that the filter leaves out now."""
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateChange]:

@@ -65,7 +65,8 @@ class BreakerAdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchBreakers(self, request, context):
-        """All breakers at first, then those that have changed. RESOURCE_EXHAUSTED where too many watch already.
+        """All breakers at first, then those that have changed. A response comes at least once in each interval, an empty one
+        where nothing has changed: a sign of life. RESOURCE_EXHAUSTED where too many watch already; ListBreakers works then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

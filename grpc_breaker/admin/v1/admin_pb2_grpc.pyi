@@ -42,7 +42,9 @@ class BreakerAdminStub:
     breaker of this name; none is made.
     """
     WatchBreakers: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchBreakersRequest, _admin_pb2.WatchBreakersResponse]
-    """All breakers at first, then those that have changed. RESOURCE_EXHAUSTED where too many watch already."""
+    """All breakers at first, then those that have changed. A response comes at least once in each interval, an empty one
+    where nothing has changed: a sign of life. RESOURCE_EXHAUSTED where too many watch already; ListBreakers works then.
+    """
     ForceOpen: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForceOpenRequest, _admin_pb2.ForceOpenResponse]
     """Has breakers refuse every call for a time, then closes them. PERMISSION_DENIED where changes are not allowed,
     NOT_FOUND where no breaker and no policy has the name, INVALID_ARGUMENT without a reason or a time.
@@ -62,7 +64,9 @@ class BreakerAdminAsyncStub(BreakerAdminStub):
     breaker of this name; none is made.
     """
     WatchBreakers: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchBreakersRequest, _admin_pb2.WatchBreakersResponse]  # type: ignore[assignment]
-    """All breakers at first, then those that have changed. RESOURCE_EXHAUSTED where too many watch already."""
+    """All breakers at first, then those that have changed. A response comes at least once in each interval, an empty one
+    where nothing has changed: a sign of life. RESOURCE_EXHAUSTED where too many watch already; ListBreakers works then.
+    """
     ForceOpen: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForceOpenRequest, _admin_pb2.ForceOpenResponse]  # type: ignore[assignment]
     """Has breakers refuse every call for a time, then closes them. PERMISSION_DENIED where changes are not allowed,
     NOT_FOUND where no breaker and no policy has the name, INVALID_ARGUMENT without a reason or a time.
@@ -97,7 +101,9 @@ class BreakerAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.WatchBreakersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.WatchBreakersResponse], _abc.AsyncIterator[_admin_pb2.WatchBreakersResponse]]:
-        """All breakers at first, then those that have changed. RESOURCE_EXHAUSTED where too many watch already."""
+        """All breakers at first, then those that have changed. A response comes at least once in each interval, an empty one
+        where nothing has changed: a sign of life. RESOURCE_EXHAUSTED where too many watch already; ListBreakers works then.
+        """
 
     @_abc_1.abstractmethod
     def ForceOpen(
