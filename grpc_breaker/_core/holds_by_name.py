@@ -47,13 +47,9 @@ def name_of(key: object, breakers: Iterable[CircuitBreaker], configuration: Conf
     if not isinstance(key, str):
         message = f"a name must be a string like 'pkg.Service/Method', 'pkg.Service' or '@target', got {key!r}"
         raise TypeError(message)
-    of, at, target = key.rpartition("@")
-    name = Name((of if at else key).removeprefix("/"), check_target(target) if at else "")
-    policy = configuration.policy_of(*name) if "/" in name.of else None
-    if policy is not None and policy.breaker_policy.group:
-        name = name._replace(of=policy.breaker_policy.group)
+    name = parse_name(key, configuration)
     known = {*configuration.configured, *(breaker.name for breaker in breakers)}
-    if name == ("", "") or not any(name.covers(_meant_by(it)) for it in known):
+    if name == ("", "") or not any(name.covers(meant_by(it)) for it in known):
         near = nearest(key, sorted(known | {it.rpartition("/")[0] for it in known if "/" in it}))
         hint = f"; did you mean {near!r}?" if near else ""
         message = f"no breaker and no policy has the name {key!r}{hint}"
@@ -61,7 +57,20 @@ def name_of(key: object, breakers: Iterable[CircuitBreaker], configuration: Conf
     return name
 
 
-def _meant_by(breaker: str) -> Name:
+def parse_name(key: str, configuration: Configuration) -> Name:
+    """What a key means, whether or not there is anything of that name.
+
+    Raises:
+        ValueError: A target that is none.
+    """
+    of, at, target = key.rpartition("@")
+    name = Name((of if at else key).removeprefix("/"), check_target(target) if at else "")
+    policy = configuration.policy_of(*name) if "/" in name.of else None
+    return name if policy is None or not policy.breaker_policy.group else name._replace(of=policy.breaker_policy.group)
+
+
+def meant_by(breaker: str) -> Name:
+    """What the name of a breaker means."""
     return Name(*split_target(breaker))
 
 
@@ -79,14 +88,14 @@ class HoldsByName:
         for replaced in [it for it in list(self._orders) if name.covers(it)]:
             self._orders.pop(replaced, None)
         self._orders[name] = (state, hold)
-        covered = [breaker for breaker in breakers if name.covers(_meant_by(breaker.name))]
+        covered = [breaker for breaker in breakers if name.covers(meant_by(breaker.name))]
         for breaker in covered:
             _obey(breaker, state, hold)
         return tuple(sorted(breaker.name for breaker in covered))
 
     def tell(self, breaker: CircuitBreaker) -> None:
         """Have a breaker that was just made obey the last order that covers it."""
-        name = _meant_by(breaker.name)
+        name = meant_by(breaker.name)
         for covering, (state, hold) in reversed(list(self._orders.items())):
             if covering.covers(name):
                 if breaker._clock() < hold.until and state is not State.CLOSED:

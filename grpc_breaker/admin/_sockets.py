@@ -1,12 +1,12 @@
 """The unix sockets by which a user's processes on one host can be asked: where they are, and which are dead.
 
 Each process has one, `<pid>.sock`, in a folder that belongs to its user alone: `$XDG_RUNTIME_DIR/grpc_breaker`, or
-`grpc_breaker-<uid>` in the temp folder, whose names anyone can foresee, so it is used only if it is a real folder, ours,
-and closed to others.
+`grpc_breaker-<uid>` in the temp folder. Anyone can foresee that name and be there first, so a folder is used only if it
+is a real one, ours, and closed to others.
 
-A server listens under another name, `<pid>.new`, and is renamed then. So a socket that refuses a connection is that of a
-process that is gone, and never one that is about to listen; and grpcio, which unlinks the path of a server that stops,
-never unlinks another one's. Publishing a socket and sweeping dead ones exclude each other by a lock on the folder.
+A server listens under another name, `<pid>.new`, and is renamed then. So a socket that refuses a connection is that of
+a process that is gone, and never one that is about to listen; and grpcio, which unlinks the path of a server that
+stops, never unlinks another one's. A lock on the folder keeps those who sweep from those who publish.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""The admin service added to a server, whichever API of grpcio it is of; and what ends with that server."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Final, cast
+
+import grpc
+from grpc import aio
+
+from grpc_breaker._registry import BreakerRegistry
+from grpc_breaker.admin import _aio, _sync
+from grpc_breaker.admin._service import AdminService
+
+MAX_WATCHERS: Final = 16
+
+
+def add_breaker_admin_servicer(
+    server: grpc.Server | aio.Server,
+    breakers: BreakerRegistry,
+    *,
+    allow_changes: bool = False,
+    hide_details: bool = False,
+    max_watchers: int = MAX_WATCHERS,
+) -> None:
+    """Add the admin service of breakers to a server, as `grpc_breaker.admin.v1.BreakerAdmin`.
+
+    Nobody is kept out but by what the server itself asks for: credentials, interceptors, where its port can be reached.
+    The service takes none of the server's threads, unless an interceptor of the server wraps its handlers.
+
+    Args:
+        server: A server of `grpc` or `grpc.aio`, before or after it was started.
+        breakers: The registry.
+        allow_changes: Whether operators may hold and reset breakers. Default: they may only look.
+        hide_details: Whether the details of failures are left out. Default: they are shown.
+        max_watchers: How many may watch at once; more are refused and can list. Default 16.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: `max_watchers` is below 0.
+    """
+    if not isinstance(server, grpc.Server | aio.Server):
+        message = f"server must be a grpc.Server or a grpc.aio.Server, got {server!r}"
+        raise TypeError(message)
+    add_service(
+        server,
+        AdminService(breakers, allow_changes=allow_changes, hide_details=hide_details, max_watchers=max_watchers),
+    )
+
+
+def add_service(server: grpc.Server | aio.Server, service: AdminService) -> None:
+    """Add the service to a server."""
+    if isinstance(server, grpc.Server):
+        _sync.add_to(server, service)
+    else:
+        _aio.add_to(server, service)
+    _end_watches_with(server, service)
+
+
+def _end_watches_with(server: Any, service: AdminService) -> None:
+    """End all watches when the server is told to stop: they would use up the grace that it gives to its calls.
+
+    grpcio tells no handler that its server stops, so `stop` of this server is another one.
+    """
+    kind = cast(Any, type(server))
+    held = weakref.ref(server)
+
+    def stop_watches_first(*args: Any, **kwargs: Any) -> Any:
+        service.watchers.end()
+        return kind.stop(held(), *args, **kwargs)
+
+    server.stop = stop_watches_first
+    weakref.finalize(server, service.watchers.end).atexit = False

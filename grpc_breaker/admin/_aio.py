@@ -1,0 +1,96 @@
+"""The admin service on a server of `grpc.aio`.
+
+Its event loop belongs to the application: breakers are looked at in threads, and the loop only sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+
+from grpc_breaker.admin._requests import RefusedError
+from grpc_breaker.admin._service import NAME, AdminService, requests, who
+from grpc_breaker.admin._threads import DaemonPool
+from grpc_breaker.admin._watchers import STOPPING, Watcher, Watchers
+
+_THREADS: Final = 4
+
+
+def add_to(server: grpc.aio.Server, service: AdminService) -> None:
+    """Have a server serve it."""
+    pool = DaemonPool(_THREADS)
+    read = requests()
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(_unary(method, pool), request_deserializer=read[name])
+        for name, method in service.unary.items()
+    }
+    handlers["WatchBreakers"] = grpc.unary_stream_rpc_method_handler(
+        _watching(service, pool), request_deserializer=read["WatchBreakers"]
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+
+
+def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[Any, Any], Awaitable[bytes]]:
+    async def answer(request: Any, context: Any) -> bytes:
+        try:
+            return await asyncio.wrap_future(pool.submit(method, request, who(context)))
+        except RefusedError as refused:
+            _refuse(context, refused)
+            return b""
+
+    return answer
+
+
+def _watching(service: AdminService, pool: DaemonPool) -> Callable[[Any, Any], Awaitable[None]]:
+    async def watch(request: Any, context: Any) -> None:
+        loop, task, woken = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+
+        def soon(function: Callable[[], object]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(function)
+
+        def cancel() -> None:
+            if task is not None:  # pragma: no branch - a handler runs in a task
+                soon(task.cancel)
+
+        try:
+            watcher = service.watcher(request, lambda: soon(woken.set), cancel)
+        except RefusedError as refused:
+            _refuse(context, refused)
+            return
+        try:
+            await _tell(service.watchers, watcher, woken, context, pool)
+        finally:
+            service.watchers.remove(watcher)
+        _refuse(context, RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING))
+
+    return watch
+
+
+def _refuse(context: Any, refused: RefusedError) -> None:
+    """Set a status. After `context.abort`, `stop` of an older server waits for all its grace: grpc/grpc#37239."""
+    context.set_code(refused.code)
+    context.set_details(refused.details)
+
+
+async def _tell(watchers: Watchers, watcher: Watcher, woken: asyncio.Event, context: Any, pool: DaemonPool) -> None:
+    """Send a watcher its responses until the server stops; one that has enough cancels this."""
+    due, board = True, watchers.board
+    while not watchers.ended:
+        picture = await asyncio.wrap_future(pool.submit(board.look)) if due else board.picture
+        response = watcher.response(picture)
+        if response or due:
+            watcher.sending = True
+            await context.write(response)
+            watcher.sending = False
+        try:
+            async with asyncio.timeout(watcher.seconds_to_wait()):
+                await woken.wait()
+            due = False
+        except TimeoutError:
+            due = True
+        woken.clear()

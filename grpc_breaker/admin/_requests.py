@@ -1,0 +1,133 @@
+"""What requests ask for, checked: everything that is wrong with one is said at once, by the names of its fields."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import grpc
+
+from grpc_breaker._core.overview import Meaning
+from grpc_breaker._core.registry import Registry
+from grpc_breaker.admin.v1 import admin_pb2
+
+LONGEST_HOLD: Final = 7 * 24 * 3600
+"""Seconds: a hold that is forgotten must end."""
+
+_LONGEST_REASON: Final = 200
+_INTERVALS: Final = (0.2, 60.0)
+_INTERVAL: Final = 1.0
+
+
+class RefusedError(Exception):
+    """A request that is refused, with the status that says so."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        """Say why.
+
+        Args:
+            code: The status.
+            details: Words for the operator.
+        """
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+class Wanted:
+    """The breakers that a filter means."""
+
+    def __init__(self, meaning: Meaning, states: frozenset[int]) -> None:
+        """Say which: those that a name means, in one of these states, or in any where there are none."""
+        self._meaning = meaning
+        self.states = states
+
+    def has_name(self, breaker: str) -> bool:
+        """Whether a breaker of this name is meant, in some state."""
+        return self._meaning.covers(breaker)
+
+    def has_state(self, *states: int) -> bool:
+        """Whether one of these states is meant."""
+        return not self.states or not self.states.isdisjoint(states)
+
+
+class HoldRequest(NamedTuple):
+    """A hold that is asked for."""
+
+    name: str
+    ttl: float
+    reason: str
+
+
+def wanted_by(breakers: Registry, wanted: Any, *, interval: Any = None) -> tuple[Wanted, float]:
+    """What a filter means; and the seconds between two responses of a watch.
+
+    Raises:
+        RefusedError: A field is wrong.
+    """
+    wrong: list[str] = []
+    meaning = Meaning(breakers, "")
+    try:
+        meaning = Meaning(breakers, wanted.name)
+    except ValueError as error:
+        wrong.append(f"filter.name: {error}")
+    unknown = [it for it in wanted.states if it not in admin_pb2.State.values() or it == admin_pb2.STATE_UNSPECIFIED]
+    if unknown:
+        wrong.append(f"filter.states must be states other than STATE_UNSPECIFIED, got {unknown}")
+    seconds = _INTERVAL if interval is None else _seconds(interval)
+    if not _INTERVALS[0] <= seconds <= _INTERVALS[1]:
+        wrong.append(f"interval must be from {_INTERVALS[0]:g} s to {_INTERVALS[1]:g} s, got {seconds:g} s")
+    _refuse(wrong)
+    return Wanted(meaning, frozenset(wanted.states)), seconds
+
+
+def hold_of(request: Any, breakers: Registry) -> HoldRequest:
+    """The hold that a request asks for.
+
+    Raises:
+        RefusedError: A field is wrong.
+    """
+    wrong = _wrong_with_name(request.name, breakers)
+    ttl = _seconds(request.ttl)
+    if not request.HasField("ttl"):
+        wrong.append("ttl is missing: for how long, above 0, at most 7 days")
+    elif not 1e-6 <= ttl <= LONGEST_HOLD:
+        wrong.append(f"ttl must be above 0 and at most 7 days, got {ttl:g} s")
+    reason = request.reason
+    if not reason.strip():
+        wrong.append(f"reason is missing: why, in 1 to {_LONGEST_REASON} characters")
+    elif len(reason) > _LONGEST_REASON or not reason.isprintable():
+        got = f"{len(reason)} characters" if reason.isprintable() else "control characters in it"
+        wrong.append(f"reason must be 1 to {_LONGEST_REASON} printable characters, got {got}")
+    _refuse(wrong)
+    return HoldRequest(request.name, ttl, reason)
+
+
+def name_of(request: Any, breakers: Registry) -> str:
+    """The name that a request has.
+
+    Raises:
+        RefusedError: It is none.
+    """
+    _refuse(_wrong_with_name(request.name, breakers))
+    name: str = request.name
+    return name
+
+
+def _wrong_with_name(name: str, breakers: Registry) -> list[str]:
+    if not name:
+        return ["name is missing: a method, a service, a group or @target"]
+    try:
+        Meaning(breakers, name)
+    except ValueError as error:
+        return [f"name: {error}"]
+    return []
+
+
+def _refuse(wrong: list[str]) -> None:
+    if wrong:
+        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "; ".join(wrong))
+
+
+def _seconds(duration: Any) -> float:
+    seconds: float = duration.seconds + duration.nanos / 1e9
+    return seconds

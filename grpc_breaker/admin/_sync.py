@@ -1,0 +1,95 @@
+"""The admin service on a server of `grpc`.
+
+Its calls run in threads of their own, by two attributes of a handler that grpcio looks for and its health service uses,
+too: `experimental_thread_pool` and `experimental_non_blocking`. An interceptor of the server that wraps handlers takes
+them away. Then short calls run in the server's threads, and nobody can watch, because that would hold one for long.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+
+from grpc_breaker._core.log import log_once
+from grpc_breaker.admin._requests import RefusedError
+from grpc_breaker.admin._service import NAME, AdminService, requests, who
+from grpc_breaker.admin._threads import DaemonPool, start
+from grpc_breaker.admin._watchers import STOPPING, Watcher
+
+_THREADS: Final = 4
+"""For calls that are short: with the interpreter's lock, more would not be faster."""
+
+Send = Callable[[Any], None]
+
+
+def add_to(server: grpc.Server, service: AdminService) -> None:
+    """Have a server serve it."""
+    pool = DaemonPool(_THREADS)
+    read = requests()
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(_unary(method, pool), request_deserializer=read[name])
+        for name, method in service.unary.items()
+    }
+    handlers["WatchBreakers"] = grpc.unary_stream_rpc_method_handler(
+        _watching(service, pool), request_deserializer=read["WatchBreakers"]
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+
+
+def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[Any, Any], bytes]:
+    def answer(request: Any, context: Any) -> bytes:
+        try:
+            return method(request, who(context))
+        except RefusedError as refused:
+            context.abort(refused.code, refused.details)
+            raise  # never reached: abort raises
+
+    answer.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    return answer
+
+
+def _watching(service: AdminService, pool: DaemonPool) -> Callable[..., None]:
+    def watch(request: Any, context: Any, send: Send | None = None) -> None:
+        try:
+            if send is None:
+                message = "an interceptor of this server leaves the service no threads to watch in; ListBreakers works"
+                raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)  # noqa: TRY301 - refused like the others
+            woken = threading.Event()
+            watcher = service.watcher(request, woken.set, context.cancel)
+        except RefusedError as refused:
+            context.abort(refused.code, refused.details)
+            raise
+        if not context.add_callback(woken.set):
+            service.watchers.remove(watcher)  # it has gone already
+            return
+        start(lambda: _tell(service, watcher, woken, context, send))
+
+    watch.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    watch.experimental_non_blocking = True  # type: ignore[attr-defined]
+    return watch
+
+
+def _tell(service: AdminService, watcher: Watcher, woken: threading.Event, context: Any, send: Send) -> None:
+    """Send a watcher its responses, in a thread of its own, until it has enough or the server stops."""
+    watchers = service.watchers
+    try:
+        due = True
+        while context.is_active() and not watchers.ended:
+            response = watcher.response(watchers.board.look() if due else watchers.board.picture)
+            if response or due:
+                watcher.sending = True
+                send(response)
+                watcher.sending = False
+            due = not woken.wait(watcher.seconds_to_wait())
+            woken.clear()
+        context.set_code(grpc.StatusCode.UNAVAILABLE)
+        context.set_details(STOPPING)
+    except Exception:  # noqa: BLE001 - a defect of this package, or of a clock of the user's
+        log_once("the admin service failed to tell a watcher")
+        context.set_code(grpc.StatusCode.INTERNAL)
+    finally:
+        watchers.remove(watcher)
+    send(None)

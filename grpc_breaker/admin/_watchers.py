@@ -1,0 +1,160 @@
+"""Those who watch the breakers of a process, and how they hear of changes.
+
+A change of state happens on the thread of a caller, which only leaves a mark. The bell, a thread that lives while
+anybody watches, finds the mark, looks at the breakers once for all, and wakes the watchers. Each has its own pace: one
+that cannot send keeps nobody waiting, and gets what is true by then when it can.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import Final
+
+import grpc
+
+from grpc_breaker._core.events import StateChange
+from grpc_breaker._core.log import log_once
+from grpc_breaker._core.registry import Registry
+from grpc_breaker.admin._board import Board, Change, Picture
+from grpc_breaker.admin._messages import text
+from grpc_breaker.admin._requests import RefusedError, Wanted
+from grpc_breaker.admin._threads import start
+from grpc_breaker.admin.v1 import admin_pb2
+
+_PAUSE: Final = 0.05
+"""Seconds between two rings: an outage in which everything opens is a few responses, not hundreds."""
+
+
+STOPPING: Final = "the server stops"
+"""What a watch ends with then."""
+
+
+class Watcher:
+    """One who watches: what it was told, and when it is told again."""
+
+    def __init__(
+        self, wanted: Wanted, interval: float, first: bytes, wake: Callable[[], object], cancel: Callable[[], object]
+    ) -> None:
+        """Begin with nothing told.
+
+        Args:
+            wanted: What it watches.
+            interval: Seconds between two responses at most.
+            first: A piece of the first response alone.
+            wake: Ends its wait; safe to call from any thread.
+            cancel: Ends its call at once; the same.
+        """
+        self._wanted = wanted
+        self._interval = interval
+        self._first = first
+        self._told: set[str] = set()
+        self._version = -1
+        self.wake = wake
+        self.cancel = cancel
+        self.sending = False
+        """Whether it is sending; it may be stuck in that."""
+
+    def response(self, picture: Picture) -> bytes:
+        """What it is to be told now; empty where it knows everything."""
+        since, wanted = self._version, self._wanted
+        if picture.version == since:
+            return b""
+        matching = [it for it in picture.entries.values() if wanted.has_state(it.state) and wanted.has_name(it.name)]
+        names = {it.name for it in matching}
+        news = [it for it in matching if it.version > since or it.name not in self._told]
+        pieces = [self._first, *(it.piece() for it in news), _removed(self._told - names)]
+        if since >= 0:
+            pieces += (it.piece for it in picture.changes if it.version > since and self._is_told_of(it))
+        self._version, self._told, self._first = picture.version, names, b""
+        return b"".join(pieces)
+
+    def _is_told_of(self, change: Change) -> bool:
+        return self._wanted.has_state(*change.states) and self._wanted.has_name(change.breaker)
+
+    def seconds_to_wait(self) -> float:
+        """Until its next response. The waits of all with one interval end together, so that one look serves them."""
+        return self._interval - time.monotonic() % self._interval
+
+
+class Watchers:
+    """All who watch, and the bell. Safe to use from any thread."""
+
+    def __init__(self, breakers: Registry, board: Board, most: int) -> None:
+        """Begin with nobody, without a listener or thread."""
+        self.board = board
+        """What they look at."""
+        self.ended = False
+        """Whether the server stops."""
+        self._breakers = breakers
+        self._most = most
+        self._changing = threading.Lock()
+        self._watchers: set[Watcher] = set()
+        self._bell_runs = False
+        self._end_listening: Callable[[], None] = lambda: None
+        # Its `put` may interrupt itself, in a signal handler or finalizer that makes a call; an Event would deadlock.
+        self._marks: SimpleQueue[None] = SimpleQueue()
+
+    def add(self, watcher: Watcher) -> None:
+        """Wake a watcher from now on.
+
+        Raises:
+            RefusedError: Too many watch already, or the server stops.
+        """
+        with self._changing:
+            if self.ended:
+                raise RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING)
+            if len(self._watchers) >= self._most:
+                message = f"{self._most} watch already, and more are not allowed; ListBreakers works"
+                raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+            if not self._watchers:
+                self._end_listening = self._breakers.on_state_change(self._mark)
+            self._watchers.add(watcher)
+            if not self._bell_runs:
+                self._bell_runs = True
+                start(self._ring)
+
+    def remove(self, watcher: Watcher) -> None:
+        """Wake a watcher no longer."""
+        with self._changing:
+            self._watchers.discard(watcher)
+            if not self._watchers:
+                self._end_listening()
+                self._marks.put(None)
+
+    def end(self) -> None:
+        """Have all who watch end, because the server stops; one that is stuck in sending is cut off."""
+        with self._changing:
+            self.ended = True
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher.wake()
+            if watcher.sending:
+                watcher.cancel()
+
+    def _mark(self, _change: StateChange) -> None:
+        """Leave a mark for the bell, on the thread of a caller."""
+        if self._marks.empty():
+            self._marks.put(None)
+
+    def _ring(self) -> None:
+        while True:
+            self._marks.get()
+            with self._changing:
+                watchers = list(self._watchers)
+                if not watchers:
+                    self._bell_runs = False
+                    return
+            try:
+                self.board.look()
+            except Exception:  # noqa: BLE001 - a clock of the user's: the watchers find out themselves
+                log_once("the admin service failed to look at the breakers")
+            for watcher in watchers:
+                watcher.wake()
+            time.sleep(_PAUSE)
+
+
+def _removed(names: Iterable[str]) -> bytes:
+    return admin_pb2.WatchBreakersResponse(removed=[text(it) for it in sorted(names)]).SerializeToString()
