@@ -1,0 +1,114 @@
+"""Messages of the admin service as plain data ready for JSON: numbers as numbers, which protobuf's own JSON makes text."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+
+from grpc_breaker.admin.v1 import admin_pb2
+
+STATE_NAMES: Final = {value: name.removeprefix("STATE_").lower() for name, value in admin_pb2.State.items()}
+"""The states as `grpc_breaker.State` spells them, by their numbers."""
+
+COUNTS: Final = (
+    "in_flight",
+    "hung",
+    "successes",
+    "failures",
+    "ignored",
+    "stale",
+    "rejected",
+    "unenforced",
+    "window_calls",
+    "window_failures",
+    "window_slow",
+)
+
+
+def plain_process(process: Any) -> dict[str, Any]:
+    """A process."""
+    return {
+        "pid": process.pid,
+        "host": process.host,
+        "program": process.program,
+        "started": _time(process, "started"),
+        "version": process.version,
+        "allow_changes": process.allow_changes,
+    }
+
+
+def plain_breaker(breaker: Any) -> dict[str, Any]:
+    """A breaker."""
+    hold = {
+        "reason": breaker.hold.reason,
+        "since": _time(breaker.hold, "since"),
+        "remaining": _seconds(breaker.hold, "remaining"),
+    }
+    return {
+        "name": breaker.name,
+        "state": STATE_NAMES[breaker.state],
+        "condition": breaker.condition,
+        "since": _time(breaker, "since"),
+        "retry_after": _seconds(breaker, "retry_after"),
+        "sequence": breaker.sequence,
+        "hold": hold if breaker.HasField("hold") else None,
+        **{name: getattr(breaker, name) for name in COUNTS},
+        "last_failure": _failure(breaker.last_failure) if breaker.HasField("last_failure") else None,
+        "enforced": breaker.enforced,
+    }
+
+
+def plain_change(change: Any) -> dict[str, Any]:
+    """A change of state."""
+    return {
+        "sequence": change.sequence,
+        "breaker": change.breaker,
+        "method": change.method,
+        "previous": STATE_NAMES[change.previous],
+        "state": STATE_NAMES[change.state],
+        "reason": change.reason,
+        "time": _time(change, "time"),
+        "calls": change.calls,
+        "failures": change.failures,
+        "slow": change.slow,
+        "status": change.status,
+        "details": change.details,
+        "last_failures": [_failure(it) for it in change.last_failures],
+    }
+
+
+def plain_snapshot(snapshot: Any) -> dict[str, Any]:
+    """A snapshot of a breaker, as the process made it; whole numbers are integers again."""
+    plain: dict[str, Any] = _whole(MessageToDict(snapshot))
+    return plain
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(it) for key, it in value.items()}
+    if isinstance(value, list):
+        return [_whole(it) for it in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _failure(failure: Any) -> dict[str, Any]:
+    return {"status": failure.status, "details": failure.details}
+
+
+def _time(message: Any, field: str) -> str | None:
+    """A time as ISO 8601 has it; `None` where it is unset."""
+    if not message.HasField(field):
+        return None
+    time = getattr(message, field)
+    moment = datetime.fromtimestamp(time.seconds, UTC).replace(microsecond=time.nanos // 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _seconds(message: Any, field: str) -> float | None:
+    """A duration in seconds; `None` where it is unset."""
+    if not message.HasField(field):
+        return None
+    time = getattr(message, field)
+    return round(time.seconds + time.nanos / 1e9, 3)
