@@ -1,9 +1,9 @@
-"""Messages of the admin service as plain data ready for JSON: numbers as numbers, which protobuf's own JSON makes text."""
+"""Messages of the admin service as plain data ready for JSON, with numbers as numbers: protobuf's own JSON has text."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from google.protobuf.json_format import MessageToDict
 
@@ -87,9 +87,9 @@ def plain_snapshot(snapshot: Any) -> dict[str, Any]:
 
 def _whole(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _whole(it) for key, it in value.items()}
+        return {key: _whole(it) for key, it in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_whole(it) for it in value]
+        return [_whole(it) for it in cast("list[object]", value)]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -111,4 +111,5 @@ def _seconds(message: Any, field: str) -> float | None:
     if not message.HasField(field):
         return None
     time = getattr(message, field)
-    return round(time.seconds + time.nanos / 1e9, 3)
+    seconds: float = round(time.seconds + time.nanos / 1e9, 3)
+    return seconds

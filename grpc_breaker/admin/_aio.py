@@ -18,7 +18,6 @@ from grpc_breaker.admin._threads import DaemonPool
 from grpc_breaker.admin._watchers import STOPPING, Watcher, Watchers
 
 _THREADS: Final = 4
-_MOMENT: Final = 0.2
 
 
 def add_to(server: grpc.aio.Server, service: AdminService) -> None:
@@ -55,8 +54,8 @@ def _watching(service: AdminService, pool: DaemonPool) -> Callable[[Any, Any], A
                 loop.call_soon_threadsafe(function)
 
         def cancel() -> None:
-            # After a moment: it may just be sending, and an older server takes a cancelled handler for one that runs.
-            soon(lambda: loop.call_later(_MOMENT, lambda: watcher.sending and task is not None and task.cancel()))
+            if task is not None:  # pragma: no branch - a handler runs in a task
+                soon(task.cancel)
 
         try:
             watcher = service.watcher(request, lambda: soon(woken.set), cancel)

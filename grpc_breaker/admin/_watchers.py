@@ -28,6 +28,9 @@ _PAUSE: Final = 0.05
 """Seconds between two rings: an outage in which everything opens is a few responses, not hundreds."""
 
 
+_MOMENT: Final = 0.2
+"""Seconds that sending may take when the server stops."""
+
 STOPPING: Final = "the server stops"
 """What a watch ends with then."""
 
@@ -131,8 +134,8 @@ class Watchers:
             watchers = list(self._watchers)
         for watcher in watchers:
             watcher.wake()
-            if watcher.sending:
-                watcher.cancel()
+        if any(it.sending for it in watchers):
+            start(lambda: _cut_off(watchers))
 
     def _mark(self, _change: StateChange) -> None:
         """Leave a mark for the bell, on the thread of a caller."""
@@ -154,6 +157,13 @@ class Watchers:
             for watcher in watchers:
                 watcher.wake()
             time.sleep(_PAUSE)
+
+
+def _cut_off(watchers: Iterable[Watcher]) -> None:
+    time.sleep(_MOMENT)
+    for watcher in watchers:
+        if watcher.sending:
+            watcher.cancel()
 
 
 def _removed(names: Iterable[str]) -> bytes:

@@ -1,0 +1,1 @@
+"""The admin service and the command line, with real servers, sockets and processes."""
