@@ -28,7 +28,7 @@ LONG = 160
 
 @pytest.fixture
 def nginx() -> None:
-    """Nginx is installed; where it is not, skip the test, but never in CI."""
+    """Nginx is installed; where it is not, skip the test, but not in `.ci/run`."""
     required("nginx", "nginx-light")
 
 
