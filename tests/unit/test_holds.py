@@ -175,11 +175,12 @@ def states(breakers: BreakerRegistry) -> dict[str, str]:
 
 
 def make(breakers: BreakerRegistry) -> None:
-    """Have calls of several methods, one of them at a target."""
-    for method in ("/pkg.S/Named", "/pkg.T/A", "/pkg.T/B", "/pkg.U/A"):
+    """Have calls of several methods, some at a target, and of services whose names begin alike."""
+    for method in ("/pkg.S/Named", "/pkg.T/A", "/pkg.T/B", "/pkg.U/A", "/pkg.TT/A", "/pkg/A"):
         breakers.breaker_for(method)
     breakers.breaker_for("/pkg.S/Named", "eu")
     breakers.breaker_for("/pkg.T/A", "eu")
+    breakers.breaker_for("/pkg.T/A", "eu2")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def make(breakers: BreakerRegistry) -> None:
     [
         ("pkg.S/Named", ("pkg.S/Named", "pkg.S/Named@eu")),
         ("/pkg.S/Named@eu", ("pkg.S/Named@eu",)),
-        ("pkg.T", ("pkg.T/A", "pkg.T/A@eu", "pkg.T/B")),
+        ("pkg.T", ("pkg.T/A", "pkg.T/A@eu", "pkg.T/A@eu2", "pkg.T/B")),
         ("pkg.T@eu", ("pkg.T/A@eu",)),
         ("@eu", ("pkg.S/Named@eu", "pkg.T/A@eu")),
         ("shared", ("shared",)),
@@ -210,6 +211,7 @@ def test_a_service_is_held_as_a_whole(breakers: BreakerRegistry, clock: FakeCloc
     assert (first.state, first.snapshot()["hold"]["reason"]) == (State.FORCED_OPEN, "gone")
     clock.advance(10)
     assert (first.state, breakers["pkg.T/B"].state) == (State.CLOSED, State.CLOSED)
+    assert breakers["pkg.T/B"].changes == ()
 
 
 def test_the_last_order_by_name_counts(breakers: BreakerRegistry, clock: FakeClock) -> None:
@@ -267,3 +269,12 @@ def test_a_service_without_policy_is_known_by_its_calls() -> None:
     assert breakers.disable("pkg.S") == ("pkg.S/M",)
     with pytest.raises(ValueError, match=r"did you mean 'pkg\.S'"):
         breakers.disable("pgk.S")
+
+
+def test_an_order_that_is_given_again_is_the_last(breakers: BreakerRegistry) -> None:
+    """A service held, then one of its methods disabled, then the service held again: what is made then is held."""
+    breakers.force_open("pkg.T")
+    breakers["pkg.T/A"]
+    breakers.disable("pkg.T/A")
+    breakers.force_open("pkg.T")
+    assert breakers["pkg.T/A@eu"].state is State.FORCED_OPEN
