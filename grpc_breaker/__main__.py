@@ -1,4 +1,4 @@
-"""`python -m grpc_breaker check FILE…`, where the command `grpc-breaker` is not on the PATH."""
+"""`python -m grpc_breaker COMMAND`, where the command `grpc-breaker` is not on the PATH."""
 
 import sys
 

@@ -24,7 +24,7 @@ TIMEOUT: Final = 2.0
 _CHANNEL: Final = (
     ("grpc.max_receive_message_length", 64 << 20),  # ten thousand breakers with the details of a failure each
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 10_000),  # how long connecting may take: the deadline of a call says what to do
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.use_local_subchannel_pool", 1),  # the back-off of a process that is gone is no other one's
 )
