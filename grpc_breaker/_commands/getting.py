@@ -58,8 +58,8 @@ def _about(answer: Answer) -> list[str]:
         "next probe": _wait(breaker),
         "held for": _left(breaker),
         "in flight": f"{breaker.in_flight}, {breaker.hung} of them hung" if breaker.hung else str(breaker.in_flight),
-        "window": f"{breaker.window_failures} of {number(breaker.window_calls, 'call')} failed, {breaker.window_slow} slow, "
-        f"{snapshot['window']['consecutive_failures']} failures in a row",
+        "window": f"{breaker.window_failures} of {number(breaker.window_calls, 'call')} failed, "
+        f"{breaker.window_slow} slow, {snapshot['window']['consecutive_failures']} failures in a row",
         "calls": f"{breaker.successes} succeeded, {breaker.failures} failed, {breaker.ignored} ignored, "
         f"{breaker.stale} too late to count",
         "refused": str(breaker.rejected) + _listed(snapshot["refusals"], ", by "),

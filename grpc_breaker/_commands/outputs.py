@@ -34,7 +34,7 @@ class Process:
     def take(self, news: News) -> list[str]:
         """Take in what was learnt; returns what is worth a line."""
         if news.response is None:
-            same = news.trouble == self.trouble
+            same = bool(self.trouble)
             self.trouble, self.breakers = news.trouble, {}
             return [] if same else [f"unreachable: {news.trouble}"]
         response, before = news.response, self.breakers

@@ -68,7 +68,7 @@ Row = tuple[str, Any]
 
 
 def table(rows: Iterable[Row], look: Look) -> list[str]:
-    """The lines of a table. In a terminal, why a breaker refuses calls has a line of its own, for which there is room."""
+    """The lines of a table. In a terminal, why a breaker refuses calls has a line of its own."""
     ordered = sorted(rows, key=lambda row: (_RANKS.get(row[1].state, 9), row[1].name, row[0]))
     columns = len(_HEADER) - (look.width is not None)
     cells = [_HEADER, *(_cells(*row) for row in ordered)]

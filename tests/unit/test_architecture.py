@@ -42,9 +42,7 @@ def test_core_neither_sleeps_nor_starts_threads(path: Path) -> None:
     assert not attributes & {"sleep", "Thread", "Timer"}
 
 
-@pytest.mark.parametrize(
-    "path", [*(PACKAGE / "_service_config").glob("*.py"), PACKAGE / "_cli.py"], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", [*(PACKAGE / "_service_config").glob("*.py")], ids=lambda path: path.name)
 def test_the_document_knows_the_core_alone(path: Path) -> None:
     """What reads and writes service configs imports the standard library, the core and itself."""
     for name in imports(path):
@@ -78,6 +76,17 @@ def test_only_telemetry_knows_opentelemetry(path: Path) -> None:
     """OpenTelemetry is imported in two files, telemetry and its metrics."""
     if path.name not in {"telemetry.py", "_metrics.py"}:
         assert not any(name.startswith("opentelemetry") for name in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_nothing_of_an_operator_is_loaded_by_calls(path: Path) -> None:
+    """Who makes calls imports neither the admin service nor the command; the service imports no command."""
+    commands = ("grpc_breaker._commands", "grpc_breaker._cli")
+    inside = path.relative_to(PACKAGE.parent).parts
+    if "_commands" in inside or path.name in {"_cli.py", "__main__.py"}:
+        return
+    forbidden = commands if "admin" in inside else ("grpc_breaker.admin", *commands)
+    assert not {name for name in imports(path) if name.startswith(forbidden)}
 
 
 def test_plugin_loads_nothing_of_the_package() -> None:
