@@ -13,6 +13,8 @@ EXTRAS ?=
 DEMO_ARGS ?=
 OVERLOAD_ARGS ?=
 OTLP_ENDPOINT ?=
+PHOENIX ?= .ci/venvs/phoenix
+TRACE_ARGS ?=
 SEED ?= 1
 MINUTES ?= 4
 SEEDS ?= 3
@@ -22,7 +24,7 @@ RUN := $(VENV)/bin/python
 INSTALL = "$(RUN)" -m pip install -qq --disable-pip-version-check \
 	$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(if $(GRPCIO),grpcio==$(GRPCIO)) -e
 
-.PHONY: help demo test lint format types proto proto-check docs clean bench outage overload day \
+.PHONY: help demo trace-demo test lint format types proto proto-check docs clean bench outage overload day \
 	test-clients test-model test-conditions test-versions soak mutants
 
 help:  ## Show this
@@ -53,6 +55,16 @@ NEEDED_FOR_docs := the documentation (Sphinx)
 demo: $(VENV)/.has-otel  ## Show an outage with and without a service config (OTLP_ENDPOINT=http://host:4317 to trace it)
 	@echo "starting the demo ..."
 	@"$(RUN)" -m examples.pricing.demo $(if $(OTLP_ENDPOINT),--otlp-endpoint $(OTLP_ENDPOINT)) $(DEMO_ARGS)
+
+trace-demo: $(VENV)/.has-otel $(PHOENIX)/.installed  ## The same in a tracing backend, Phoenix, by its API (TRACE_ARGS=--stay: and its page)
+	@"$(RUN)" -m examples.pricing.trace_demo --phoenix-python "$(PHOENIX)/bin/python" $(TRACE_ARGS)
+
+# An environment of its own, and no extra: it is large, and needs other versions of what the tests need.
+$(PHOENIX)/.installed:
+	@echo "installing into $(PHOENIX) what is needed for: a tracing backend (arize-phoenix; 850 MB) ..."
+	@"$(PYTHON)" -m venv "$(PHOENIX)"
+	@"$(PHOENIX)/bin/python" -m pip install -qq --disable-pip-version-check arize-phoenix
+	@touch "$@"
 
 ##@ Check a change
 

@@ -1,6 +1,6 @@
 """The build of the documentation: `make docs`.
 
-The pages are README.md, the other Markdown files beside it, and docs/*.md. The source folder is the root of the
+The pages are README.md, the other Markdown files beside it, docs/*.md and monitoring/README.md. The source folder is the root of the
 repository, so a link that works in the repository works here, and one that does not is a warning. `make docs` makes
 every warning an error. Nothing is fetched.
 """
@@ -17,7 +17,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "publi
 # ── Pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 root_doc = "README"
-include_patterns = ["*.md", "docs/*.md"]
+include_patterns = ["*.md", "docs/*.md", "monitoring/*.md"]
 exclude_patterns = [".*", "benchmarks", "build", "examples", "grpc_breaker", "mutants", "protos", "tests"]
 myst_heading_anchors = 3
 CONTENTS: Final = """
@@ -31,6 +31,7 @@ docs/parts
 docs/service_config
 docs/telemetry
 docs/operating
+monitoring/README
 docs/recipes
 docs/overload
 docs/grpc_own

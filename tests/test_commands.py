@@ -44,6 +44,7 @@ def test_help_shows_every_command_under_a_heading() -> None:
     ("command", "extras"),
     [
         ("demo", {"otel"}),
+        ("trace-demo", {"otel"}),
         ("test", {"test"}),
         ("lint", {"lint"}),
         ("format", {"lint"}),
