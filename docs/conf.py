@@ -1,8 +1,8 @@
 """The build of the documentation: `make docs`.
 
-The pages are README.md, the other Markdown files beside it, docs/*.md and monitoring/README.md. The source folder is the root of the
-repository, so a link that works in the repository works here, and one that does not is a warning. `make docs` makes
-every warning an error. Nothing is fetched.
+The pages are README.md, the other Markdown files beside it, docs/*.md and monitoring/README.md. The source folder is
+the root of the repository, so a link that works in the repository works here, and one that does not is a warning.
+`make docs` makes every warning an error. Nothing is fetched.
 """
 
 import sys
