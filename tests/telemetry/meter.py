@@ -16,15 +16,16 @@ class Meter:
         self.reader = InMemoryMetricReader(**reader)
         self.provider = MeterProvider([self.reader], views=views)
 
+    def metrics(self) -> list[Any]:
+        """The metrics that it reads now, as the SDK has them."""
+        data: Any = self.reader.get_metrics_data()
+        resources = () if data is None else data.resource_metrics
+        return [metric for resource in resources for scope in resource.scope_metrics for metric in scope.metrics]
+
     def read(self) -> dict[tuple[str, ...], float]:
         """What it reads now: {(metric, sorted attribute values…): value}."""
-        data: Any = self.reader.get_metrics_data()
-        if data is None:
-            return {}
         return {
             (metric.name, *(f"{key}={value}" for key, value in sorted(point.attributes.items()))): point.value
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
+            for metric in self.metrics()
             for point in metric.data.data_points
         }

@@ -165,6 +165,15 @@ def test_more_breakers_than_the_sdk_has_room_for(limit: dict[type, int], missing
         meter.provider.shutdown()
 
 
+def test_units_append_nothing(breakers: BreakerRegistry, meter: Meter) -> None:
+    """Each unit says what is counted, in braces, which no exporter appends to the name ("1" becomes "_ratio"); but seconds."""
+    breakers[METHOD].force_open()
+    units = {metric.name: metric.unit for metric in meter.metrics()}
+    assert units.pop("grpc_breaker.state.start_time") == "s"
+    assert len(units) == 4
+    assert all(re.fullmatch(r"\{\w+\}", unit) for unit in units.values())
+
+
 @pytest.mark.once
 def test_names_for_prometheus() -> None:
     """The Prometheus exporter appends `_total` to counters, and no unit but that of the time."""
