@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(python: Path) -> Iterator[Phoenix]:
+def running(python: Path) -> Generator[Phoenix, None, None]:
     """Run Phoenix on free ports of loopback, with a database that is removed afterwards.
 
     Raises:
@@ -120,7 +120,7 @@ def running(python: Path) -> Iterator[Phoenix]:
         }
         log = Path(folder, "log")
         with log.open("w") as output:
-            command = [python, "-m", "phoenix.server.main", "serve"]
+            command = [str(python), "-m", "phoenix.server.main", "serve"]
             process = subprocess.Popen(  # noqa: S603 - an argument of its user
                 command, cwd=folder, env=environment, stdout=output, stderr=output
             )
