@@ -15,6 +15,7 @@ FOLDER = ROOT / "monitoring"
 RULES = {name: (FOLDER / name).read_text("utf-8") for name in ("rules.yml", "common_names.yml")}
 ALERTS = re.findall(r"- alert: (\w+)", "".join(RULES.values()))
 TESTS = (FOLDER / "rules_test.yml").read_text("utf-8")
+RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
 RUNBOOK = (ROOT / "docs" / "operating.md").read_text("utf-8")
 
 pytestmark = pytest.mark.once
@@ -25,6 +26,14 @@ def test_promtool(command: list[str]) -> None:
     """`promtool check rules` and `promtool test rules` find nothing wrong."""
     command = [required("promtool", "prometheus"), *command]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_scrape_config_of_the_recipes(tmp_path: Path) -> None:
+    """`promtool check config` finds nothing wrong with what the recipes have Prometheus scrape."""
+    (tmp_path / "prometheus.yml").write_text(re.findall(r"```yaml\n(scrape_configs:.*?)```", RECIPES, re.DOTALL)[0])
+    command = [required("promtool", "prometheus"), "check", "config", "prometheus.yml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
