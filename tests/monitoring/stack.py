@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager in processes of their own, and who is notified of alerts."""
+"""Prometheus and Alertmanager in processes of their own, and a receiver of notifications."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ class Alertmanager(Program):
 
 
 class OnCall:
-    """Who is notified: an HTTP server that keeps what it is told."""
+    """The receiver of notifications: an HTTP server that keeps them."""
 
     def __init__(self) -> None:
         """Start listening."""
         self.told: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        """What was notified, by the name of the alert."""
+        """The notifications, by the name of the alert."""
         told = self.told
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -172,7 +172,7 @@ class OnCall:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def has(self, status: str) -> set[str]:
-        """The alerts of which it was told this: firing, or resolved."""
+        """The alerts with a notification of this status: firing, or resolved."""
         return {name for name, alerts in list(self.told.items()) if any(it["status"] == status for it in list(alerts))}
 
     def close(self) -> None:

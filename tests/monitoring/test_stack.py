@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a process with breakers in trouble, and a real Alertmanager notifies somebody.
+"""A real Prometheus scrapes a process with breakers in trouble, and a real Alertmanager notifies a receiver.
 
 One story is played, and the tests are about what it showed. The rules are those of `monitoring/`, with windows of four
 seconds, and alerts that fire after one.
@@ -46,9 +46,9 @@ class Story:
     variables: dict[str, list[str]]
     """The values of the dashboard's variables."""
     told: dict[str, list[dict[str, Any]]]
-    """What was notified, by alert."""
-    told_while_open: set[str]
-    """The alerts that were said to be over while the breaker that had refused calls was still open."""
+    """The notifications, by alert."""
+    resolved_while_open: set[str]
+    """The alerts that were resolved while the breaker that had refused calls was still open."""
 
 
 def shortened(rules: str) -> str:
@@ -63,7 +63,7 @@ def substituted(expression: str) -> str:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """Breakers get into trouble, somebody is notified and looks at the dashboard; then nobody makes calls any more."""
+    """Breakers get into trouble, alerts are notified, the dashboard is asked; then nobody makes calls any more."""
     programs = required("prometheus", "prometheus"), required("prometheus-alertmanager", "prometheus-alertmanager")
     folder = tmp_path_factory.mktemp("monitoring")
     opened: list[Any] = [on_call := OnCall()]
@@ -87,10 +87,10 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             variables[it["name"]] = prometheus.label_values(label, series)
         shop.recover()
         wait_until(lambda: on_call.has("resolved") >= {*ALERTS} - {"CircuitBreakerOpen"})
-        told_while_open = on_call.has("resolved")
+        resolved_while_open = on_call.has("resolved")
         shop.breakers[REFUSES].reset()
         wait_until(lambda: on_call.has("resolved") >= {*ALERTS})
-        yield Story(shop.address, panels, variables, dict(on_call.told), told_while_open)
+        yield Story(shop.address, panels, variables, dict(on_call.told), resolved_while_open)
     finally:
         for it in reversed(opened):
             it.close()
@@ -98,7 +98,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_alert_is_notified_and_resolved(story: Story, alert: str) -> None:
-    """The alert fires in Prometheus, reaches whom Alertmanager notifies, and so does its end."""
+    """The alert fires in Prometheus, and Alertmanager notifies its receiver of that and of its end."""
     assert {it["status"] for it in story.told.get(alert, ())} == {"firing", "resolved"}
 
 
@@ -118,12 +118,12 @@ def test_alert_of_the_common_names_is_about_the_service(story: Story) -> None:
 
 def test_open_breaker_that_nobody_calls_raises_no_alert(story: Story) -> None:
     """The alert on refusals ends when nobody calls any more, though the breaker is still open."""
-    assert "CircuitBreakerRefusesCalls" in story.told_while_open
-    assert "CircuitBreakerOpen" not in story.told_while_open
+    assert "CircuitBreakerRefusesCalls" in story.resolved_while_open
+    assert "CircuitBreakerOpen" not in story.resolved_while_open
 
 
 def test_annotations_are_filled_in(story: Story) -> None:
-    """What is notified names the breaker, and no template is left in it or failed."""
+    """No template in a summary or a description is left as it was, or failed."""
     for alerts in story.told.values():
         for it in alerts:
             text = it["annotations"]["summary"] + it["annotations"]["description"]
