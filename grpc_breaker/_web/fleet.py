@@ -18,7 +18,7 @@ from threading import Condition
 from typing import Any, Final
 
 from grpc_breaker._web.process import CONNECTED, GONE, UNREACHABLE, Process
-from grpc_breaker._web.row import Row, Seen, illness
+from grpc_breaker._web.row import Row, Seen, severity
 from grpc_breaker._web.strip import CELLS, SECONDS, cell_of
 from grpc_breaker.admin.v1 import admin_pb2 as pb
 
@@ -233,7 +233,7 @@ class Fleet:
         with self._lock:
             row = self._rows.get(name)
             seen = [] if row is None else list(row.seen.items())
-        return sorted(seen, key=lambda it: (not it[0].connected, -illness(it[1].said.state), it[0].number))
+        return sorted(seen, key=lambda it: (not it[0].connected, -severity(it[1].said.state), it[0].number))
 
     def now(self) -> float:
         """The time, by the clock of everything here."""

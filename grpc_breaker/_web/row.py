@@ -72,13 +72,15 @@ class Seen:
 class Row:
     """One breaker over all processes that have it."""
 
-    __slots__ = ("calm", "name", "rates", "seen", "strip", "text", "version")
+    __slots__ = ("_unhealthy_since", "calm", "name", "rates", "seen", "strip", "text", "version")
 
     def __init__(self, name: str, now: float) -> None:
         self.name = name
         self.seen: dict[Process, Seen] = {}
         self.rates = Rates(now)
         self.strip = Strip(now)
+        self._unhealthy_since: float | None = None
+        """When it left closed, as far as was seen; an open breaker is half-open again and again."""
         self.text = ""
         """What was published last, as JSON."""
         self.version = 0
@@ -109,6 +111,10 @@ class Row:
         calls, failures, refusals = self.rates.read(now)
         recent = self.strip.text(now, 2)
         self.calm = not calls and recent[1] == recent[3] == "0" and recent[0] == recent[2]
+        if shown.said.state not in {pb.STATE_OPEN, pb.STATE_HALF_OPEN}:
+            self._unhealthy_since = None
+        elif self._unhealthy_since is None:
+            self._unhealthy_since = shown.since
         held = [seen for seen in connected if seen.said.HasField("hold")]
         return {
             "name": self.name,
@@ -118,6 +124,7 @@ class Row:
             "processes": len(connected),
             "lost": len(self.seen) - len(connected),
             "since": shown.since,
+            "unhealthy_since": self._unhealthy_since,
             "condition": shown.said.condition,
             "failure": _last_failure(shown, connected),
             "refusals": refusals,
@@ -133,11 +140,11 @@ class Row:
 
 def _worst(seen: list[Seen]) -> Seen:
     """The one in the worst state; of several, that which came into it first."""
-    return max(seen, key=lambda it: (illness(it.said.state), -(it.since or 0.0)))
+    return max(seen, key=lambda it: (severity(it.said.state), -(it.since or 0.0)))
 
 
-def illness(state: int) -> int:
-    """How bad a state is."""
+def severity(state: int) -> int:
+    """How much a state asks for an operator; -1 for one that only a newer version knows."""
     return WORST_LAST.index(state) if state in LETTERS else -1
 
 

@@ -67,9 +67,9 @@ function takeProcesses({ list, left_out: left }) {
 }
 
 function writeTrouble() {
-  const ill = [...processes.values()].filter((it) => it.status === "unreachable" || it.status === "gone");
-  const shown = ill.slice(0, 5).map((it) => `${processName(it)} is ${it.status} for ${duration(now() - it.since)}: ${it.why}`);
-  if (ill.length > 5) shown.push(`${ill.length - 5} more processes are unreachable or gone`);
+  const missing = [...processes.values()].filter((it) => it.status === "unreachable" || it.status === "gone");
+  const shown = missing.slice(0, 5).map((it) => `${processName(it)} has been ${it.status} for ${duration(now() - it.since)}: ${it.why}`);
+  if (missing.length > 5) shown.push(`${missing.length - 5} more processes are unreachable or gone`);
   if (leftOut) shown.push(`${count(leftOut, "breaker")} beyond the limit of this page are not shown`);
   const list = byId("trouble");
   if (shown.join("\n") !== [...list.children].map((it) => it.textContent).join("\n")) {
@@ -121,9 +121,9 @@ function announce(changed) {
 // Filter
 
 function filter() {
-  table.filter(byId("filter").value, byId("ill").checked);
+  table.filter(byId("filter").value, byId("unhealthy").checked);
   try {
-    window.sessionStorage.setItem("filter", JSON.stringify([byId("filter").value, byId("ill").checked]));
+    window.sessionStorage.setItem("filter", JSON.stringify([byId("filter").value, byId("unhealthy").checked]));
   } catch { /* a browser that keeps nothing: the filter is empty after a reload */ }
   tellEmpty();
 }
@@ -133,14 +133,14 @@ function tellEmpty() {
   byId("empty").hidden = shown > 0;
   if (shown === 0) {
     byId("empty").textContent = table.rows.size === 0 ? "No breakers yet: a process has one once a call is made."
-      : byId("ill").checked && !byId("filter").value ? "Nobody is ill." : "No breaker fits the filter.";
+      : byId("unhealthy").checked && !byId("filter").value ? "All breakers are healthy." : "No breaker fits the filter.";
   }
 }
 
 byId("filter").addEventListener("input", filter);
-byId("ill").addEventListener("change", filter);
+byId("unhealthy").addEventListener("change", filter);
 try {
-  [byId("filter").value, byId("ill").checked] = JSON.parse(window.sessionStorage.getItem("filter") || '["", false]');
+  [byId("filter").value, byId("unhealthy").checked] = JSON.parse(window.sessionStorage.getItem("filter") || '["", false]');
 } catch { /* as above */ }
 filter();
 
@@ -154,7 +154,7 @@ function onRows(event) {
   if (event.key in MOVES) table.move(MOVES[event.key]);
   else if (event.key === "Enter" || event.key === " ") table.open(name);
   else if (event.key in ORDER_KEYS) order(ORDER_KEYS[event.key], name);
-  else if (event.key === "i") byId("ill").click();
+  else if (event.key === "u") byId("unhealthy").click();
   else return false;
   return true;
 }

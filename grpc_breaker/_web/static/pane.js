@@ -4,6 +4,7 @@ import { STATES, badge, clockTime, count, duration, element, failureText, holdTe
 
 const MOST_CHANGES = 40;
 const EVERY = 5000; // ms
+const TOGETHER = 10; // s
 
 export class Pane {
   constructor(pane, split, { ask, order, processes, onClose }) {
@@ -14,7 +15,7 @@ export class Pane {
 
   open(name) {
     this.name = name;
-    const close = element("button", { type: "button", onclick: () => this.close(), "aria-label": "Close details" }, "Esc");
+    const close = element("button", { type: "button", onclick: () => this.close(), "aria-keyshortcuts": "Escape" }, "Close");
     const buttons = [["force-open", "Force open …"], ["disable", "Disable …"], ["reset", "Reset …"]]
       .map(([what, words]) => element("button", { type: "button", onclick: () => this.order(what, name) }, words));
     this.body = element("div", {}, element("p", { class: "faint" }, "asking …"));
@@ -103,13 +104,27 @@ function failures(all) {
 }
 
 function changes(all, named) {
-  const sorted = all.flatMap((it) => it.changes.map((change) => ({ ...change, process: named(it) })))
+  const sorted = all.flatMap((it) => it.changes.map((change) => ({ ...change, processes: [named(it)] })))
     .sort((one, other) => other.time - one.time);
-  const shown = sorted.slice(0, MOST_CHANGES).map((it) => element("li", {},
+  const shown = together(sorted).slice(0, MOST_CHANGES).map((it) => element("li", {},
     `${clockTime(it.time)} ${STATES[it.previous].word} → `, element("b", {}, STATES[it.state].word), ` ${it.reason}`,
     it.calls ? `, ${it.failures} of ${it.calls} failed` : "", it.status ? `, ${failureText([it.status, it.details])}` : it.details ? `: ${it.details}` : "",
-    all.length > 1 ? element("span", { class: "faint" }, ` — ${it.process}`) : ""));
+    all.length > 1 ? element("span", { class: "faint" }, ` — ${it.processes.length > 3 ? `in ${it.processes.length} processes` : it.processes.join(", ")}`) : ""));
   return [element("h3", {}, "Last changes"), shown.length ? element("ul", {}, ...shown) : element("p", { class: "faint" }, "none")];
+}
+
+// The same change in several processes within some seconds is told once, at the time of the first.
+function together(sorted) {
+  const groups = [];
+  for (const change of sorted) {
+    const same = groups.findLast((it) => it.previous === change.previous && it.state === change.state && it.reason === change.reason
+      && it.status === change.status && it.details === change.details);
+    if (same && same.time - change.time < TOGETHER && !same.processes.includes(change.processes[0])) {
+      same.processes.push(change.processes[0]);
+      same.time = change.time;
+    } else groups.push(change);
+  }
+  return groups;
 }
 
 function policyList(policy) {

@@ -65,7 +65,7 @@ function drawCell(pen, letter, failures, left, wide) {
   if (letter === "o") pen.fillRect(left, 0, wide, HEIGHT);
   else if (letter === "h") pen.fillRect(left, HEIGHT / 2, wide, HEIGHT / 2);
   else if (letter === "f") {
-    for (let y = (left * 1.5) % 6; y < HEIGHT; y += 6) pen.fillRect(left, y, wide, 3);
+    for (let y = left % 6; y < HEIGHT; y += 6) pen.fillRect(left, y, wide, 3);
   } else if (letter === "d") {
     pen.fillRect(left, 0, wide, 1);
     pen.fillRect(left, HEIGHT - 1, wide, 1);
@@ -74,6 +74,6 @@ function drawCell(pen, letter, failures, left, wide) {
   if (failures && letter !== "o") {
     const high = 3 + (failures / 9) * (HEIGHT - 6);
     pen.fillStyle = colours.bar;
-    pen.fillRect(left, HEIGHT - high, Math.max(1, wide - 0.5), high);
+    pen.fillRect(left, HEIGHT - high, wide, high);
   }
 }

@@ -13,14 +13,14 @@ export class Table {
     this.now = 0;
     this.seconds = 5;
     this.words = [];
-    this.onlyIll = false;
+    this.onlyUnhealthy = false;
     this.onOpen = onOpen;
     this.current = null;
     this.chosen = null;
     this.dirty = new Set();
     this.unsorted = false;
-    this.sortedAt = 0;
-    this.movedAt = 0;
+    this.sortedAt = -Infinity;
+    this.movedAt = -Infinity;
     this.frame = 0;
     this.visible = new IntersectionObserver((entries) => entries.forEach((entry) => {
       const row = this.rows.get(entry.target.dataset.name);
@@ -130,10 +130,10 @@ export class Table {
 
   write(row) {
     const { data, cells, line } = row;
-    this.set(row, "state", `${data.state} ${data.in_state} ${data.processes} ${data.lost} ${data.trial}`, () => {
+    this.set(row, "state", `${data.state} ${rank(data) === 0} ${data.in_state} ${data.processes} ${data.lost} ${data.trial}`, () => {
       const fresh = row.written.state !== undefined && !row.written.state.startsWith(`${data.state} `);
-      cells[0].replaceChildren(badge(data.state), element("span", { class: "of" }, share(data)));
-      line.className = `row ${data.state}${rank(data) > 1 ? " ill" : ""}${fresh ? " fresh" : ""}`;
+      cells[0].replaceChildren(badge(data.state), element("span", { class: "of" }, rank(data) === 0 ? `in ${data.processes}` : share(data)));
+      line.className = `row ${data.state}${rank(data) > 1 ? " unhealthy" : ""}${rank(data) === 0 ? " calm" : ""}${fresh ? " fresh" : ""}`;
     });
     this.writeWhy(row);
     this.writeNumber(row, 4, number(data.refusals), data.refusals > 0);
@@ -200,15 +200,15 @@ export class Table {
 
   // Filter and keyboard
 
-  filter(text, onlyIll) {
+  filter(text, onlyUnhealthy) {
     this.words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    this.onlyIll = onlyIll;
+    this.onlyUnhealthy = onlyUnhealthy;
     for (const row of this.rows.values()) this.show(row);
   }
 
   show(row) {
     const { data } = row;
-    let shown = !this.onlyIll || rank(data) > 0;
+    let shown = !this.onlyUnhealthy || rank(data) > 0;
     if (shown && this.words.length) {
       const text = `${data.name} ${STATES[data.state].word} ${data.state} ${data.condition} ${data.hold ? data.hold.reason : ""}`.toLowerCase();
       shown = this.words.every((word) => text.includes(word));
@@ -251,7 +251,7 @@ export class Table {
   }
 }
 
-// How ill a breaker is: 0 is well, 1 is closed with failures or hung calls.
+// How unhealthy a breaker is: 0 is healthy, 1 is closed with failures, refusals or hung calls.
 export function rank(data) {
   return STATES[data.state].rank || (data.failures > 0 || data.refusals > 0 || data.hung > 0 ? 1 : 0);
 }
@@ -279,8 +279,10 @@ function share(data) {
 
 function why(data, now) {
   const last = STATES[data.last_known].word;
-  const since = data.since === null ? "" : `${duration(now - data.since)} · ${clockTime(data.since)}`;
-  const first = data.state === "unknown" ? `no process can be reached; last known: ${last}` : [since, data.condition].filter(Boolean).join(" · ");
+  const began = data.unhealthy_since === null ? data.since : data.unhealthy_since;
+  const since = began === null ? "" : `${duration(now - began)}, since ${clockTime(began)}`;
+  const again = data.since !== null && data.since - began > 1 ? `${data.condition} ${duration(now - data.since)} ago` : data.condition;
+  const first = data.state === "unknown" ? `no process can be reached; last known: ${last}` : [since, again].filter(Boolean).join(" · ");
   if (data.hold) return [first, holdText(data.hold, now)];
   const told = data.failure && (data.state !== "closed" || data.failures > 0);
   return [first, told ? failureText(data.failure) : ""];

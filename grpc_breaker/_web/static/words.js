@@ -43,10 +43,10 @@ export const clockTime = (time) => new Date(time * 1000).toLocaleTimeString("en-
 
 export const count = (amount, thing, things = `${thing}s`) => `${amount} ${amount === 1 ? thing : things}`;
 
-// What a hold is called in a sentence: 'held by "reason", 9 min left'.
+// A hold, with its reason last: that is what may be too long for a row.
 export function holdText(hold, now) {
   const left = hold.until === null ? "until it is reset" : `${duration(hold.until - now)} left`;
-  return `held: ${hold.reason || "no reason given"}, ${left}`;
+  return `held, ${left}: ${hold.reason || "no reason given"}`;
 }
 
 export function failureText([status, details]) {
