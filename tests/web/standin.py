@@ -34,13 +34,16 @@ def breaker(name: str = GET_PRICE, state: pb.State.ValueType = pb.STATE_CLOSED, 
 class StandIn(admin_pb2_grpc.BreakerAdminServicer):
     """The process."""
 
-    def __init__(self, *breakers: pb.Breaker, pid: int = 1, **fields: Any) -> None:
+    def __init__(self, *breakers: pb.Breaker, pid: int = 1, port: int = 0, **fields: Any) -> None:
         self.about = about(pid, **fields)
         self.breakers = {it.name: it for it in breakers}
         self.changes: list[pb.StateChange] = []
         self.snapshot: dict[str, Any] = {}
         self.exhausted = False
         """Too many watch already."""
+        self.held = threading.Event()
+        """Cleared: watches that begin, and questions for details, wait."""
+        self.held.set()
         self.asked: list[Any] = []
         """Each order and each ListBreakers."""
         self.watched = threading.Semaphore(0)
@@ -48,7 +51,7 @@ class StandIn(admin_pb2_grpc.BreakerAdminServicer):
         self._watches: list[queue.SimpleQueue[pb.WatchBreakersResponse | None]] = []
         self._server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         admin_pb2_grpc.add_BreakerAdminServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.target = f"127.0.0.1:{self.port}"
         self._server.start()
 
@@ -68,6 +71,7 @@ class StandIn(admin_pb2_grpc.BreakerAdminServicer):
 
     def stop(self) -> None:
         """Be gone."""
+        self.held.set()
         self._server.stop(0).wait(PATIENCE)
         self.end_watches()
 
@@ -80,6 +84,7 @@ class StandIn(admin_pb2_grpc.BreakerAdminServicer):
             self.watched.release()
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch")
         mine: queue.SimpleQueue[pb.WatchBreakersResponse | None] = queue.SimpleQueue()
+        self.held.wait(PATIENCE)
         self._watches.append(mine)
         context.add_callback(lambda: mine.put(None))
         self.watched.release()
@@ -90,6 +95,7 @@ class StandIn(admin_pb2_grpc.BreakerAdminServicer):
             response = mine.get()
 
     def GetBreaker(self, request: Any, context: Any) -> Any:
+        self.held.wait(PATIENCE)
         if request.name not in self.breakers:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no breaker has the name {request.name!r}")
         snapshot = Struct()
