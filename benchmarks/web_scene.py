@@ -38,9 +38,12 @@ SERVICES: Final = {
     "media.v1.Images": ["GetUrl", "Resize"],
     "translations.v1.Translations": ["Lookup"],
 }
-REFUSED: Final = ("UNAVAILABLE", "failed to connect to all addresses; last error: ipv4:10.8.3.17:50051: connection refused")
+REFUSED: Final = (
+    "UNAVAILABLE",
+    "failed to connect to all addresses; last error: ipv4:10.8.3.17:50051: connection refused",
+)
 LATE: Final = ("DEADLINE_EXCEEDED", "Deadline Exceeded")
-BROKEN: Final = ("INTERNAL", "pq: too many connections for role \"payments\"")
+BROKEN: Final = ("INTERNAL", 'pq: too many connections for role "payments"')
 
 
 class Now(NamedTuple):
@@ -151,7 +154,7 @@ class Scene:
         self.counts: dict[tuple[int, str], list[float]] = {}
         self.began = clock[0]
 
-    def plot(self, process: int, name: str) -> Any:
+    def plot(self, process: int, name: str) -> Any:  # noqa: PLR0911 - a story each
         """What happens to one breaker in one process."""
         end = MINUTES * 60
         if name == "pricing.v1.Pricing/GetPrice":
@@ -159,7 +162,9 @@ class Scene:
                 return shaky(9, 0.02, LATE)
             return outage(end - 212 - process % 3, 24, REFUSED, "consecutive_failures")
         if name == "inventory.v1.Inventory/Reserve":
-            return recovering(end - 390, end - 4, 6, LATE) if process % 2 == 0 else recovering(end - 380, end - 3, 6, LATE)
+            return (
+                recovering(end - 390, end - 4, 6, LATE) if process % 2 == 0 else recovering(end - 380, end - 3, 6, LATE)
+            )
         if name == "shipping.v1.Shipping/Quote":
             return held(end - 340, end + 560, 3, "carrier migrates its API, INC-2291", pb.STATE_FORCED_OPEN)
         if name == "payments.v1.Payments/Authorize":
@@ -182,9 +187,16 @@ class Scene:
         for index, rate in enumerate((made - failed, failed, now.calls - made)):
             counts[index] += step * rate
         said = pb.Breaker(
-            name=name, state=now.state, condition=now.condition, in_flight=now.in_flight, hung=now.hung, enforced=True,
-            successes=int(counts[0]), failures=int(counts[1]), rejected=int(counts[2]), window_calls=40, window_failures=int(40 * now.failed),
-        )  # fmt: skip
+            name=name,
+            state=now.state,
+            condition=now.condition,
+            in_flight=now.in_flight,
+            hung=now.hung,
+            enforced=True,
+            successes=int(counts[0]),
+            failures=int(counts[1]),
+            rejected=int(counts[2]),
+        )
         if now.since >= 0:
             said.since.FromNanoseconds(int(1e9 * (self.began + now.since)))
         if now.failure is not None:
@@ -207,12 +219,17 @@ class Scene:
         for seconds in range(STEP, last + 1, STEP):
             self.clock[0] = self.began + seconds
             if seconds == last - 40 and len(self.processes) > 4:
-                self.fleet.lost(target(22), "UNAVAILABLE: connections to all backends failing; last error: connection refused")
+                self.fleet.lost(
+                    target(22), "UNAVAILABLE: connections to all backends failing; last error: connection refused"
+                )
             self.step(live if seconds < last - 15 else self.names, seconds, STEP)
             self.fleet.publish()
 
     def _is_calm(self, name: str) -> bool:
-        return all(self.plot(it, name)(400).failed == 0 and self.plot(it, name)(400).state == pb.STATE_CLOSED for it in range(3))
+        return all(
+            self.plot(it, name)(400).failed == 0 and self.plot(it, name)(400).state == pb.STATE_CLOSED
+            for it in range(3)
+        )
 
     def step(self, names: list[str], seconds: float, step: float) -> None:
         """What all processes say at one time."""
@@ -233,9 +250,13 @@ class Scene:
         now = plot(end)
         snapshot = Struct()
         failures = [] if now.failure is None else [{"status": now.failure[0], "details": now.failure[1]}]
-        snapshot.update({"last_failures": failures, "policy": {k: v for k, v in BreakerPolicy().as_dict().items() if v is not None}})
+        snapshot.update(
+            {"last_failures": failures, "policy": {k: v for k, v in BreakerPolicy().as_dict().items() if v is not None}}
+        )
         return pb.GetBreakerResponse(
-            breaker=self.breaker(process, name, end, 0), snapshot=snapshot, changes=list(self._changes(plot, name, end))[-10:]
+            breaker=self.breaker(process, name, end, 0),
+            snapshot=snapshot,
+            changes=list(self._changes(plot, name, end))[-10:],
         )
 
     def _changes(self, plot: Any, name: str, end: float) -> Iterator[pb.StateChange]:
@@ -247,10 +268,16 @@ class Scene:
                 if now.hold is not None:
                     details = now.hold[0]
                 yield pb.StateChange(
-                    breaker=name, previous=before.state, state=now.state, reason=now.condition, status=status, details=details,
-                    calls=20 if status else 0, failures=14 if status else 0,
+                    breaker=name,
+                    previous=before.state,
+                    state=now.state,
+                    reason=now.condition,
+                    status=status,
+                    details=details,
+                    calls=20 if status else 0,
+                    failures=14 if status else 0,
                     time=Timestamp(seconds=int(self.began + seconds)),
-                )  # fmt: skip
+                )
             before = now
 
 

@@ -22,6 +22,7 @@ from grpc_breaker.admin.v1 import admin_pb2 as pb
 
 MOST_ASKED: Final = 64
 """Of so many processes the details are asked for, the worst first."""
+_GONE: Final = "it is gone"
 
 
 class Calls:
@@ -43,7 +44,7 @@ class Calls:
         return {
             "name": name,
             "now": now,
-            "processes": [_details(*it, answer, now) for it, answer in zip(asked, answers, strict=True)],
+            "processes": [_details(*it, *answer, now) for it, answer in zip(asked, answers, strict=True)],
             "left_out": len(having) - len(asked),
         }
 
@@ -59,15 +60,15 @@ class Calls:
         return [
             {
                 "process": process.number,
-                "breakers": [] if isinstance(answer, str) else list(answer.breakers),
-                "error": answer if isinstance(answer, str) else "",
+                "breakers": [] if error else list(response.breakers),
+                "error": error,
             }
-            for process, answer in zip(having, self._ask(having, *_request(order)), strict=True)
+            for process, (response, error) in zip(having, self._ask(having, *_request(order)), strict=True)
         ]
 
-    def _ask(self, processes: list[Process], method: str, request: object) -> list[Any]:
-        """What each answers: a response, or why there is none."""
-        calls: list[grpc.Future | None] = []
+    def _ask(self, processes: list[Process], method: str, request: object) -> list[tuple[Any, str]]:
+        """What each answers: a response and no error, or why there is none."""
+        calls: list[Any] = []
         for process in processes:
             stub = self._stub(process.target)
             calls.append(None if stub is None else getattr(stub, method).future(request, timeout=PATIENCE))
@@ -84,21 +85,20 @@ def _request(order: Order) -> tuple[str, object]:
     return "ForceOpen", pb.ForceOpenRequest(name=order.name, ttl=ttl, reason=order.reason)
 
 
-def _answer(call: grpc.Future | None) -> Any:
-    if call is None:
-        return "it is gone"
+def _answer(call: Any) -> tuple[Any, str]:
     try:
-        return call.result()
+        return (None, _GONE) if call is None else (call.result(), "")
     except grpc.RpcError as error:
-        return trouble_of(error)
+        return None, trouble_of(error)
     except grpc.FutureCancelledError:
-        return "it is gone"
+        return None, _GONE
 
 
-def _details(process: Process, seen: Seen, answer: Any, now: float) -> dict[str, Any]:
+def _details(
+    process: Process, seen: Seen, answer: pb.GetBreakerResponse | None, error: str, now: float
+) -> dict[str, Any]:
     """What one process says of a breaker: what it answered, or else what it said last."""
-    error = answer if isinstance(answer, str) else ""
-    response = pb.GetBreakerResponse(breaker=seen.said) if error else answer
+    response = pb.GetBreakerResponse(breaker=seen.said) if answer is None else answer
     said, snapshot = response.breaker, plain(response.snapshot)
     calls, failures, refusals = seen.rates.read(now)
     return {
@@ -150,4 +150,4 @@ def plain(value: Struct | Value) -> Any:
         if number != number or number in {float("inf"), float("-inf")}:  # noqa: PLR0124 - not a number
             return str(number)
         return int(number) if number.is_integer() else number
-    return None if kind in {None, "null_value"} else getattr(value, kind)
+    return None if kind is None or kind == "null_value" else getattr(value, kind)

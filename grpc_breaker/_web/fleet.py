@@ -1,8 +1,8 @@
 """What all watched processes said, merged, and what of it is news to a reader of the page.
 
 Every row has the number of the publication in which it changed last. A reader asks for what is newer than what it has,
-so a reader that is slow, or many, cost no memory: it gets the newest state of what changed meanwhile, once. One that has
-missed more than is remembered gets everything.
+so readers that are slow, or many, cost no memory: each gets the newest state of what changed meanwhile, once. One that
+has missed more than is remembered gets everything.
 
 Memory is bounded by the number of rows and of processes. Safe to use from several threads.
 """

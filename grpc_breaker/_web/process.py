@@ -22,7 +22,7 @@ class Process:
     def __init__(self, number: int, target: str, now: float) -> None:
         self.number = number
         self.target = target
-        self.status = CONNECTING
+        self.status: str = CONNECTING
         self.since = now
         """When it came into this status."""
         self.why = ""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hmac
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from email.message import Message
+from typing import Any, Final, cast
 
 TOKEN: Final = "X-Breaker-Token"  # noqa: S105 - the name of a header
 LONGEST_BODY: Final = 4096
@@ -44,7 +44,7 @@ class Order:
     reason: str = ""
 
 
-def check_origin(headers: Mapping[str, str], port: int, *, changes: bool) -> None:
+def check_origin(headers: Message[str, str], port: int, *, changes: bool) -> None:
     """See that a request is for this server, and from this page or from no page at all.
 
     Raises:
@@ -61,7 +61,7 @@ def check_origin(headers: Mapping[str, str], port: int, *, changes: bool) -> Non
         raise RefusedError(403, f"requests from {origin!r} are refused")
 
 
-def check_token(headers: Mapping[str, str], token: str) -> None:
+def check_token(headers: Message[str, str], token: str) -> None:
     """See that a request shows the token of this run.
 
     Raises:
@@ -71,7 +71,7 @@ def check_token(headers: Mapping[str, str], token: str) -> None:
         raise RefusedError(403, f"the header {TOKEN} is missing or wrong; open the address that the command printed")
 
 
-def body_length(headers: Mapping[str, str]) -> int:
+def body_length(headers: Message[str, str]) -> int:
     """How long the body of a POST is.
 
     Raises:
@@ -94,14 +94,16 @@ def read_order(what: str, body: bytes) -> Order:
     Raises:
         RefusedError: Something is wrong with it; the message says everything that is.
     """
+    data: Any
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
         raise RefusedError(400, "the body is no JSON") from None
     if not isinstance(data, dict):
         raise RefusedError(400, "the body must be a JSON object")
-    wrong = [f"unknown field {field!r:.50}" for field in sorted(data.keys() - _FIELDS[what])]
-    name, reason, ttl = data.get("name"), data.get("reason", ""), data.get("ttl", 0.0)
+    fields = cast("dict[str, Any]", data)
+    wrong = [f"unknown field {field!r:.50}" for field in sorted(fields.keys() - _FIELDS[what])]
+    name, reason, ttl = (fields.get(it) for it in ("name", "reason", "ttl"))
     if not _is_text(name, LONGEST_NAME):
         wrong.append(f"name must be a text of 1 to {LONGEST_NAME} characters")
     if what != "reset":
@@ -111,7 +113,7 @@ def read_order(what: str, body: bytes) -> Order:
             wrong.append(f"ttl must be a number of seconds above 0 and at most {LONGEST_TTL:.0f}")
     if wrong:
         raise RefusedError(400, "; ".join(wrong))
-    return Order(what, name) if what == "reset" else Order(what, name, float(ttl), reason)
+    return Order(what, str(name)) if what == "reset" else Order(what, str(name), float(cast("float", ttl)), str(reason))
 
 
 def _is_text(value: Any, longest: int) -> bool:

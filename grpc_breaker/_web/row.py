@@ -39,7 +39,7 @@ class Seen:
         self._counts = Counts()
 
     def take(self, said: pb.Breaker, now: float, *, first: bool) -> Counts:
-        """Keep what was said; returns what was counted since it was said before, nothing where this is the first time."""
+        """Keep what was said; returns what was counted since it was said before, nothing where it is the first time."""
         ended = said.successes + said.failures + said.ignored + said.stale
         counts = Counts(ended + said.rejected, said.failures, said.rejected)
         new = Counts() if first else counts.since(self._counts)
@@ -143,7 +143,7 @@ def _worst(seen: list[Seen]) -> Seen:
     return max(seen, key=lambda it: (severity(it.said.state), -(it.since or 0.0)))
 
 
-def severity(state: int) -> int:
+def severity(state: pb.State.ValueType) -> int:
     """How much a state asks for an operator; -1 for one that only a newer version knows."""
     return WORST_LAST.index(state) if state in LETTERS else -1
 

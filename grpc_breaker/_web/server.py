@@ -14,7 +14,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import parse_qs, urlsplit
 
 from grpc_breaker._web.calls import Calls
@@ -45,8 +45,8 @@ _TYPES: Final = {
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -60,9 +60,8 @@ def _read_files() -> dict[str, tuple[str, bytes]]:
     """Type and content of the page's files, by path."""
     found: dict[str, tuple[str, bytes]] = {}
     for file in (files("grpc_breaker._web") / "static").iterdir():
-        kind = _TYPES.get(file.name[file.name.rfind(".") :])
-        if kind is not None:
-            found["/" if file.name == "index.html" else f"/{file.name}"] = (kind, file.read_bytes())
+        kind = _TYPES[file.name[file.name.rfind(".") :]]
+        found["/" if file.name == "index.html" else f"/{file.name}"] = (kind, file.read_bytes())
     return found
 
 
@@ -106,10 +105,13 @@ def _name_in(query: str) -> str:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: PageServer
     server_version = "grpc-breaker"
     sys_version = ""
     timeout = PATIENCE
+
+    @property
+    def _page(self) -> PageServer:
+        return cast("PageServer", self.server)
 
     def do_GET(self) -> None:
         self._answer(self._get, changes=False)
@@ -119,31 +121,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, answer: Any, *, changes: bool) -> None:
         try:
-            check_origin(self.headers, self.server.server_port, changes=changes)
+            check_origin(self.headers, self._page.server_port, changes=changes)
             answer(urlsplit(self.path))
         except RefusedError as refused:
             self._send_json(refused.status, {"error": str(refused)})
 
     def _get(self, url: Any) -> None:
-        file = self.server.files.get(url.path)
+        file = self._page.files.get(url.path)
         if file is not None:
             self._send(200, *file)
             return
-        check_token(self.headers, self.server.token)
+        check_token(self.headers, self._page.token)
         if url.path == "/events":
             self._send_events()
         elif url.path == "/breaker":
-            self._send_found(self.server.calls.details(_name_in(url.query)))
+            self._send_found(self._page.calls.details(_name_in(url.query)))
         else:
             raise RefusedError(404, "there is no such page")
 
     def _post(self, url: Any) -> None:
-        check_token(self.headers, self.server.token)
+        check_token(self.headers, self._page.token)
         what = url.path.removeprefix("/")
         if what not in ORDERS:
             raise RefusedError(404, f"the orders are {', '.join(ORDERS)}")
         order = read_order(what, self.rfile.read(body_length(self.headers)))
-        self._send_found(self.server.calls.give(order))
+        self._send_found(self._page.calls.give(order))
 
     def _send_found(self, data: Any) -> None:
         if data is None:
@@ -151,16 +153,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json(200, data)
 
     def _send_events(self) -> None:
-        if not self.server.places.acquire(blocking=False):
+        if not self._page.places.acquire(blocking=False):
             raise RefusedError(503, f"{MOST_READERS} pages are open already")
         try:
             self._begin(200, "text/event-stream; charset=utf-8")
             version = 0
-            while (news := self.server.fleet.news(version, HEARTBEAT)) is not None:
+            while (news := self._page.fleet.news(version, HEARTBEAT)) is not None:
                 version, text = news
                 self.wfile.write(f"data: {text}\n\n".encode())
         finally:
-            self.server.places.release()
+            self._page.places.release()
 
     def _send_json(self, status: int, data: Any) -> None:
         self._send(status, "application/json", json.dumps(data).encode())

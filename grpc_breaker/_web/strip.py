@@ -52,7 +52,7 @@ class Strip:
         self._failures[-1] += failures
 
     def text(self, now: float, cells: int = CELLS) -> str:
-        """The last cells, the oldest first, two characters each: the letter of the state, and a digit that says how many
+        """The last cells, the oldest first, two characters each: the letter of the state, and a digit for how many
         calls failed: 0 for none, 1 for one, 2 for two, 3 from four on, 4 from eight on and so forth, 9 from 256 on.
         """
         self._move_on(now)

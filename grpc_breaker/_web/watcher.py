@@ -1,7 +1,7 @@
 """Watches one process: a stream of what changes, or, where too many watch it already, a question every few seconds.
 
-Everything that the fleet hears of a process, it hears from this one thread. A stream says something in each interval: one
-that is silent for longer is ended, because a process that was stopped, or a network that was cut, ends none.
+Everything that the merged state hears of a process, it hears from this one thread. A stream says something in each
+interval. One that is silent for longer is ended: a process that was stopped, or a network that was cut, ends none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from grpc_breaker._web.fleet import Fleet
 from grpc_breaker.admin.v1 import admin_pb2 as pb
 
 COUNTS_EVERY: Final = 2
-"""Seconds that counts may wait in the process; changes of state are sent at once. Half of the cost of the usual second."""
+"""Seconds that counts may wait in the process; changes of state are sent at once. Half the cost of the usual second."""
 POLLS: Final = 30
 """After so many questions it tries to watch again."""
 SILENCE: Final = COUNTS_EVERY + 5.0

@@ -1,4 +1,4 @@
-"""The watchers of all processes, those of this host as they come and go, and the thread that publishes what they say."""
+"""The watchers of all processes, those of this host as they come and go, and the thread that publishes their news."""
 
 from __future__ import annotations
 

@@ -18,9 +18,7 @@ from typing import Any, Final, Self
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER: Final = shutil.which("chromedriver")
-MISSING: Final = (
-    None if CHROMIUM and DRIVER else "chromium is not installed (apt-get install chromium chromium-driver)"
-)
+MISSING: Final = None if CHROMIUM and DRIVER else "chromium is not installed (apt-get install chromium chromium-driver)"
 """Why no Chromium can be started; `None` where one can."""
 KEYS: Final = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "Down": "\ue015", "Up": "\ue013", "Space": " "}
 PATIENCE: Final = 20.0
@@ -46,13 +44,25 @@ class Chromium:
         self._folder = Path(tempfile.mkdtemp(prefix="chromium-"))
         self._output = (self._folder / "driver.log").open("w")
         self._driver = subprocess.Popen(
-            [DRIVER, "--port=0"], stdout=self._output, stderr=subprocess.STDOUT, env={**os.environ, "HOME": str(self._folder)}
+            [DRIVER, "--port=0"],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "HOME": str(self._folder)},
         )
         options = {
             "binary": CHROMIUM,
-            "args": [*_FLAGS, f"--user-data-dir={self._folder / 'profile'}", f"--window-size={size[0]},{size[1]}", *flags],
+            "args": [
+                *_FLAGS,
+                f"--user-data-dir={self._folder / 'profile'}",
+                f"--window-size={size[0]},{size[1]}",
+                *flags,
+            ],
         }
-        capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        capabilities = {
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
         self._base = f"http://127.0.0.1:{self._port()}/session"
         self._base += "/" + self._send("POST", "", {"capabilities": {"alwaysMatch": capabilities}})["sessionId"]
 
@@ -103,7 +113,9 @@ class Chromium:
         """.replace("CONDITION", condition)
         self._send("POST", "/timeouts", {"script": int(1000 * seconds) + 10_000})
         met, passed = self._send("POST", "/execute/async", {"script": script, "args": [seconds]})
-        assert met, f"not within {seconds:g} s: {condition}\n{self.run('return document.body.innerText.slice(0, 2000)')}"
+        assert met, (
+            f"not within {seconds:g} s: {condition}\n{self.run('return document.body.innerText.slice(0, 2000)')}"
+        )
         return passed
 
     def press(self, *keys: str) -> None:
@@ -120,7 +132,9 @@ class Chromium:
 
     def look(self, *, dark: bool = False, width: int = 1440, height: int = 900, reduced_motion: bool = False) -> None:
         """The size of the page, and what its user prefers."""
-        self.command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
         features = [
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce" if reduced_motion else "no-preference"},
@@ -137,13 +151,17 @@ class Chromium:
 
     def requested(self) -> Sequence[str]:
         """The addresses that were asked since the last time."""
-        entries = (json.loads(entry["message"])["message"] for entry in self._send("POST", "/se/log", {"type": "performance"}))
+        entries = (
+            json.loads(entry["message"])["message"] for entry in self._send("POST", "/se/log", {"type": "performance"})
+        )
         return [it["params"]["request"]["url"] for it in entries if it["method"] == "Network.requestWillBeSent"]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self._send("DELETE", "")
         finally:

@@ -1,7 +1,7 @@
 """A process with a real breaker, for a test: it serves its breakers on a unix socket, and calls when it is told to.
 
-    python -m tests.web.shop FOLDER [read-only]      prints "ready"; then for each line of a script (see tests.support.server)
-                                                     it makes a call, and prints how it ended
+python -m tests.web.shop FOLDER [read-only]      prints "ready"; then for each line of a script (see tests.support.server)
+                                                 it makes a call, and prints how it ended
 """
 
 from __future__ import annotations

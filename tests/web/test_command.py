@@ -46,7 +46,12 @@ def test_it_serves_until_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     """It prints the address with its token, opens it, serves the page, and ends with 0."""
     operator = Operator()
     with StandIn(breaker()) as process:
-        assert parse("--port=0", f"--target={process.target}").run(parse("--port=0", f"--target={process.target}"), operator) == 0
+        assert (
+            parse("--port=0", f"--target={process.target}").run(
+                parse("--port=0", f"--target={process.target}"), operator
+            )
+            == 0
+        )
     printed = capsys.readouterr()
     assert printed.out.split() == operator.opened
     address, _, token = operator.opened[0].partition("#")
@@ -67,7 +72,9 @@ def test_each_run_has_a_token_of_its_own(capsys: pytest.CaptureFixture[str], tmp
     assert len(tokens) == 2
 
 
-def test_no_browser_is_opened_where_none_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_browser_is_opened_where_none_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With --no-open the address is printed alone."""
     opened: list[str] = []
 

@@ -19,7 +19,7 @@ from grpc_breaker._web.watchers import Watchers
 from grpc_breaker.admin.v1 import admin_pb2 as pb
 from tests.support.chromium import MISSING, Chromium
 from tests.web.shop import Shop
-from tests.web.standin import GET_PRICE, StandIn, breaker
+from tests.web.standin import StandIn, breaker
 
 pytestmark = pytest.mark.once
 
@@ -166,7 +166,9 @@ def test_everything_can_be_read(browser: Chromium, dark: bool) -> None:
         browser.wait("document.querySelector('#trouble li')")
         browser.press("Down", "Enter")
         browser.wait("document.querySelector('#pane table')")
-        words = browser.run("return [...document.querySelectorAll('#rows .badge')].map((it) => it.lastChild.textContent)")
+        words = browser.run(
+            "return [...document.querySelectorAll('#rows .badge')].map((it) => it.lastChild.textContent)"
+        )
         assert words == ["open", "forced open", "half-open", "not known", "disabled", "closed", "closed"]
         assert browser.run(CONTRAST) == []
 
@@ -199,7 +201,10 @@ CONTRAST = """
 def test_five_hundred_breakers_are_shown_and_found(browser: Chromium) -> None:
     """Hundreds of breakers: the unhealthy ones are on top, the filter and the toggle find them, and both can be undone."""
     many = [breaker(f"pkg.Service{number // 10}/Method{number}") for number in range(498)]
-    ill = [breaker("z.v1.Z/Open", pb.STATE_OPEN), breaker("y.v1.Y/Held", pb.STATE_FORCED_OPEN, hold=pb.Hold(reason="INC-7"))]
+    ill = [
+        breaker("z.v1.Z/Open", pb.STATE_OPEN),
+        breaker("y.v1.Y/Held", pb.STATE_FORCED_OPEN, hold=pb.Hold(reason="INC-7")),
+    ]
     with StandIn(*many, *ill) as process, page(Targets([process.target])) as address:
         browser.open(address)
         browser.wait(rows(500))
@@ -289,7 +294,9 @@ def test_motion_can_be_reduced(browser: Chromium, reduced: bool) -> None:
         browser.wait(rows(1))
         process.push(breaker(state=pb.STATE_OPEN), changed=True)
         browser.wait("document.querySelector('#rows .row.fresh')")
-        moves = browser.run("return getComputedStyle(document.querySelector('#rows .row.fresh')).animationName !== 'none'")
+        moves = browser.run(
+            "return getComputedStyle(document.querySelector('#rows .row.fresh')).animationName !== 'none'"
+        )
         assert moves is not reduced
 
 

@@ -16,7 +16,11 @@ def test_a_rate_is_what_was_counted_per_second() -> None:
     for second in range(1, 31):
         rates.add(NOW + second, Counts(20, 4, 10))
     calls, failures, refusals = rates.read(NOW + 30)
-    assert (calls, failures, refusals) == (pytest.approx(20, rel=0.2), pytest.approx(4, rel=0.2), pytest.approx(10, rel=0.2))
+    assert (calls, failures, refusals) == (
+        pytest.approx(20, rel=0.2),
+        pytest.approx(4, rel=0.2),
+        pytest.approx(10, rel=0.2),
+    )
 
 
 def test_a_rate_ends_when_nothing_comes() -> None:
@@ -76,7 +80,9 @@ def test_a_strip_goes_on_in_the_state_that_lasts() -> None:
     assert strip.text(NOW + 10_000 * SECONDS) == "o0" * CELLS
 
 
-@pytest.mark.parametrize(("failures", "digit"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (255, 8), (256, 9), (10**6, 9)])
+@pytest.mark.parametrize(
+    ("failures", "digit"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (255, 8), (256, 9), (10**6, 9)]
+)
 def test_failures_are_a_digit(failures: int, digit: int) -> None:
     """The failures of a cell are told by one digit, which grows when they double."""
     strip = Strip(NOW)

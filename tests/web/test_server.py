@@ -125,7 +125,9 @@ def test_the_names_of_this_machine_are_accepted(page: Page, host: str) -> None:
     assert page.ask("GET", "/", Host=f"{host}:{page.port}")[0] == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1", "https://127.0.0.1:{port}", "http://localhost:{port}"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1", "https://127.0.0.1:{port}", "http://localhost:{port}"]
+)
 @pytest.mark.parametrize("path", ["/force-open", "/disable", "/reset"])
 def test_an_order_from_another_origin_is_refused(page: Page, origin: str, path: str) -> None:
     """A page of another origin can give no order, even one that has the token."""
@@ -145,7 +147,9 @@ def test_events_for_another_origin_are_refused(page: Page) -> None:
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", TOKEN[:-1], "é"])
-@pytest.mark.parametrize(("verb", "path"), [("GET", "/events"), ("GET", "/breaker?name=x"), ("POST", "/force-open"), ("POST", "/nothing")])
+@pytest.mark.parametrize(
+    ("verb", "path"), [("GET", "/events"), ("GET", "/breaker?name=x"), ("POST", "/force-open"), ("POST", "/nothing")]
+)
 def test_without_the_token_nothing_is_shown_or_done(page: Page, token: str | None, verb: str, path: str) -> None:
     """Another user of this machine can connect, but does not know the token of this run."""
     body = json.dumps(ORDER) if verb == "POST" else None
@@ -193,7 +197,9 @@ def test_a_charset_is_allowed(watching: Page) -> None:
 @pytest.mark.parametrize("length", [None, "", "-1", "1e3", "²"])
 def test_the_length_of_an_order_must_be_said(page: Page, length: str | None) -> None:
     """A body of unknown length is not read."""
-    status, text, _ = page.ask("POST", "/force-open", b"", Content_Length=length and length.encode("latin-1").decode("latin-1"))
+    status, text, _ = page.ask(
+        "POST", "/force-open", b"", Content_Length=length and length.encode("latin-1").decode("latin-1")
+    )
     assert (status, "Content-Length" in text) == (411, True)
 
 
@@ -209,7 +215,10 @@ def test_a_long_order_is_not_read(page: Page, length: str) -> None:
         ("{", "the body is no JSON"),
         ("[" * 4000, "the body is no JSON"),
         ('"x"', "the body must be a JSON object"),
-        ("{}", "name must be a text of 1 to 1000 characters; reason must be a text of 1 to 200 characters; ttl must be a number"),
+        (
+            "{}",
+            "name must be a text of 1 to 1000 characters; reason must be a text of 1 to 200 characters; ttl must be a number",
+        ),
     ],
 )
 def test_an_order_that_is_none_is_refused(page: Page, body: str, wrong: str) -> None:
@@ -266,7 +275,12 @@ def test_what_is_not_there_is_not_found(page: Page) -> None:
 
 def test_every_answer_has_the_headers_of_safety(page: Page) -> None:
     """The page may run its own files alone, may not be framed, and nothing guesses types; errors have the same headers."""
-    answers = [page.ask("GET", "/"), page.ask("GET", "/", Host="evil"), page.ask("GET", "/nothing"), page.ask("PUT", "/")]
+    answers = [
+        page.ask("GET", "/"),
+        page.ask("GET", "/", Host="evil"),
+        page.ask("GET", "/nothing"),
+        page.ask("PUT", "/"),
+    ]
     for _, _, headers in answers:
         policy = headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; ")
@@ -337,19 +351,26 @@ def test_a_slow_browser_costs_no_memory_and_is_not_waited_for(watching: Page, mo
     watching.process.push(*(breaker(f"{number}/{'x' * 900}") for number in range(2000)))
     with socket.create_connection(("127.0.0.1", watching.port)) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.sendall(f"GET /events HTTP/1.0\r\nHost: 127.0.0.1:{watching.port}\r\nX-Breaker-Token: {TOKEN}\r\n\r\n".encode())
+        slow.sendall(
+            f"GET /events HTTP/1.0\r\nHost: 127.0.0.1:{watching.port}\r\nX-Breaker-Token: {TOKEN}\r\n\r\n".encode()
+        )
         slow.recv(1)
         pushed = 0
         while not watching.server.places.acquire(timeout=0.05):
             pushed += 1
-            watching.process.push(*(breaker(f"{number}/{'x' * 900}", in_flight=pushed) for number in range(2000)), changed=True)
+            watching.process.push(
+                *(breaker(f"{number}/{'x' * 900}", in_flight=pushed) for number in range(2000)), changed=True
+            )
             assert pushed < 20 * PATIENCE
     assert len(watching.fleet._rows) == 2001
 
 
 def test_details_are_asked_of_the_process(watching: Page) -> None:
     """The details of a breaker are what its process says, as plain data."""
-    watching.process.snapshot = {"last_failures": [{"status": "UNAVAILABLE", "details": "<b>gone</b>"}], "policy": {"failure_rate": 0.5}}
+    watching.process.snapshot = {
+        "last_failures": [{"status": "UNAVAILABLE", "details": "<b>gone</b>"}],
+        "policy": {"failure_rate": 0.5},
+    }
     status, text, headers = watching.ask("GET", f"/breaker?name={GET_PRICE}")
     (details,) = json.loads(text)["processes"]
     assert (status, headers["Content-Type"]) == (200, "application/json")
@@ -376,7 +397,9 @@ def test_a_read_only_process_refuses_and_is_said_to(watching: Page) -> None:
     assert (status, answers[0]["error"]) == (200, "PERMISSION_DENIED: changes are not allowed")
 
 
-def test_a_bug_of_ours_is_not_hidden(page: Page, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_ours_is_not_hidden(
+    page: Page, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What goes wrong in the server is printed; a browser that went away is not."""
 
     def broken(name: str) -> Any:

@@ -156,7 +156,9 @@ def test_processes_of_this_host_come_and_go(process: StandIn, watching: Watching
         watching.until(lambda: watching.watchers.look() or watching.state("other"))
 
 
-def test_a_folder_that_is_not_to_be_trusted_changes_nothing(watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_to_be_trusted_changes_nothing(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the sockets cannot be looked for any more, what is watched is watched on."""
 
     def forbidden() -> list[Target]:
@@ -197,17 +199,23 @@ def test_closing_ends_every_thread(process: StandIn) -> None:
 
 
 def test_a_watcher_that_is_stopped_before_it_watches_ends() -> None:
-    """One that is stopped at once watches nothing."""
+    """One that is stopped before it begins, or in the moment before it watches, watches nothing."""
     with StandIn() as process:
         fleet = Fleet()
         fleet.add(process.target)
         watcher = Watcher(Target(process.target), fleet)
-        watcher.check_silence()
-        watcher._stopping.is_set = lambda times=iter([False]): next(times, True)  # type: ignore[method-assign]
+        early = Watcher(Target("127.0.0.1:1"), fleet)
+        fleet.add("127.0.0.1:1")
+        early.stop("never mind")
+        early.start()
+        early._thread.join(PATIENCE)
+        assert fleet.statuses()[-1]["status"] == "gone"
+        answers = iter([False])
+        watcher._stopping.is_set = lambda: next(answers, True)  # type: ignore[method-assign]
         watcher.start()
         watcher._thread.join(PATIENCE)
         assert not watcher.running
-        assert fleet.statuses()[0]["status"] == "gone"
+        assert [it["status"] for it in fleet.statuses()] == ["gone", "gone"]
 
 
 # Details and orders
@@ -239,7 +247,11 @@ def test_details_of_a_process_that_does_not_answer_are_its_last_words(process: S
     details = watching.calls.details("gone")
     assert details is not None
     (shown,) = details["processes"]
-    assert (shown["state"], shown["condition"], shown["error"]) == ("open", "failure_rate", "NOT_FOUND: no breaker has the name 'gone'")
+    assert (shown["state"], shown["condition"], shown["error"]) == (
+        "open",
+        "failure_rate",
+        "NOT_FOUND: no breaker has the name 'gone'",
+    )
     assert (shown["last_failures"], shown["policy"], shown["changes"]) == ([], None, [])
 
 
@@ -284,6 +296,8 @@ def test_details_are_plain_data() -> None:
 def test_changes_and_times_are_told(process: StandIn, watching: Watching) -> None:
     """Details have the last changes with their times, and the time until the next probe."""
     said = breaker(state=pb.STATE_OPEN)
+    process.push(breaker(hold=pb.Hold(reason="INC-1")))
+    watching.until(lambda: watching.fleet.having(GET_PRICE)[0][1].hold() == {"reason": "INC-1", "until": None})
     said.since.FromSeconds(900)
     said.retry_after.FromMilliseconds(1500)
     process.breakers[GET_PRICE] = said
@@ -293,7 +307,9 @@ def test_changes_and_times_are_told(process: StandIn, watching: Watching) -> Non
     assert details is not None
     (shown,) = details["processes"]
     assert (shown["since"], shown["retry_after"]) == (900, 1.5)
-    assert [(it["time"], it["previous"], it["state"], it["reason"]) for it in shown["changes"]] == [(900, "closed", "open", "failure_rate")]
+    assert [(it["time"], it["previous"], it["state"], it["reason"]) for it in shown["changes"]] == [
+        (900, "closed", "open", "failure_rate")
+    ]
 
 
 def test_targets_of_this_host_are_watched_by_their_sockets(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ export class Table {
     const [method, service, target] = parts(data.name);
     cells[1].append(element("b", {}, method), target === null ? "" : element("span", { class: "target" }, target),
       service === "" ? "" : element("span", { class: "service" }, service));
-    const row = { data, line, cells, canvas, why, strip: null, written: {}, visible: false, stale: true, shown: true, buckets: [0, 0] };
+    const row = { data, line, cells, canvas, why, strip: null, written: {}, visible: false, stale: true, shown: true, moved: true, buckets: [0, 0] };
     this.rows.set(data.name, row);
     this.element.append(line);
     this.visible.observe(line);
@@ -143,7 +143,7 @@ export class Table {
     const buckets = [bucket(data.refusals, row.buckets[0]), bucket(data.failures, row.buckets[1])];
     const key = `${rank(data)} ${buckets}`;
     row.buckets = buckets;
-    if (row.key !== key) [row.key, row.rank, this.unsorted] = [key, rank(data), true];
+    if (row.key !== key) [row.key, row.rank, row.moved, this.unsorted] = [key, rank(data), true, true];
     if (row.visible) this.drawStrip(row);
     this.show(row);
   }
@@ -190,10 +190,11 @@ export class Table {
     const focused = document.activeElement;
     const sorted = [...this.rows.values()].sort((one, other) => other.rank - one.rank || other.buckets[0] - one.buckets[0]
       || other.buckets[1] - one.buckets[1] || (one.data.name < other.data.name ? -1 : 1));
-    let place = this.element.firstElementChild;
-    for (const { line } of sorted) {
-      if (line === place) place = place.nextElementSibling;
-      else this.element.insertBefore(line, place);
+    let next = null; // rows whose key is as before are in order already: the others are moved between them
+    for (const row of sorted.reverse()) {
+      if (row.moved) this.element.insertBefore(row.line, next);
+      row.moved = false;
+      next = row.line;
     }
     if (focused !== document.activeElement && this.element.contains(focused)) focused.focus({ preventScroll: true });
   }
