@@ -87,8 +87,12 @@ class Chromium:
 
     def open(self, address: str) -> None:
         """Go to a page; one that is open already is loaded anew."""
-        self._send("POST", "/url", {"url": "about:blank"})
+        self.leave()
         self._send("POST", "/url", {"url": address})
+
+    def leave(self) -> None:
+        """Go to an empty page."""
+        self._send("POST", "/url", {"url": "about:blank"})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a function body returns in the page."""

@@ -48,8 +48,8 @@ def browser(_browser: Chromium) -> Iterator[Chromium]:
 
 
 @contextmanager
-def page(targets: Targets) -> Iterator[str]:
-    """The page that watches these; its address."""
+def page(targets: Targets, browser: Chromium | None) -> Iterator[str]:
+    """The page that watches these; its address. A browser leaves it before it ends, and so logs no error."""
     fleet = Fleet()
     watchers = Watchers(fleet, targets.now)
     server = PageServer(0, fleet, Calls(fleet, watchers.stub), "a-token")
@@ -58,6 +58,8 @@ def page(targets: Targets) -> Iterator[str]:
     watchers.start()
     try:
         yield server.address
+        if browser is not None:
+            browser.leave()
     finally:
         watchers.close()
         server.shutdown()
@@ -86,7 +88,7 @@ FOCUSED = "document.activeElement.dataset.name || document.activeElement.id"
 def test_an_opening_is_shown_within_two_seconds(browser: Chromium, tmp_path: Path) -> None:
     """A breaker that opens in a process of this host is shown as open within two seconds, and is told to screen readers."""
     tmp_path.chmod(0o700)
-    with Shop(tmp_path) as shop, page(Targets(directory=tmp_path)) as address:
+    with Shop(tmp_path) as shop, page(Targets(directory=tmp_path), browser) as address:
         browser.open(address)
         browser.wait("document.querySelector('#rows .row.closed')")
         assert [shop.call("error UNAVAILABLE no") for _ in range(5)] == ["UNAVAILABLE"] * 5
@@ -102,7 +104,7 @@ def test_a_hold_set_by_keyboard_holds(browser: Chromium, tmp_path: Path) -> None
     """Force open, and then reset, with keys alone: the real process refuses, and then does not; another one is read-only."""
     tmp_path.chmod(0o700)
     other = Shop(tmp_path, "read-only")
-    with Shop(tmp_path) as shop, other, page(Targets(directory=tmp_path)) as address:
+    with Shop(tmp_path) as shop, other, page(Targets(directory=tmp_path), browser) as address:
         browser.open(address)
         browser.wait("document.querySelector('#rows .of').textContent === 'in 2'")
         browser.press("/", "Unary", "Enter")
@@ -134,7 +136,10 @@ def test_what_processes_say_is_text(browser: Chromium) -> None:
     failure = pb.Failure(status=EVIL, details=EVIL)
     hold = pb.Hold(reason=EVIL)
     evil = breaker(f"{EVIL}/{EVIL}@{EVIL}", pb.STATE_FORCED_OPEN, condition=EVIL, last_failure=failure, hold=hold)
-    with StandIn(evil, program=EVIL, host=EVIL, version=EVIL) as process, page(Targets([process.target])) as address:
+    with (
+        StandIn(evil, program=EVIL, host=EVIL, version=EVIL) as process,
+        page(Targets([process.target]), browser) as address,
+    ):
         process.snapshot = {"last_failures": [{"status": EVIL, "details": EVIL}], "policy": {EVIL: EVIL}}
         process.changes = [pb.StateChange(reason=EVIL, status=EVIL, details=EVIL, state=pb.STATE_FORCED_OPEN)]
         browser.open(address)
@@ -160,7 +165,7 @@ def test_everything_can_be_read(browser: Chromium, dark: bool) -> None:
         for state, word in states.items()
     ]
     browser.look(dark=dark)
-    with StandIn(*each, breaker("calm")) as process, page(Targets([process.target, "127.0.0.1:1"])) as address:
+    with StandIn(*each, breaker("calm")) as process, page(Targets([process.target, "127.0.0.1:1"]), browser) as address:
         browser.open(address)
         browser.wait(rows(len(states) + 1))
         browser.wait("document.querySelector('#trouble li')")
@@ -205,7 +210,7 @@ def test_five_hundred_breakers_are_shown_and_found(browser: Chromium) -> None:
         breaker("z.v1.Z/Open", pb.STATE_OPEN),
         breaker("y.v1.Y/Held", pb.STATE_FORCED_OPEN, hold=pb.Hold(reason="INC-7")),
     ]
-    with StandIn(*many, *ill) as process, page(Targets([process.target])) as address:
+    with StandIn(*many, *ill) as process, page(Targets([process.target]), browser) as address:
         browser.open(address)
         browser.wait(rows(500))
         browser.wait("document.querySelector('#rows .row').classList.contains('open')")
@@ -227,7 +232,7 @@ def test_five_hundred_breakers_are_shown_and_found(browser: Chromium) -> None:
 def test_the_page_asks_nobody_but_its_server(browser: Chromium) -> None:
     """Whatever is opened on it, the page makes no request to another server."""
     browser.requested()
-    with StandIn(breaker()) as process, page(Targets([process.target])) as address:
+    with StandIn(breaker()) as process, page(Targets([process.target]), browser) as address:
         browser.open(address)
         browser.wait(rows(1))
         browser.press("Down", "Enter")
@@ -239,7 +244,10 @@ def test_the_page_asks_nobody_but_its_server(browser: Chromium) -> None:
 
 def test_the_focus_stays_where_it_is(browser: Chromium) -> None:
     """A row that moves keeps the focus; the arrow keys go through the rows; Escape closes the details and goes back."""
-    with StandIn(breaker("a"), breaker("b"), breaker("c")) as process, page(Targets([process.target])) as address:
+    with (
+        StandIn(breaker("a"), breaker("b"), breaker("c")) as process,
+        page(Targets([process.target]), browser) as address,
+    ):
         browser.open(address)
         browser.wait(rows(3))
         browser.press("Down", "Down", "Down")
@@ -260,7 +268,7 @@ def test_the_focus_stays_where_it_is(browser: Chromium) -> None:
 
 def test_a_reload_keeps_the_last_minutes(browser: Chromium) -> None:
     """The strip is kept by the server: after a reload it still says that the breaker was open."""
-    with StandIn(breaker()) as process, page(Targets([process.target])) as address:
+    with StandIn(breaker()) as process, page(Targets([process.target]), browser) as address:
         browser.open(address)
         browser.wait(rows(1))
         process.push(breaker(state=pb.STATE_OPEN), changed=True)
@@ -275,7 +283,7 @@ def test_it_fits_a_telephone(browser: Chromium) -> None:
     """At 400 pixels nothing is cut off, with long names and with the details open."""
     browser.look(width=400, height=800)
     broken = breaker(LONG, pb.STATE_OPEN, last_failure=pb.Failure(status="UNAVAILABLE", details="x" * 200))
-    with StandIn(broken, breaker(LONG + "2")) as process, page(Targets([process.target])) as address:
+    with StandIn(broken, breaker(LONG + "2")) as process, page(Targets([process.target]), browser) as address:
         browser.open(address)
         browser.wait(rows(2))
         wide = "return Math.max(document.documentElement.scrollWidth, document.getElementById('pane').scrollWidth)"
@@ -289,7 +297,7 @@ def test_it_fits_a_telephone(browser: Chromium) -> None:
 def test_motion_can_be_reduced(browser: Chromium, reduced: bool) -> None:
     """A row whose state has changed is marked by a motion, unless the user prefers none."""
     browser.look(reduced_motion=reduced)
-    with StandIn(breaker()) as process, page(Targets([process.target])) as address:
+    with StandIn(breaker()) as process, page(Targets([process.target]), browser) as address:
         browser.open(address)
         browser.wait(rows(1))
         process.push(breaker(state=pb.STATE_OPEN), changed=True)
@@ -303,18 +311,18 @@ def test_motion_can_be_reduced(browser: Chromium, reduced: bool) -> None:
 def test_a_page_without_its_server_says_so(_browser: Chromium) -> None:
     """A page whose command has ended does not look live, and says since when what it shows is old."""
     with StandIn(breaker()) as process:
-        with page(Targets([process.target])) as address:
+        with page(Targets([process.target]), None) as address:
             _browser.open(address)
             _browser.wait(rows(1))
         _browser.wait("document.querySelector('#contact.lost')")
         assert "What is shown is from" in text_of(_browser, "#contact")
-    _browser.run("location.href = 'about:blank'")
+    _browser.leave()
     _browser.log()
 
 
 def test_a_page_without_the_token_says_so(browser: Chromium) -> None:
     """Who opens the address without what is after the # sees no breakers, and reads what to do."""
-    with StandIn(breaker()) as process, page(Targets([process.target])) as address:
+    with StandIn(breaker()) as process, page(Targets([process.target]), browser) as address:
         browser.open(address.partition("#")[0])
         browser.wait("document.querySelector('#contact.lost')")
         assert "open the address that grpc-breaker web printed" in text_of(browser, "#contact")
