@@ -54,6 +54,14 @@ def test_the_wheel_has_the_schema_and_the_command(wheel: zipfile.ZipFile) -> Non
     assert "grpc-breaker = grpc_breaker._cli:main" in wheel.read(points).decode()
 
 
+def test_the_wheel_has_the_live_page(wheel: zipfile.ZipFile) -> None:
+    """The wheel has every file of the page that `grpc-breaker web` serves."""
+    folder = "grpc_breaker/_web/static"
+    files = {f"{folder}/{path.name}" for path in (ROOT / folder).iterdir()}
+    assert f"{folder}/index.html" in files
+    assert files <= set(wheel.namelist())
+
+
 def test_the_version_is_one(metadata: Message) -> None:
     """The wheel, `grpc_breaker.__version__` and the newest entry of the changelog name the same version."""
     newest = re.search(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)

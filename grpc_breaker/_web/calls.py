@@ -12,12 +12,11 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct, Value
 
-from grpc_breaker._commands.targets import trouble_of
+from grpc_breaker._commands.targets import TIMEOUT, trouble_of
 from grpc_breaker._web.fleet import Fleet
 from grpc_breaker._web.process import Process
 from grpc_breaker._web.requests import Order
 from grpc_breaker._web.row import STATES, UNKNOWN, Seen, seconds_of
-from grpc_breaker._web.watcher import PATIENCE
 from grpc_breaker.admin.v1 import admin_pb2 as pb
 
 MOST_ASKED: Final = 64
@@ -28,9 +27,10 @@ _GONE: Final = "it is gone"
 class Calls:
     """What asks."""
 
-    def __init__(self, fleet: Fleet, stub: Callable[[str], Any]) -> None:
+    def __init__(self, fleet: Fleet, stub: Callable[[str], Any], timeout: float = TIMEOUT) -> None:
         self._fleet = fleet
         self._stub = stub
+        self._timeout = timeout
 
     def details(self, name: str) -> dict[str, Any] | None:
         """Everything about a breaker, by process; `None` where no process has it."""
@@ -71,7 +71,7 @@ class Calls:
         calls: list[Any] = []
         for process in processes:
             stub = self._stub(process.target)
-            calls.append(None if stub is None else getattr(stub, method).future(request, timeout=PATIENCE))
+            calls.append(None if stub is None else getattr(stub, method).future(request, timeout=self._timeout))
         return [_answer(it) for it in calls]
 
 

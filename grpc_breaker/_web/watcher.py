@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from grpc_breaker._commands.targets import Target, stub_of, trouble_of
+from grpc_breaker._commands.targets import TIMEOUT, Target, stub_of, trouble_of
 from grpc_breaker._web.fleet import Fleet
 from grpc_breaker.admin.v1 import admin_pb2 as pb
 
@@ -22,8 +22,6 @@ POLLS: Final = 30
 """After so many questions it tries to watch again."""
 SILENCE: Final = COUNTS_EVERY + 5.0
 """Seconds of silence after which a stream is ended."""
-PATIENCE: Final = 5.0
-"""Seconds that a process has to answer."""
 
 
 class Watcher:
@@ -34,11 +32,13 @@ class Watcher:
         target: Target,
         fleet: Fleet,
         *,
+        timeout: float = TIMEOUT,
         pause: float = 1.0,
         poll_every: float = 2.0,
     ) -> None:
         self._address = target.address
         self._fleet = fleet
+        self._timeout = timeout
         self._pause = pause
         self._poll_every = poll_every
         self._stopping = threading.Event()
@@ -113,7 +113,7 @@ class Watcher:
         """Ask again and again; returns why that goes no longer, nothing where it is time to try to watch."""
         for number in range(POLLS):
             try:
-                response = self.stub.ListBreakers(pb.ListBreakersRequest(), timeout=PATIENCE)
+                response = self.stub.ListBreakers(pb.ListBreakersRequest(), timeout=self._timeout)
             except grpc.RpcError as error:
                 return trouble_of(error)
             if number:

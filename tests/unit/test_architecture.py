@@ -50,6 +50,26 @@ def test_the_document_knows_the_core_alone(path: Path) -> None:
         assert ours or name.partition(".")[0] in sys.stdlib_module_names, name
 
 
+PAGE = sorted((PACKAGE / "_web").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", PAGE, ids=lambda path: path.name)
+def test_the_live_page_knows_processes_by_the_admin_service_alone(path: Path) -> None:
+    """The page imports the standard library, gRPC, the admin service's messages and how commands find processes."""
+    ours = ("grpc_breaker._web.", "grpc_breaker.admin.v1.", "grpc_breaker._commands.targets.")
+    for name in imports(path):
+        known = name.startswith((*ours, "google.protobuf.")) or name == "grpc"
+        assert known or name.partition(".")[0] in sys.stdlib_module_names, name
+
+
+def test_only_its_command_loads_the_live_page() -> None:
+    """Nothing else of the package imports the page, and its command does so when it runs."""
+    for path in FILES:
+        if path not in PAGE:
+            top_level = path == PACKAGE / "_commands" / "web.py"
+            assert not any("grpc_breaker._web" in name for name in imports(path, top_level=top_level)), path
+
+
 SYNC = sorted(PACKAGE.glob("_sync*.py"))
 AIO = [PACKAGE / "aio.py", *sorted(PACKAGE.glob("_aio*.py"))]
 ADAPTERS = {path.stem for path in (*SYNC, *AIO)}

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
+import sys
 import threading
 import urllib.request
+import webbrowser
 from pathlib import Path
 
 import pytest
 
-from grpc_breaker._commands import web
+from grpc_breaker._cli import main
+from grpc_breaker._web.server import PageServer
 from tests.support.server import PATIENCE
 from tests.web.standin import StandIn, breaker
-
-
-def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    web.add_to(parser.add_subparsers())
-    return parser.parse_args(["web", *arguments])
 
 
 class Operator:
@@ -32,26 +28,29 @@ class Operator:
 
     def __call__(self, address: str) -> None:
         self.opened.append(address)
-        threading.Thread(target=self._look).start()
+        threading.Thread(target=self._look, args=[address]).start()
 
-    def _look(self) -> None:
+    def _look(self, address: str) -> None:
         try:
-            with urllib.request.urlopen(self.opened[0].partition("#")[0], timeout=PATIENCE) as response:
+            with urllib.request.urlopen(address.partition("#")[0], timeout=PATIENCE) as response:
                 self.seen = response.read().decode()
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_it_serves_until_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints the address with its token, opens it, serves the page, and ends with 0."""
+@pytest.fixture
+def operator(monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """An operator with a display."""
     operator = Operator()
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(webbrowser, "open", operator)
+    return operator
+
+
+def test_it_serves_until_ctrl_c(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints the address with its token, opens it, serves the page, and ends with 0."""
     with StandIn(breaker()) as process:
-        assert (
-            parse("--port=0", f"--target={process.target}").run(
-                parse("--port=0", f"--target={process.target}"), operator
-            )
-            == 0
-        )
+        assert main(["web", "--port=0", f"--target={process.target}"]) == 0
     printed = capsys.readouterr()
     assert printed.out.split() == operator.opened
     address, _, token = operator.opened[0].partition("#")
@@ -61,29 +60,45 @@ def test_it_serves_until_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.err == ""
 
 
-def test_each_run_has_a_token_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The token of one run is worth nothing in the next; and where no process is there yet, it says so and serves."""
-    tokens: set[str] = set()
-    for _ in range(2):
-        operator = Operator()
-        assert web.run(parse("--port=0", f"--directory={tmp_path}"), operator) == 0
-        tokens |= {operator.opened[0].partition("#")[2]}
-        assert "no process of this user" in capsys.readouterr().err
-    assert len(tokens) == 2
-
-
-def test_no_browser_is_opened_where_none_is_wanted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_each_run_has_a_token_of_its_own(
+    operator: Operator, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """With --no-open the address is printed alone."""
-    opened: list[str] = []
+    """The token of one run is worth nothing in the next; and where no process is there yet, it says so and serves."""
+    for _ in range(2):
+        assert main(["web", "--port=0", f"--directory={tmp_path}"]) == 0
+        assert "no process of this user" in capsys.readouterr().err
+    first, second = (it.partition("#")[2] for it in operator.opened)
+    assert first != second
 
-    def interrupted(self: object) -> None:
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes as soon as it serves."""
+
+    def interrupt(self: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(web.PageServer, "serve_forever", interrupted)
-    assert web.run(parse("--port=0", "--no-open", f"--directory={tmp_path}"), opened.append) == 0
-    assert opened == []
+    monkeypatch.setattr(PageServer, "serve_forever", interrupt)
+
+
+@pytest.mark.usefixtures("interrupted")
+@pytest.mark.parametrize(("options", "display"), [(["--no-open"], ":0"), ([], None)])
+def test_a_browser_is_not_always_opened(
+    options: list[str],
+    display: str | None,
+    tmp_path: Path,
+    operator: Operator,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --no-open, and on a host without a display, the address is printed alone."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    if display is not None:
+        monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert main(["web", "--port=0", *options, f"--directory={tmp_path}"]) == 0
+    assert operator.opened == []
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
 
 
@@ -91,7 +106,7 @@ def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str], tmp_pa
     """It ends with 2 and says which port, and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert web.run(parse(f"--port={port}", f"--directory={tmp_path}"), print) == 2
+        assert main(["web", f"--port={port}", f"--directory={tmp_path}"]) == 2
     said = capsys.readouterr().err
     assert f"127.0.0.1:{port}" in said
     assert "--port 0" in said
@@ -100,7 +115,7 @@ def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str], tmp_pa
 def test_a_folder_that_is_not_to_be_trusted_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """It ends with 2 where the sockets are in a folder that is open to others."""
     tmp_path.chmod(0o777)
-    assert web.run(parse("--port=0", f"--directory={tmp_path}"), print) == 2
+    assert main(["web", "--port=0", f"--directory={tmp_path}"]) == 2
     assert str(tmp_path) in capsys.readouterr().err
 
 
@@ -108,5 +123,5 @@ def test_a_folder_that_is_not_to_be_trusted_is_said(capsys: pytest.CaptureFixtur
 def test_a_wrong_port_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A port is a number that there is."""
     with pytest.raises(SystemExit):
-        parse(f"--port={port}")
+        main(["web", f"--port={port}"])
     assert "a port is a number from 0 to 65535" in capsys.readouterr().err
