@@ -31,7 +31,9 @@ docs/parts
 docs/service_config
 docs/telemetry
 docs/operating
+docs/admin
 monitoring/README
+docs/web
 docs/recipes
 docs/overload
 docs/grpc_own

@@ -7,6 +7,7 @@ import { forgetColours } from "./strip.js";
 import { Table, rank } from "./table.js";
 import { STATES, badge, clockTime, count, duration, element, processName } from "./words.js";
 
+const MOST_LOST = 4;
 const byId = (id) => document.getElementById(id);
 const token = window.location.hash.slice(1);
 const processes = new Map();
@@ -67,9 +68,15 @@ function takeProcesses({ list, left_out: left }) {
 }
 
 function writeTrouble() {
-  const missing = [...processes.values()].filter((it) => it.status === "unreachable" || it.status === "gone");
-  const shown = missing.slice(0, 5).map((it) => `${processName(it)} has been ${it.status} for ${duration(now() - it.since)}: ${it.why}`);
-  if (missing.length > 5) shown.push(`${missing.length - 5} more processes are unreachable or gone`);
+  const lostOnes = [...processes.values()].filter((it) => it.status === "unreachable");
+  const goneOnes = [...processes.values()].filter((it) => it.status === "gone");
+  const shown = lostOnes.slice(0, MOST_LOST)
+    .map((it) => `${processName(it)} has been unreachable for ${duration(now() - it.since)}: ${it.why}`);
+  if (lostOnes.length > MOST_LOST) shown.push(`${lostOnes.length - MOST_LOST} more processes are unreachable`);
+  if (goneOnes.length) {
+    const more = goneOnes.length > MOST_LOST ? ` and ${goneOnes.length - MOST_LOST} more` : "";
+    shown.push(`gone within the last minutes: ${goneOnes.slice(0, MOST_LOST).map(processName).join(", ")}${more}`);
+  }
   if (leftOut) shown.push(`${count(leftOut, "breaker")} beyond the limit of this page are not shown`);
   const list = byId("trouble");
   if (shown.join("\n") !== [...list.children].map((it) => it.textContent).join("\n")) {

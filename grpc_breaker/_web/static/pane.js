@@ -67,13 +67,13 @@ export class Pane {
       element("div", { class: "scroll" }, element("table", {},
         element("thead", {}, element("tr", {}, ...["Process", "State"].map((it) => element("th", {}, it)),
           ...["Refused /s", "Failed /s", "Calls /s", "In flight"].map((it) => element("th", { class: "number" }, it)))),
-        element("tbody", {}, ...all.map((it) => processRow(it, named(it), data.now))))),
+        element("tbody", {}, ...all.flatMap((it) => processRows(it, named(it), data.now))))),
       ...(policy ? [element("h3", {}, "Policy"), policyList(policy.policy)] : []),
     ];
   }
 }
 
-function processRow(it, name, now) {
+function processRows(it, name, now) {
   const facts = [
     it.since === null ? "" : `${duration(now - it.since)} · ${clockTime(it.since)}`,
     it.condition,
@@ -83,10 +83,12 @@ function processRow(it, name, now) {
     it.error,
   ].filter(Boolean);
   const flight = it.hung ? `${it.in_flight}, ${it.hung} hung` : it.in_flight;
-  return element("tr", {},
-    element("td", {}, name),
-    element("td", {}, badge(it.state), ...facts.map((fact) => element("div", { class: "faint" }, fact))),
-    ...[number(it.refusals), number(it.failures), number(it.calls), String(flight)].map((text) => element("td", { class: "number" }, text)));
+  const numbers = [number(it.refusals), number(it.failures), number(it.calls), String(flight)];
+  const first = element("tr", {}, element("td", {}, name), element("td", {}, badge(it.state)),
+    ...numbers.map((text) => element("td", { class: "number" }, text)));
+  if (!facts.length) return [first];
+  first.className = "more";
+  return [first, element("tr", {}, element("td", { colspan: "6", class: "faint" }, facts.join(" · ")))];
 }
 
 function failures(all) {
@@ -108,7 +110,7 @@ function changes(all, named) {
     .sort((one, other) => other.time - one.time);
   const shown = together(sorted).slice(0, MOST_CHANGES).map((it) => element("li", {},
     `${clockTime(it.time)} ${STATES[it.previous].word} → `, element("b", {}, STATES[it.state].word), ` ${it.reason}`,
-    it.calls ? `, ${it.failures} of ${it.calls} failed` : "", it.status ? `, ${failureText([it.status, it.details])}` : it.details ? `: ${it.details}` : "",
+    it.calls ? `, ${it.failures} of ${it.calls} failed` : "", it.status ? element("span", { title: it.details }, `, ${it.status}`) : it.details ? `: ${it.details}` : "",
     all.length > 1 ? element("span", { class: "faint" }, ` — ${it.processes.length > 3 ? `in ${it.processes.length} processes` : it.processes.join(", ")}`) : ""));
   return [element("h3", {}, "Last changes"), shown.length ? element("ul", {}, ...shown) : element("p", { class: "faint" }, "none")];
 }
