@@ -100,10 +100,10 @@ def test_only_telemetry_knows_opentelemetry(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_nothing_of_an_operator_is_loaded_by_calls(path: Path) -> None:
-    """Who makes calls imports neither the admin service nor the command; the service imports no command."""
-    commands = ("grpc_breaker._commands", "grpc_breaker._cli")
+    """Code that makes calls imports neither the admin service nor a command or its page; the service imports no command."""
+    commands = ("grpc_breaker._commands", "grpc_breaker._web", "grpc_breaker._cli")
     inside = path.relative_to(PACKAGE.parent).parts
-    if "_commands" in inside or path.name in {"_cli.py", "__main__.py"}:
+    if {"_commands", "_web"}.intersection(inside) or path.name in {"_cli.py", "__main__.py"}:
         return
     forbidden = commands if "admin" in inside else ("grpc_breaker.admin", *commands)
     assert not {name for name in imports(path) if name.startswith(forbidden)}
