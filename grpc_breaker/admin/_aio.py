@@ -81,7 +81,7 @@ async def _tell(watchers: Watchers, watcher: Watcher, woken: asyncio.Event, cont
     """Send a watcher its responses until the server stops; one that has enough cancels this."""
     due, board = True, watchers.board
     while not watchers.ended:
-        picture = await asyncio.wrap_future(pool.submit(board.look)) if due else board.picture
+        picture = await asyncio.wrap_future(pool.submit(board.glance)) if due else board.picture
         response = watcher.response(picture)
         if response or due:
             watcher.sending = True

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from grpc_breaker._core.breaker import CircuitBreaker
 from grpc_breaker._core.events import StateChange
@@ -86,6 +86,8 @@ class Picture(NamedTuple):
     """By name, in the order of the names."""
     changes: tuple[Change, ...]
     """The last ones, the oldest first."""
+    responses: dict[Any, Any]
+    """What watchers were told of it, for others who want the same and knew the same before."""
 
 
 class Board:
@@ -98,8 +100,12 @@ class Board:
         self._making = threading.Lock()
         self._changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self._counted_at = -math.inf
-        self.picture = Picture(0, {}, ())
+        self.picture = Picture(0, {}, (), {})
         """The last one."""
+
+    def glance(self) -> Picture:
+        """A picture whose counts are at most as old as `FRESH`, and its states, too."""
+        return self.picture if time.monotonic() - self._counted_at < FRESH else self.look()
 
     def look(self) -> Picture:
         """Make a new picture where something has changed: states are those of this moment, counts at most as old as
@@ -137,5 +143,5 @@ class Board:
             entries = {name: entry for name, entry in before.entries.items() if name not in gone} | fresh
             if fresh.keys() - before.entries.keys():
                 entries = dict(sorted(entries.items()))
-            self.picture = Picture(version, entries, tuple(self._changes))
+            self.picture = Picture(version, entries, tuple(self._changes), {})
             return self.picture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import grpc
 
 from grpc_breaker._core.overview import Meaning
 from grpc_breaker._core.registry import Registry
+from grpc_breaker.admin._board import Entry
 from grpc_breaker.admin.v1 import admin_pb2
 
 LONGEST_HOLD: Final = 7 * 24 * 3600
@@ -16,6 +18,9 @@ LONGEST_HOLD: Final = 7 * 24 * 3600
 _LONGEST_REASON: Final = 200
 _INTERVALS: Final = (0.2, 60.0)
 _INTERVAL: Final = 1.0
+
+
+_EVERYTHING: Final = ("", frozenset[int]())
 
 
 class RefusedError(Exception):
@@ -36,18 +41,31 @@ class RefusedError(Exception):
 class Wanted:
     """The breakers that a filter means."""
 
-    def __init__(self, meaning: Meaning, states: frozenset[int]) -> None:
-        """Say which: those that a name means, in one of these states, or in any where there are none."""
-        self._meaning = meaning
-        self.states = states
+    def __init__(self, breakers: Registry, name: str, states: Iterable[int]) -> None:
+        """Say which.
 
-    def has_name(self, breaker: str) -> bool:
-        """Whether a breaker of this name is meant, in some state."""
-        return self._meaning.covers(breaker)
+        Args:
+            breakers: The registry.
+            name: What they are called; empty for all.
+            states: Their states; none for all.
 
-    def has_state(self, *states: int) -> bool:
-        """Whether one of these states is meant."""
-        return not self.states or not self.states.isdisjoint(states)
+        Raises:
+            ValueError: A target that is none.
+        """
+        self._meaning = Meaning(breakers, name)
+        self._states = frozenset(states)
+        self.key = (name, self._states)
+        """Two who want the same have the same key."""
+
+    def among(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Those of some breakers."""
+        if self.key == _EVERYTHING:
+            return list(entries)
+        return [it for it in entries if self.has(it.name, it.state)]
+
+    def has(self, breaker: str, *states: int) -> bool:
+        """Whether a breaker of this name is meant, in one of these states."""
+        return (not self._states or not self._states.isdisjoint(states)) and self._meaning.covers(breaker)
 
 
 class HoldRequest(NamedTuple):
@@ -65,11 +83,11 @@ def wanted_by(breakers: Registry, wanted: Any, *, interval: Any = None) -> tuple
         RefusedError: A field is wrong.
     """
     wrong: list[str] = []
-    meaning = Meaning(breakers, "")
     try:
-        meaning = Meaning(breakers, wanted.name)
+        found = Wanted(breakers, wanted.name, wanted.states)
     except ValueError as error:
         wrong.append(f"filter.name: {error}")
+        found = Wanted(breakers, "", ())
     unknown = [it for it in wanted.states if it not in admin_pb2.State.values() or it == admin_pb2.STATE_UNSPECIFIED]
     if unknown:
         wrong.append(f"filter.states must be states other than STATE_UNSPECIFIED, got {unknown}")
@@ -77,7 +95,7 @@ def wanted_by(breakers: Registry, wanted: Any, *, interval: Any = None) -> tuple
     if not _INTERVALS[0] <= seconds <= _INTERVALS[1]:
         wrong.append(f"interval must be from {_INTERVALS[0]:g} s to {_INTERVALS[1]:g} s, got {seconds:g} s")
     _refuse(wrong)
-    return Wanted(meaning, frozenset(wanted.states)), seconds
+    return found, seconds
 
 
 def hold_of(request: Any, breakers: Registry) -> HoldRequest:

@@ -88,9 +88,8 @@ class AdminService:
 
     def _list(self, request: Any, _who: str) -> bytes:
         wanted, _ = wanted_by(self._breakers, request.filter)
-        entries = self._board.look().entries.values()
-        matching = [it.piece() for it in entries if wanted.has_state(it.state) and wanted.has_name(it.name)]
-        return b"".join([admin_pb2.ListBreakersResponse(process=self._process).SerializeToString(), *matching])
+        pieces = [it.piece() for it in wanted.among(self._board.look().entries.values())]
+        return b"".join([admin_pb2.ListBreakersResponse(process=self._process).SerializeToString(), *pieces])
 
     def _get(self, request: Any, _who: str) -> bytes:
         name = request.name.removeprefix("/")

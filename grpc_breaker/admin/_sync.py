@@ -78,7 +78,7 @@ def _tell(service: AdminService, watcher: Watcher, woken: threading.Event, conte
     try:
         due = True
         while context.is_active() and not watchers.ended:
-            response = watcher.response(watchers.board.look() if due else watchers.board.picture)
+            response = watcher.response(watchers.board.glance() if due else watchers.board.picture)
             if response or due:
                 watcher.sending = True
                 send(response)

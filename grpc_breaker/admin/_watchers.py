@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
+from random import random
 from typing import Final
 
 import grpc
@@ -18,7 +19,7 @@ import grpc
 from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.registry import Registry
-from grpc_breaker.admin._board import Board, Change, Picture
+from grpc_breaker.admin._board import Board, Picture
 from grpc_breaker.admin._messages import text
 from grpc_breaker.admin._requests import RefusedError, Wanted
 from grpc_breaker.admin._threads import start
@@ -27,6 +28,9 @@ from grpc_breaker.admin.v1 import admin_pb2
 _PAUSE: Final = 0.05
 """Seconds between two rings: an outage in which everything opens is a few responses, not hundreds."""
 
+
+_SPREAD: Final = 0.15
+"""Seconds within which watchers with one interval are told: fewer than those for which counts are fresh."""
 
 _MOMENT: Final = 0.2
 """Seconds that sending may take when the server stops."""
@@ -54,6 +58,7 @@ class Watcher:
         self._interval = interval
         self._first = first
         self._told: set[str] = set()
+        self._late = random() * _SPREAD  # noqa: S311 - no secret
         self._version = -1
         self.wake = wake
         self.cancel = cancel
@@ -62,24 +67,38 @@ class Watcher:
 
     def response(self, picture: Picture) -> bytes:
         """What it is to be told now; empty where it knows everything."""
-        since, wanted = self._version, self._wanted
+        since, first = self._version, self._first
         if picture.version == since:
             return b""
-        matching = [it for it in picture.entries.values() if wanted.has_state(it.state) and wanted.has_name(it.name)]
-        names = {it.name for it in matching}
-        news = [it for it in matching if it.version > since or it.name not in self._told]
-        pieces = [self._first, *(it.piece() for it in news), _removed(self._told - names)]
-        if since >= 0:
-            pieces += (it.piece for it in picture.changes if it.version > since and self._is_told_of(it))
-        self._version, self._told, self._first = picture.version, names, b""
-        return b"".join(pieces)
+        key = (since, self._wanted.key)
+        told = picture.responses.get(key)
+        if told is None:
+            told = self._told_of(picture)
+            if not first:  # what is told first has times in it that pass
+                picture.responses[key] = told
+        self._version, self._first = picture.version, b""
+        news, self._told = told
+        return first + news
 
-    def _is_told_of(self, change: Change) -> bool:
-        return self._wanted.has_state(*change.states) and self._wanted.has_name(change.breaker)
+    def _told_of(self, picture: Picture) -> tuple[bytes, set[str]]:
+        """What it is to be told of a picture, and the names that it knows then."""
+        since, wanted, known = self._version, self._wanted, self._told
+        matching = wanted.among(picture.entries.values())
+        names = {it.name for it in matching}
+        pieces = [it.piece() for it in matching if it.version > since or it.name not in known]
+        if gone := known - names:
+            message = admin_pb2.WatchBreakersResponse(removed=[text(it) for it in sorted(gone)])
+            pieces.append(message.SerializeToString())
+        if since >= 0:
+            news = (it for it in picture.changes if it.version > since)
+            pieces += (it.piece for it in news if wanted.has(it.breaker, *it.states))
+        return b"".join(pieces), names
 
     def seconds_to_wait(self) -> float:
-        """Until its next response. The waits of all with one interval end together, so that one look serves them."""
-        return self._interval - time.monotonic() % self._interval
+        """Until its next response. The waits of all with one interval end almost together, so that one look serves
+        them; almost, because calls would wait for as many responses as there are watchers.
+        """
+        return self._interval - (time.monotonic() - self._late) % self._interval
 
 
 class Watchers:
@@ -164,7 +183,3 @@ def _cut_off(watchers: Iterable[Watcher]) -> None:
     for watcher in watchers:
         if watcher.sending:
             watcher.cancel()
-
-
-def _removed(names: Iterable[str]) -> bytes:
-    return admin_pb2.WatchBreakersResponse(removed=[text(it) for it in sorted(names)]).SerializeToString()
