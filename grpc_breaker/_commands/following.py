@@ -15,6 +15,9 @@ from grpc_breaker.admin.v1 import admin_pb2
 _PAUSE: Final = 0.5
 """Seconds before a process that gave no answer is asked again."""
 
+_POLLS: Final = 30
+"""How often a process that lets nobody else watch is asked before the next try."""
+
 
 class News(NamedTuple):
     """What was learnt of a process."""
@@ -68,13 +71,14 @@ class Follower:
             stub = stub_of(channel)
             while not self._stopped.is_set():
                 try:
-                    self._watch(stub)
+                    if not self._watch(stub):
+                        self._poll(stub)
                 except grpc.RpcError as error:
                     self._note(error)
-                    self._stopped.wait(_PAUSE)
+                self._stopped.wait(_PAUSE)
 
-    def _watch(self, stub: Any) -> None:
-        """Take in what a process sends, until it ends or is given up."""
+    def _watch(self, stub: Any) -> bool:
+        """Take in what a process sends, until it ends or is given up; false where it lets nobody else watch."""
         self._heard = time.monotonic()
         self._call = stub.WatchBreakers(self._request)
         try:
@@ -84,9 +88,16 @@ class Follower:
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # type: ignore[attr-defined, unused-ignore]
                 raise
+            return False
         finally:
             self._call = None
-        while not self._stopped.is_set():  # it lets nobody else watch, so it is asked now and then
+        return True
+
+    def _poll(self, stub: Any) -> None:
+        """Ask now and then, for a while: there may be room for a watch later."""
+        for _ in range(_POLLS):  # pragma: no branch - so long no test takes
+            if self._stopped.is_set():
+                return
             listed = stub.ListBreakers(
                 admin_pb2.ListBreakersRequest(filter=self._request.filter), timeout=self._timeout
             )

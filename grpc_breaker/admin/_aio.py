@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 
 from grpc_breaker.admin._requests import RefusedError
-from grpc_breaker.admin._service import NAME, AdminService, requests, who
+from grpc_breaker.admin._service import NAME, AdminService, refuse, requests, who
 from grpc_breaker.admin._threads import DaemonPool
 from grpc_breaker.admin._watchers import STOPPING, Watcher, Watchers
 
@@ -39,7 +39,7 @@ def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[A
         try:
             return await asyncio.wrap_future(pool.submit(method, request, who(context)))
         except RefusedError as refused:
-            _refuse(context, refused)
+            refuse(context, refused)
             return b""
 
     return answer
@@ -60,21 +60,15 @@ def _watching(service: AdminService, pool: DaemonPool) -> Callable[[Any, Any], A
         try:
             watcher = service.watcher(request, lambda: soon(woken.set), cancel)
         except RefusedError as refused:
-            _refuse(context, refused)
+            refuse(context, refused)
             return
         try:
             await _tell(service.watchers, watcher, woken, context, pool)
         finally:
             service.watchers.remove(watcher)
-        _refuse(context, RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING))
+        refuse(context, RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING))
 
     return watch
-
-
-def _refuse(context: Any, refused: RefusedError) -> None:
-    """Set a status. After `context.abort`, `stop` of an older server waits for all its grace: grpc/grpc#37239."""
-    context.set_code(refused.code)
-    context.set_details(refused.details)
 
 
 async def _tell(watchers: Watchers, watcher: Watcher, woken: asyncio.Event, context: Any, pool: DaemonPool) -> None:

@@ -147,6 +147,15 @@ def requests() -> dict[str, Callable[[bytes], Any]]:
     return {it.name: getattr(admin_pb2, it.input_type.name).FromString for it in methods}
 
 
+def refuse(context: Any, refused: RefusedError) -> None:
+    """Set the status of a call that returns now, with whatever response.
+
+    Not by `abort`: after that, `stop` of an older grpc.aio server waits for all its grace (grpc/grpc#37239).
+    """
+    context.set_code(refused.code)
+    context.set_details(refused.details)
+
+
 def who(context: Any) -> str:
     """Who asks, for the log: where from, and by which certificate."""
     names = [it.decode("utf-8", "replace") for it in context.peer_identities() or ()]

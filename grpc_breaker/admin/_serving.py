@@ -119,7 +119,7 @@ _running: dict[Path, AdminServer] = {}
 
 
 @atexit.register
-def _stop_all() -> None:
+def _stop_all() -> None:  # pragma: no cover - runs when the process ends
     for server in list(_running.values()):
         server.stop()
 

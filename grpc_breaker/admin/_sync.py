@@ -8,19 +8,21 @@ them away. Then short calls run in the server's threads, and nobody can watch, b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import grpc
 
 from grpc_breaker._core.log import log_once
 from grpc_breaker.admin._requests import RefusedError
-from grpc_breaker.admin._service import NAME, AdminService, requests, who
+from grpc_breaker.admin._service import NAME, AdminService, refuse, requests, who
 from grpc_breaker.admin._threads import DaemonPool, start
 from grpc_breaker.admin._watchers import STOPPING, Watcher
 
 _THREADS: Final = 4
 """For calls that are short: with the interpreter's lock, more would not be faster."""
+
+_WRAPPED: Final = "an interceptor of this server leaves the service no threads to watch in; ListBreakers works"
 
 Send = Callable[[Any], None]
 
@@ -44,28 +46,28 @@ def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[A
         try:
             return method(request, who(context))
         except RefusedError as refused:
-            context.abort(refused.code, refused.details)
-            raise  # never reached: abort raises
+            refuse(context, refused)
+            return b""
 
     answer.experimental_thread_pool = pool  # type: ignore[attr-defined]
     return answer
 
 
-def _watching(service: AdminService, pool: DaemonPool) -> Callable[..., None]:
-    def watch(request: Any, context: Any, send: Send | None = None) -> None:
+def _watching(service: AdminService, pool: DaemonPool) -> Callable[..., Iterator[Any]]:
+    def watch(request: Any, context: Any, send: Send | None = None) -> Iterator[Any]:
+        if send is None:
+            refuse(context, RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, _WRAPPED))
+            return iter(())
+        woken = threading.Event()
         try:
-            if send is None:
-                message = "an interceptor of this server leaves the service no threads to watch in; ListBreakers works"
-                raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)  # noqa: TRY301 - refused like the others
-            woken = threading.Event()
             watcher = service.watcher(request, woken.set, context.cancel)
         except RefusedError as refused:
-            context.abort(refused.code, refused.details)
-            raise
-        if not context.add_callback(woken.set):
-            service.watchers.remove(watcher)  # it has gone already
-            return
+            refuse(context, refused)
+            send(None)
+            return iter(())
+        context.add_callback(woken.set)  # where it has gone already, the thread finds out
         start(lambda: _tell(service, watcher, woken, context, send))
+        return iter(())
 
     watch.experimental_thread_pool = pool  # type: ignore[attr-defined]
     watch.experimental_non_blocking = True  # type: ignore[attr-defined]
@@ -85,8 +87,7 @@ def _tell(service: AdminService, watcher: Watcher, woken: threading.Event, conte
                 watcher.sending = False
             due = not woken.wait(watcher.seconds_to_wait())
             woken.clear()
-        context.set_code(grpc.StatusCode.UNAVAILABLE)
-        context.set_details(STOPPING)
+        refuse(context, RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING))
     except Exception:  # noqa: BLE001 - a defect of this package, or of a clock of the user's
         log_once("the admin service failed to tell a watcher")
         context.set_code(grpc.StatusCode.INTERNAL)

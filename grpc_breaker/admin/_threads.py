@@ -57,7 +57,7 @@ class DaemonPool(ThreadPoolExecutor):
 
 
 def _run(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if not future.set_running_or_notify_cancel():
+    if not future.set_running_or_notify_cancel():  # pragma: no cover - its caller has gone meanwhile
         return
     try:
         result = function(*args, **kwargs)

@@ -126,7 +126,7 @@ class Watchers:
             RefusedError: Too many watch already, or the server stops.
         """
         with self._changing:
-            if self.ended:
+            if self.ended:  # pragma: no cover - it came in the moment in which the server stopped
                 raise RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING)
             if len(self._watchers) >= self._most:
                 message = f"{self._most} watch already, and more are not allowed; ListBreakers works"

@@ -189,6 +189,19 @@ def test_get_what_is_held_or_hangs(command: Command, folder: Path) -> None:
     held.success()
 
 
+def test_time_spans_and_reasons(command: Command, folder: Path) -> None:
+    """A span has the two units that say most; slowness opens without a failure."""
+    policy = BreakerPolicy(slow_call_duration=0.000001, minimum_calls=1, reset_timeout=59.5, reset_timeout_jitter=0)
+    breakers = BreakerRegistry(default=policy)
+    breakers["a.B/Slow"].admit().success()
+    for name, seconds in (("Minutes", 330), ("Hours", 7500), ("Days", 200_000)):
+        breakers[f"a.B/{name}"].force_open(ttl=seconds, reason="x")
+    with serve_admin(breakers, directory=folder):
+        rows = {cells[1]: cells for cells in map(words, command("list")[1].splitlines()) if len(cells) > 7}
+    assert rows["a.B/Slow"][3::5] == ["59s", "slow_call_rate"]
+    assert [rows[f"a.B/{name}"][3] for name in ("Minutes", "Hours", "Days")] == ["5m29s", "2h04m", "2d07h"]
+
+
 def test_get_as_json(command: Command, folder: Path, breakers: BreakerRegistry) -> None:
     """`--json` has the snapshot of the process, with its numbers as they were."""
     fail(breakers, GET)
@@ -389,6 +402,16 @@ def test_nobody_reads(folder: Path, breakers: BreakerRegistry) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_nobody_reads_here(folder: Path, breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of the function, whose output may be anything with a file."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output, serve_admin(breakers, directory=folder):
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main(["list", "--directory", str(folder)]) == 141
+        monkeypatch.undo()
+
+
 def test_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends the command without a traceback."""
     from grpc_breaker._commands import listing
@@ -412,8 +435,9 @@ complete_line() {{
 """
 
 
-def test_completion(folder: Path, breakers: BreakerRegistry) -> None:
+def test_completion(folder: Path, breakers: BreakerRegistry, command: Command) -> None:
     """Bash completes commands, options, states and the names of breakers."""
+    assert "complete -F _grpc_breaker grpc-breaker" in command("completion", "bash", where=())[1]
     asked = {
         "grpc-breaker wa": ["grpc-breaker", "wa"],
         "grpc-breaker force-open --r": ["grpc-breaker", "force-open", "--r"],

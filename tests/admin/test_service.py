@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, State
 from grpc_breaker.admin.v1 import admin_pb2 as pb
-from grpc_breaker.testing import FakeClock
+from grpc_breaker.testing import FakeClock, hold_open
 from tests.admin.conftest import fail
 from tests.admin.serving import held, listed, refusal
 from tests.support.server import PATIENCE
@@ -162,10 +162,15 @@ def test_hold_and_reset(serve: Serve, breakers: BreakerRegistry) -> None:
 def test_a_hold_of_its_own_has_no_end(serve: Serve, breakers: BreakerRegistry) -> None:
     """What the process itself held for good is shown so."""
     breakers[GET].force_open()
-    found = listed(serve(breakers))[GET]
-    assert found.HasField("hold")
+    stub = serve(breakers)
+    found = listed(stub)[GET]
+    assert found.hold.HasField("since")
     assert not found.hold.HasField("remaining")
     assert not found.HasField("retry_after")
+    with hold_open(breakers, LIST):
+        found = listed(stub)[LIST]
+        assert (found.state, found.HasField("hold")) == (pb.STATE_FORCED_OPEN, True)
+        assert not found.hold.HasField("since")
 
 
 def test_times_that_are_left_are_those_of_now(serve: Serve) -> None:

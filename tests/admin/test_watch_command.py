@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ from grpc_breaker import BreakerRegistry
 from grpc_breaker._cli import main
 from grpc_breaker.admin import serve_admin
 from grpc_breaker.admin.v1 import admin_pb2 as pb
-from grpc_breaker.admin.v1.admin_pb2_grpc import BreakerAdminStub
+from grpc_breaker.admin.v1.admin_pb2_grpc import (
+    BreakerAdminServicer,
+    BreakerAdminStub,
+    add_BreakerAdminServicer_to_server,
+)
 from tests.admin.conftest import fail
 from tests.admin.shop import Shop, shops
 from tests.support.server import PATIENCE
@@ -217,6 +222,28 @@ def test_where_nobody_else_may_watch(folder: Path, breakers: BreakerRegistry, mo
         with watching(monkeypatch, folder) as run:
             run(story)
         call.cancel()
+
+
+def test_a_process_that_ends_the_watch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends a watch without a word is watched again."""
+    asked = []
+
+    class Restless(BreakerAdminServicer):
+        def WatchBreakers(self, request: Any, context: Any) -> Iterator[Any]:
+            asked.append(request)
+            yield pb.WatchBreakersResponse(process=pb.Process(pid=len(asked)))
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    add_BreakerAdminServicer_to_server(Restless(), server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+
+    def story(output: Output) -> None:
+        output.expect('"pid": 2')
+
+    with watching(monkeypatch, folder, "--target", target, "--json") as run:
+        run(story)
+    server.stop(None)
 
 
 def test_a_directory_that_gets_lost(

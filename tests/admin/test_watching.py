@@ -22,6 +22,8 @@ from tests.admin.serving import aio_server, listed, refusal
 from tests.support.server import PATIENCE
 
 GET, LIST, COUNT = "pricing.v1.Pricing/GetPrice", "pricing.v1.Pricing/ListPrices", "stock.v1.Stock/Count@eu"
+NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535))
+"""Has flow control let no more than 64 kB through to a client that does not read."""
 FAST, SLOW = Duration(nanos=200_000_000), Duration(seconds=60)
 
 Serve = Callable[..., Any]
@@ -115,6 +117,19 @@ def test_filters_of_a_watch(serve: Serve, breakers: BreakerRegistry) -> None:
     response = next(responses)
     assert (list(response.removed), [it.reason for it in response.changes]) == ([GET], ["reset"])
     assert not response.breakers
+
+
+def test_a_watch_that_a_change_does_not_concern(serve: Serve, breakers: BreakerRegistry) -> None:
+    """Who watches one breaker is sent nothing of another one's change."""
+    stub = serve(breakers)
+    everything, one = news(watch(stub)), watch(stub, name=GET)
+    next(everything), next(one)
+    for name in (COUNT, LIST):
+        fail(breakers, name)
+        assert next(everything).changes[0].breaker == name
+    time.sleep(0.1)
+    fail(breakers, GET)
+    assert [it.breaker for it in next(one).changes] == [GET]
 
 
 def test_an_order_that_replaces_another(serve: Serve, breakers: BreakerRegistry) -> None:
@@ -241,14 +256,14 @@ def test_a_watcher_that_is_stuck_ends_with_the_server(kind: str, many: BreakerRe
         add_breaker_admin_servicer(server, many)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", NARROW) as channel:
             call = watch(BreakerAdminStub(channel), FAST)
             until(lambda: len(admin_threads()) == 2)  # the watcher's and the bell
             time.sleep(0.3)
             assert server.stop(10 * PATIENCE).wait(PATIENCE)
             call.cancel()
     else:
-        with aio_server(many) as (aio, port, loop), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with aio_server(many) as (aio, port, loop), grpc.insecure_channel(f"127.0.0.1:{port}", NARROW) as channel:
             call = watch(BreakerAdminStub(channel), FAST)
             until(lambda: len(admin_threads()) == 1)  # the bell
             time.sleep(0.3)
@@ -339,16 +354,19 @@ def test_a_broken_clock_ends_a_watch(serve: Serve, nothing_logged_yet: Callable[
     broken = False
 
     def clock() -> float:
-        if broken:
+        if broken and threading.current_thread().name.startswith("grpc_breaker"):
             raise ZeroDivisionError
         return time.monotonic()
 
     breakers = BreakerRegistry(clock=clock)
     breakers["a.B/C"].admit().success()
     stub = serve(breakers)
-    call = watch(stub, FAST)
+    call = watch(stub, Duration(seconds=1))
     next(call)
     broken = True
+    breakers["a.B/C"].force_open(reason="the bell rings")
     with pytest.raises(grpc.RpcError):
         list(call)
     until(lambda: not admin_threads())
+    broken = False
+    assert listed(stub)["a.B/C"].state == pb.STATE_FORCED_OPEN
