@@ -13,7 +13,7 @@ from typing import Any, Final
 import griffe
 from sphinx.util import logging
 
-MODULES: Final = ("grpc_breaker", "grpc_breaker.aio", "grpc_breaker.telemetry", "grpc_breaker.testing")
+MODULES: Final = ("grpc_breaker", "grpc_breaker.admin", "grpc_breaker.aio", "grpc_breaker.telemetry", "grpc_breaker.testing")
 
 logger = logging.getLogger(__name__)
 

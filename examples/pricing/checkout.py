@@ -20,6 +20,7 @@ from examples.pricing.shop import Item, Line, Receipt, explain, fallback_of
 from examples.pricing.v1 import pricing_pb2 as pb
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
 from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor
+from grpc_breaker.admin import serve_admin
 
 
 def connect(target: str, breakers: BreakerRegistry) -> grpc.Channel:
@@ -98,7 +99,7 @@ def run(checkout: Checkout, options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code."""
     options = commands.parser(__doc__).parse_args(arguments)
-    with connect(options.target, options.breakers) as channel:
+    with serve_admin(options.breakers, allow_changes=True), connect(options.target, options.breakers) as channel:
         try:
             run(Checkout(channel), options)
         except grpc.RpcError as error:

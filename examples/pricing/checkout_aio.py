@@ -23,6 +23,7 @@ from examples.pricing.shop import Item, Line, Receipt, explain, fallback_of
 from examples.pricing.v1 import pricing_pb2 as pb
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
 from grpc_breaker import BreakerRegistry, aio
+from grpc_breaker.admin import serve_admin
 
 LINES_AT_ONCE: Final = 4
 """Calls for prices that one basket makes at once: fewer than the bulkhead allows, so that no basket fills it alone."""
@@ -128,7 +129,9 @@ async def checkout(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code."""
-    return asyncio.run(checkout(commands.parser(__doc__).parse_args(arguments)))
+    options = commands.parser(__doc__).parse_args(arguments)
+    with serve_admin(options.breakers, allow_changes=True):
+        return asyncio.run(checkout(options))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from examples.pricing.demo_stage import INDENT, Crowd, StateChanges, Terminal, W
 from examples.pricing.shop import Item, Receipt, Source
 from examples.pricing.switchboard import PricingServer, ServerError
 from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, State
+from grpc_breaker.admin import serve_admin
 from grpc_breaker.telemetry import BreakerTelemetry
 
 GUARDED: Final = "guarded"
@@ -51,6 +52,7 @@ For a basket it calls the pricing service three times: for two prices, and for r
   {GUARDED:<8} has all that examples/pricing/resilience.json says: deadlines, retries, breakers, bulkheads, fallbacks
   {BARE:<8} has the same deadlines ({PRICE_TIMEOUT} for a price) and nothing else
 Below is what happens to the pricing service, and each change of state of the guarded checkout's breaker for prices.
+In another terminal, `{sys.executable} -m grpc_breaker watch` shows all its breakers meanwhile.
 """
 WORKS, BLIPS, HANGS, RECOVERED = PHASES = ("it works", "one call in ten fails", "it hangs", "it works again")
 """How the pricing service was when a customer came."""
@@ -198,7 +200,12 @@ def perform(terminal: Terminal, provider: TracerProvider, changes: StateChanges,
         BARE: CircuitBreakerInterceptor(shop.breakers(deadlines_of(CONFIG)), telemetry=False),
     }
     waiting = {name: WaitingCalls() for name in interceptors}
-    with PricingServer() as server, channel(server.address, GUARDED) as guarded, channel(server.address, BARE) as bare:
+    with (
+        serve_admin(breakers, allow_changes=True),
+        PricingServer() as server,
+        channel(server.address, GUARDED) as guarded,
+        channel(server.address, BARE) as bare,
+    ):
         channels = {GUARDED: guarded, BARE: bare}
         for each in channels.values():  # so that no customer waits for a connection
             grpc.channel_ready_future(each).result(CONNECTION_PATIENCE)
