@@ -9,6 +9,7 @@ because Prometheus does not see an increase that a series begins with.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -66,6 +67,12 @@ class BreakerMetrics:
             [self._observe_start_times],
             "s",
             "When a breaker entered the state it is in, in seconds since the epoch; none before its first change.",
+        )
+        meter.create_observable_gauge(
+            names.METRIC_HOLD_END_TIME,
+            [self._observe_hold_end_times],
+            "s",
+            "When the hold of a breaker ends by itself, in seconds since the epoch.",
         )
         meter.create_observable_counter(
             names.METRIC_STATE_CHANGES, [self._observe_changes], "{change}", "Changes of a breaker's state."
@@ -138,6 +145,16 @@ class BreakerMetrics:
             for change in breaker.changes[-1:]:
                 key = label, str(change.state)
                 times[key] = min(change.time, times.get(key, change.time))
+        for (label, state), time in times.items():
+            yield Observation(time, {**_attributes(label), names.STATE: state})
+
+    def _observe_hold_end_times(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002 - see above
+        """Of breakers that share a label and a state, the latest time."""
+        times: dict[tuple[str, str], float] = {}
+        for label, breaker in self._labelled():
+            hold, state = breaker.hold, str(breaker.state)
+            if hold is not None and hold.ends < math.inf:
+                times[label, state] = max(hold.ends, times.get((label, state), hold.ends))
         for (label, state), time in times.items():
             yield Observation(time, {**_attributes(label), names.STATE: state})
 

@@ -13,6 +13,7 @@ EVENT_FALLBACK: Final = "grpc_breaker.fallback"
 
 METRIC_STATE: Final = "grpc_breaker.state"
 METRIC_STATE_START_TIME: Final = "grpc_breaker.state.start_time"
+METRIC_HOLD_END_TIME: Final = "grpc_breaker.hold.end_time"
 METRIC_STATE_CHANGES: Final = "grpc_breaker.state_changes"
 METRIC_CALLS: Final = "grpc_breaker.calls"
 METRIC_IN_FLIGHT: Final = "grpc_breaker.calls.in_flight"

@@ -26,6 +26,8 @@ class Hold:
     """When it was given, in seconds since the epoch; for display alone."""
     until: float = math.inf
     """When it ends, by the breaker's own clock; infinite where only another order ends it."""
+    ends: float = field(default=math.inf, compare=False)
+    """The same in seconds since the epoch; for display alone."""
 
     def left(self, now: float) -> float | None:
         """Seconds until it ends; `None` where only another order ends it."""
@@ -63,4 +65,5 @@ def new_hold(order: str, ttl: float | None, reason: str, now: float) -> Hold:
         raise TypeError(message)
     if len(reason) > _LONGEST_REASON:
         raise ValueError(message)
-    return Hold(reason, time.time(), math.inf if duration is None else now + duration)
+    since, lasts = time.time(), math.inf if duration is None else duration
+    return Hold(reason, since, now + lasts, since + lasts)

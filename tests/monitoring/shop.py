@@ -64,7 +64,7 @@ class Shop:
         self._over.wait(0.01)
         self._in_flight.append(self.breakers[HALF_OPEN].admit())
         self.breakers[HELD].force_open()
-        self.breakers[DISABLED].disable()
+        self.breakers[DISABLED].disable(ttl=600)
         _, _, stack = self.breakers.route(FALLS_BACK) or (None, None, None)
         assert stack is not None
         self._in_flight.append(self.breakers[IS_FULL].try_admit())

@@ -27,7 +27,7 @@ ABOUT = {
     "CircuitBreakerStaysClosed": {STAYS_CLOSED},
     "CircuitBreakerCallsHang": {HANGS},
     "CircuitBreakerLimitRefusesCalls": {IS_FULL},
-    "CircuitBreakerHeld": {HELD, f"{SERVICE}/Disabled"},
+    "CircuitBreakerHeld": {HELD},  # and not the one that is held for a time
 }
 """The breakers that each alert is to be about, and no others."""
 

@@ -99,6 +99,30 @@ def test_start_time_of_breakers_that_share_a_name(meter: Meter) -> None:
     assert read(meter, "state.start_time") == {("grpc_breaker.state=forced_open",): first}
 
 
+def test_end_time_of_a_hold(breakers: BreakerRegistry, meter: Meter) -> None:
+    """The metric says when a hold ends that has an end, in seconds since the epoch; there is none of another hold."""
+    breaker = breakers[METHOD]
+    breaker.force_open()
+    assert read(meter, "hold.end_time") == {}
+    breaker.disable(ttl=600)
+    assert breaker.hold is not None
+    assert read(meter, "hold.end_time") == {("grpc_breaker.state=disabled",): breaker.hold.since + 600}
+    breaker.reset()
+    assert read(meter, "hold.end_time") == {}
+
+
+def test_end_time_of_holds_that_share_a_name(meter: Meter) -> None:
+    """Of two registries' breakers with one name that are held, the metric says when the last hold ends."""
+    shared = BreakerTelemetry(meter_provider=meter.provider)
+    registries = (BreakerRegistry(), BreakerRegistry())
+    for registry, ttl in zip(registries, (600, 60), strict=True):
+        shared.attach(registry)
+        registry[METHOD].force_open(ttl=ttl)
+    hold = registries[0][METHOD].hold
+    assert hold is not None
+    assert read(meter, "hold.end_time") == {("grpc_breaker.state=forced_open",): hold.ends}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_forked_child_counts_its_own_changes(breakers: BreakerRegistry, meter: Meter) -> None:
@@ -185,6 +209,7 @@ def test_names_for_prometheus() -> None:
     try:
         BreakerTelemetry(meter_provider=provider).attach(breakers)
         open_it(breakers)
+        breakers["pkg.S/Held"].force_open(ttl=600)
         _, _, stack = breakers.route(METHOD) or (None, None, None)
         assert stack is not None
         stack.count_retry()
@@ -195,6 +220,7 @@ def test_names_for_prometheus() -> None:
     assert {line.partition("{")[0] for line in lines if line.startswith("grpc_breaker")} == {
         "grpc_breaker_state",
         "grpc_breaker_state_start_time_seconds",
+        "grpc_breaker_hold_end_time_seconds",
         "grpc_breaker_state_changes_total",
         "grpc_breaker_calls_total",
         "grpc_breaker_calls_in_flight",
