@@ -99,11 +99,14 @@ def test_start_time_of_breakers_that_share_a_name(meter: Meter) -> None:
     assert read(meter, "state.start_time") == {("grpc_breaker.state=forced_open",): first}
 
 
-def test_end_time_of_a_hold(breakers: BreakerRegistry, meter: Meter) -> None:
-    """The metric says when a hold ends that has an end, in seconds since the epoch; there is none of another hold."""
+def test_end_time_of_a_hold(breakers: BreakerRegistry, meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+    """The metric says when a hold ends that has an end, in seconds since the epoch; there is none of another hold, and
+    the SDK has nothing to complain of.
+    """
     breaker = breakers[METHOD]
     breaker.force_open()
     assert read(meter, "hold.end_time") == {}
+    assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]
     breaker.disable(ttl=600)
     assert breaker.hold is not None
     assert read(meter, "hold.end_time") == {("grpc_breaker.state=disabled",): breaker.hold.since + 600}
