@@ -71,7 +71,16 @@ class PageServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, port: int, fleet: Fleet, calls: Calls, token: str) -> None:
+    def __init__(
+        self,
+        port: int,
+        fleet: Fleet,
+        calls: Calls,
+        token: str,
+        *,
+        most_readers: int = MOST_READERS,
+        patience: float = PATIENCE,
+    ) -> None:
         """Listen.
 
         Raises:
@@ -82,7 +91,8 @@ class PageServer(ThreadingHTTPServer):
         self.calls = calls
         self.token = token
         self.files = _read_files()
-        self.places = threading.BoundedSemaphore(MOST_READERS)
+        self.places = threading.BoundedSemaphore(most_readers)
+        self.patience = patience
 
     @property
     def address(self) -> str:
@@ -107,7 +117,11 @@ def _name_in(query: str) -> str:
 class _Handler(BaseHTTPRequestHandler):
     server_version = "grpc-breaker"
     sys_version = ""
-    timeout = PATIENCE
+
+    def setup(self) -> None:
+        """Begin with a request."""
+        self.timeout = self._page.patience
+        super().setup()
 
     @property
     def _page(self) -> PageServer:
@@ -154,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_events(self) -> None:
         if not self._page.places.acquire(blocking=False):
-            raise RefusedError(503, f"{MOST_READERS} pages are open already")
+            raise RefusedError(503, "as many pages are open already as may be")
         try:
             self._begin(200, "text/event-stream; charset=utf-8")
             version = 0

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from grpc_breaker._commands.targets import Targets
-from grpc_breaker._web import server as servers
 from grpc_breaker._web.calls import Calls
 from grpc_breaker._web.fleet import Fleet
 from grpc_breaker._web.requests import LONGEST_BODY
@@ -31,11 +30,11 @@ ORDER = {"name": GET_PRICE, "ttl": 300, "reason": "INC-1"}
 class Page:
     """The page, and one process that it watches."""
 
-    def __init__(self, process: StandIn) -> None:
+    def __init__(self, process: StandIn, **settings: Any) -> None:
         self.process = process
         self.fleet = Fleet()
         self.watchers = Watchers(self.fleet, Targets([process.target]).now)
-        self.server = PageServer(0, self.fleet, Calls(self.fleet, self.watchers.stub), TOKEN)
+        self.server = PageServer(0, self.fleet, Calls(self.fleet, self.watchers.stub), TOKEN, **settings)
         self.port = self.server.server_port
         self.origin = f"http://127.0.0.1:{self.port}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=[0.01])
@@ -328,41 +327,48 @@ def test_events_are_everything_and_then_what_changes(watching: Page) -> None:
     connection.close()
 
 
-def test_a_browser_that_goes_away_gives_back_its_place(watching: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def impatient() -> Iterator[Page]:
+    """A page that watches, for one browser, which has a fifth of a second to take what is sent."""
+    with StandIn(breaker()) as process:
+        page = Page(process, most_readers=1, patience=0.2)
+        page.watch()
+        yield page
+        page.close()
+
+
+def test_a_browser_that_goes_away_gives_back_its_place(impatient: Page) -> None:
     """So many pages may be open, the next one is refused; one that is closed makes place."""
-    monkeypatch.setattr(watching.server, "places", threading.BoundedSemaphore(1))
-    connection, stream = watching.events()
+    connection, stream = impatient.events()
     stream.readline()
-    assert watching.ask("GET", "/events")[0] == 503
+    assert impatient.ask("GET", "/events")[0] == 503
     stream.fp.raw._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not FIN
     stream.close()
     connection.close()
     pushed = 0
-    while not watching.server.places.acquire(timeout=0.05):
+    while not impatient.server.places.acquire(timeout=0.05):
         pushed += 1
-        watching.process.push(breaker(in_flight=pushed), changed=True)
+        impatient.process.push(breaker(in_flight=pushed), changed=True)
         assert pushed < 20 * PATIENCE
 
 
-def test_a_slow_browser_costs_no_memory_and_is_not_waited_for(watching: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_browser_costs_no_memory_and_is_not_waited_for(impatient: Page) -> None:
     """A browser that takes nothing is given up after a while; the page's own state grows by nothing meanwhile."""
-    monkeypatch.setattr(servers._Handler, "timeout", 0.2)
-    monkeypatch.setattr(watching.server, "places", threading.BoundedSemaphore(1))
-    watching.process.push(*(breaker(f"{number}/{'x' * 900}") for number in range(2000)))
-    with socket.create_connection(("127.0.0.1", watching.port)) as slow:
+    impatient.process.push(*(breaker(f"{number}/{'x' * 900}") for number in range(2000)))
+    with socket.create_connection(("127.0.0.1", impatient.port)) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.sendall(
-            f"GET /events HTTP/1.0\r\nHost: 127.0.0.1:{watching.port}\r\nX-Breaker-Token: {TOKEN}\r\n\r\n".encode()
+            f"GET /events HTTP/1.0\r\nHost: 127.0.0.1:{impatient.port}\r\nX-Breaker-Token: {TOKEN}\r\n\r\n".encode()
         )
         slow.recv(1)
         pushed = 0
-        while not watching.server.places.acquire(timeout=0.05):
+        while not impatient.server.places.acquire(timeout=0.05):
             pushed += 1
-            watching.process.push(
+            impatient.process.push(
                 *(breaker(f"{number}/{'x' * 900}", in_flight=pushed) for number in range(2000)), changed=True
             )
             assert pushed < 20 * PATIENCE
-    assert len(watching.fleet._rows) == 2001
+    assert len(impatient.fleet._rows) == 2001
 
 
 def test_details_are_asked_of_the_process(watching: Page) -> None:
