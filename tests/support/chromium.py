@@ -16,10 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER: Final = shutil.which("chromedriver")
-MISSING: Final = None if CHROMIUM and DRIVER else "chromium is not installed (apt-get install chromium chromium-driver)"
-"""Why no Chromium can be started; `None` where one can."""
 KEYS: Final = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "Down": "\ue015", "Up": "\ue013", "Space": " "}
 PATIENCE: Final = 20.0
 _FLAGS: Final = (
@@ -40,17 +36,16 @@ class Chromium:
     """One browser with one page."""
 
     def __init__(self, *flags: str, size: tuple[int, int] = (1440, 900)) -> None:
-        assert CHROMIUM is not None and DRIVER is not None, MISSING
         self._folder = Path(tempfile.mkdtemp(prefix="chromium-"))
         self._output = (self._folder / "driver.log").open("w")
         self._driver = subprocess.Popen(
-            [DRIVER, "--port=0"],
+            ["chromedriver", "--port=0"],
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "HOME": str(self._folder)},
         )
         options = {
-            "binary": CHROMIUM,
+            "binary": shutil.which("chromium"),
             "args": [
                 *_FLAGS,
                 f"--user-data-dir={self._folder / 'profile'}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from grpc_breaker._web.fleet import Fleet
 from grpc_breaker._web.server import PageServer
 from grpc_breaker._web.watchers import Watchers
 from grpc_breaker.admin.v1 import admin_pb2 as pb
-from tests.support.chromium import MISSING, Chromium
+from tests.support.chromium import Chromium
+from tests.support.programs import required
 from tests.web.shop import Shop
 from tests.web.standin import StandIn, breaker
 
@@ -29,10 +29,8 @@ LONG = "very.long.package.name.of.a.company.v1.AnInterminableServiceName/GetEver
 
 @pytest.fixture(scope="module")
 def _browser() -> Iterator[Chromium]:
-    if MISSING is not None:
-        if os.environ.get("CI"):
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
+    required("chromium", "chromium")
+    required("chromedriver", "chromium-driver")
     with Chromium() as browser:
         browser.requested()
         yield browser
