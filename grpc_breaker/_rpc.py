@@ -397,6 +397,21 @@ def _incident(code: grpc.StatusCode, details: str) -> float | None:
     return None if alone else 0.0
 
 
+def telling_words(status: str, details: str) -> str:
+    """What of a failure's details says more than its status does; made of grpcio's own words and of nothing else.
+
+    They say that there was no connection, that one was lost, or that no try was answered; see `settle`.
+    """
+    code = getattr(grpc.StatusCode, status, None)
+    if code not in _LOSES_CALLS:
+        return ""
+    lost = _LOST_CONNECTION.search(details)
+    words = [it for it in _NO_CONNECTION if details.startswith(it)]
+    words += [] if lost is None else [lost[0]]
+    words += [_ATTEMPT_HUNG] if _ATTEMPT_HUNG in details else []
+    return "; ".join(words)
+
+
 def own_cancellation(code: Any, details: Any) -> bool:
     """Whether a status says that this side cancelled the call."""
     return code is grpc.StatusCode.CANCELLED and _OWN_CANCELLATION.search(str(details)) is not None

@@ -175,7 +175,7 @@ class CircuitBreakerInterceptor(
         if isinstance(permit, Rejection):
             return refused_call(permit, refusal_code(permit), self._callbacks)
         try:
-            if type(permit) is Probe:
+            if type(permit) is not Permit and isinstance(permit, Probe):
                 call_details = for_probe(permit, call_details)
                 with Probing(permit):
                     call = continuation(call_details, request)

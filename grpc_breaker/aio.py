@@ -244,7 +244,7 @@ async def _unary_unary(permit: Any, continuation: Callable[[Any, Any], Any], cal
         return RefusedUnaryUnary(refused_error(permit))
     call = None
     try:
-        if type(permit) is Probe:
+        if type(permit) is not Permit and isinstance(permit, Probe):
             call_details = for_probe(permit, call_details)
             with Probing(permit):
                 call = await continuation(call_details, request)
@@ -290,7 +290,7 @@ async def _stream(permit: Any, continuation: Callable[[Any, Any], Any], call_det
     if permit is None:
         return await continuation(call_details, request)
     try:
-        if type(permit) is Probe:
+        if type(permit) is not Permit and isinstance(permit, Probe):
             with Probing(permit):
                 call = await continuation(call_details, request)
         else:

@@ -151,7 +151,7 @@ class Admission(Machine):
         state or taken the last slot.
         """
         passes = generation.passes or unenforced
-        permit = Permit() if passes else Probe()
+        permit = self._kinds[0]() if passes else self._kinds[1]()
         permit._breaker = self  # pyright: ignore[reportAttributeAccessIssue]
         permit.generation = NO_GENERATION if unenforced else generation.number
         permit.started = now

@@ -30,6 +30,7 @@ from grpc_breaker._core.other_names import explain_in
 from grpc_breaker._core.permit import Permit
 from grpc_breaker._core.plain_code import guarded
 from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.recording import Recorders
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.snapshot import snapshot_of
 from grpc_breaker._core.state import Reason, State
@@ -93,10 +94,11 @@ class CircuitBreaker(Admission):
         counts: CallCounts,
         changes: Listeners[StateChange],
         rejections: Listeners[Rejection],
+        recorders: Recorders,
     ) -> Self:
-        """A breaker that adds to its registry's counts and calls the registry's listeners, too. Nothing is checked."""
+        """A breaker that adds to its registry's counts and tells its listeners and recorders. Nothing is checked."""
         breaker = cls.__new__(cls)
-        Machine.__init__(breaker, name, policy.breaker_policy, clock, random, counts, changes, rejections)
+        Machine.__init__(breaker, name, policy.breaker_policy, clock, random, counts, changes, rejections, recorders)
         breaker._limits = Limits.after(None, policy, 0.0)
         breaker._wanted = breaker._in_force = policy
         breaker._note_policy()

@@ -41,6 +41,7 @@ from grpc_breaker._core.log import printable
 from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.permit import HUNG, Permit, Probe
 from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.recording import PLAIN, Recorders
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
 from grpc_breaker._core.succession import after, first
@@ -78,6 +79,7 @@ class Machine:
         "_hung_after",
         "_in_flight",
         "_in_force",
+        "_kinds",
         "_lenient",
         "_limits",
         "_looks",
@@ -85,6 +87,7 @@ class Machine:
         "_policy",
         "_random",
         "_reconfigured",
+        "_recorders",
         "_registry_change_listeners",
         "_registry_rejection_listeners",
         "_rejection_listeners",
@@ -105,6 +108,7 @@ class Machine:
         counts: CallCounts,
         changes: Listeners[StateChange] = NOBODY,
         rejections: Listeners[Rejection] = NOBODY,
+        recorders: Recorders | None = None,
     ) -> None:
         self.name = name
         """What the breaker is called in errors, logs and telemetry."""
@@ -133,6 +137,10 @@ class Machine:
         self._rejection_listeners: Listeners[Rejection] = Listeners()
         self._registry_change_listeners = changes
         self._registry_rejection_listeners = rejections
+        self._recorders = Recorders() if recorders is None else recorders
+        """Who records its calls; of a registry's breaker, those who record calls of the registry."""
+        self._kinds = self._recorders.kinds(name)
+        """The kinds of permits it hands out."""
         self._reconfigured = False
         self._tidy_at = -math.inf
         self._note_policy()
@@ -149,7 +157,7 @@ class Machine:
         self._hung_after = _NEVER if hung_after is None else hung_after
         self._lenient = self._policy.enforcement_percentage < _ALL
         """Whether calls may pass that the state refuses."""
-        self._looks = self._limits is not None or self._lenient or hung_after is not None
+        self._looks = self._limits is not None or self._lenient or hung_after is not None or self._kinds is not PLAIN
         """Whether an admission has to look at more than the state."""
         self._note_admission(self._latest())
 

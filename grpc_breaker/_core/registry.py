@@ -37,6 +37,7 @@ from grpc_breaker._core.method_policy import MethodPolicy, RetryThrottling
 from grpc_breaker._core.names import split_key, split_method
 from grpc_breaker._core.operators import put_method_policy_in_force
 from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.recording import Recorders, note_recorders
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.stack import Acted, Stack
 from grpc_breaker._core.stacks import Stacks
@@ -117,6 +118,7 @@ class Registry:
         self._warned = False
         self._changes: Listeners[StateChange] = Listeners()
         self._rejections: Listeners[Rejection] = Listeners()
+        self._recorders = Recorders()
 
     def breaker_for(self, method: str | bytes, target: str | None = None) -> CircuitBreaker | None:
         """The breaker that guards a call of `method`, as gRPC spells it; `None` when it is left alone.
@@ -234,11 +236,15 @@ class Registry:
                 return new.differences(old)
 
     def _apply_everywhere(self, configuration: Configuration, now: float) -> None:
-        for breaker in filter(None, [held() for held in self._held.valuerefs()]):
+        for breaker in self._all_held():
             self._apply(configuration, breaker, now)
         self._stacks.reconfigure(configuration)
         for routes in list(self._routes.values()):
             routes.clear()
+
+    def _all_held(self) -> list[CircuitBreaker]:
+        """Every breaker that somebody holds, evicted ones included."""
+        return [breaker for held in self._held.valuerefs() if (breaker := held()) is not None]
 
     def _apply(self, configuration: Configuration, breaker: CircuitBreaker, now: float) -> None:
         """Put the policy of a configuration in force in a breaker; one that no call uses any more is forgotten."""
@@ -312,11 +318,13 @@ class Registry:
         if breaker is None:
             counts = self.counts.of(name)
             breaker = CircuitBreaker._of_registry(
-                name, policy, self._clock, self._random, counts, self._changes, self._rejections
+                name, policy, self._clock, self._random, counts, self._changes, self._rejections, self._recorders
             )
         breaker = self._breakers.setdefault(name, breaker)
         self._held[name] = breaker
         self._holds.tell(breaker)
+        if self._recorders:
+            note_recorders(breaker)  # of those who came since it was made
         if self._configuration is not configuration:  # pragma: no cover - another caller was faster: tests/model
             self._apply(self._configuration, breaker, self._clock())
         return breaker

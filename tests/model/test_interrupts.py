@@ -38,6 +38,7 @@ from grpc_breaker import (
     StateChange,
     Throttle,
 )
+from grpc_breaker._core.traffic import TrafficQueue
 from grpc_breaker.testing import FakeClock
 from tests.support.core import WATCHED, WATCHED_NAMES
 from tests.support.lines import act_at, lines_run
@@ -331,6 +332,27 @@ def configurations(stage: Stage) -> None:
     stage.breaker.refusal_now()
 
 
+def recorded(stage: Stage) -> None:
+    """Calls of every kind are recorded, for a while: also those of a breaker that is made meanwhile."""
+    queue = TrafficQueue(stage.breakers, 10)
+    queue.open()
+    stage.call(Outcome.SUCCESS)
+    stage.call(Outcome.FAILURE)
+    stage.admit()
+    stage.clock.advance(5)
+    probe = stage.admit()
+    if probe is not None:
+        probe.answered()
+        stage.ended += 1
+        probe.ignore()
+    stage.breakers["pkg.S/Later"].admit(timeout=1).ignore()
+    stage.admit()
+    queue.close()
+    queue.drop(len(queue.take(3)))
+    queue.clear()
+    queue.time_of(queue.now())
+
+
 def judge(call: EndedCall) -> None:
     """A classifier that leaves every verdict as it is."""
 
@@ -369,6 +391,7 @@ STORIES: dict[str, tuple[Callable[[Stage], None], dict[str, Any]]] = {
     ),
     "throttled": (throttled, {"limits": {"throttle": Throttle(minimum_calls=1)}}),
     "trial": (trial, {"enforcement_percentage": 0, "limits": {"max_concurrent_calls": 9}}),
+    "recorded": (recorded, {}),
     "configurations": (configurations, {"limits": {"timeout": 1.0}}),
 }
 

@@ -34,6 +34,7 @@ WATCHED_NAMES: Final = (
     "permit.py",
     "plain_code.py",
     "policy.py",
+    "recording.py",
     "refusing.py",
     "registry.py",
     "snapshot.py",
@@ -42,6 +43,7 @@ WATCHED_NAMES: Final = (
     "stack.py",
     "stacks.py",
     "target.py",
+    "traffic.py",
     "window.py",
 )
 """Files with code that a call, a change of state, a delivery or an operator runs."""

@@ -1,0 +1,157 @@
+"""Permits of recorded calls: those whose end is told to somebody who records it.
+
+While nobody records, a breaker hands out plain permits, and nothing here runs. While somebody does, its admissions look
+at more than the state, as they do for a limit, and hand out permits of the kinds below. So recording costs the calls of
+recorded breakers alone, and it begins and ends while calls are in flight: those admitted before it began are not told,
+nor is anybody who has left by then.
+
+A call is told after its result has been taken in, once: by whichever caller settled its permit. What an exception from
+a signal handler costs between the two steps is one call that is not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from grpc_breaker._core.permit import Permit, Probe
+from grpc_breaker._core.state import Outcome
+
+_IGNORED: Final = Outcome.IGNORED
+
+RecordedCall = tuple[Any, float, float, str, Outcome, str, str, float, bool]
+"""Its breaker; when it began and ended, by the breaker's clock; method; outcome; status; details; when its lease ends
+by its own deadline; whether its time says how slow the server is."""
+
+
+class Recorder(Protocol):
+    """Who is told of calls as they end. Told on the path of each call, so it must neither wait nor raise."""
+
+    def wants(self, breaker: str, /) -> bool:
+        """Whether the calls of a breaker are to be told, by the breaker's name; always the same answer."""
+        ...
+
+    def tell(self, call: RecordedCall) -> object:
+        """Take in a call that has ended; of any breaker whose calls somebody wants."""
+        ...
+
+
+class Recording(Protocol):
+    """What recording needs of a breaker."""
+
+    name: str
+    _kinds: Kinds
+    _recorders: Recorders
+
+    def _note_policy(self) -> None: ...
+
+
+class Recorders(dict[object, Recorder]):
+    """Who records the calls of a breaker, or of a registry's breakers. Each change is one step of the dictionary."""
+
+    __slots__ = ()
+
+    def kinds(self, breaker: str) -> Kinds:
+        """The kinds of permits that a breaker of this name hands out."""
+        wanted = any(recorder.wants(breaker) for recorder in list(self.values()))
+        return RECORDED if wanted else PLAIN
+
+    def add(self, recorder: Recorder, breakers: Callable[[], Iterable[Recording]]) -> None:
+        """Tell `recorder` of the calls that are admitted from now on.
+
+        Args:
+            recorder: Whom to tell.
+            breakers: All breakers that share these recorders, at the moment of asking.
+        """
+        self[recorder] = recorder
+        for breaker in breakers():
+            note_recorders(breaker)
+
+    def remove(self, recorder: Recorder, breakers: Callable[[], Iterable[Recording]]) -> None:
+        """Tell `recorder` of no call any more; does nothing if it is told of none. The arguments are those of `add`."""
+        self.pop(recorder, None)
+        for breaker in breakers():
+            note_recorders(breaker)
+
+
+def note_recorders(breaker: Recording) -> None:
+    """Have a breaker hand out permits of the right kinds. Whoever sets them last sees that they are right."""
+    while True:
+        breaker._kinds = kinds = breaker._recorders.kinds(breaker.name)
+        breaker._note_policy()
+        if (
+            breaker._recorders.kinds(breaker.name) is kinds is breaker._kinds
+        ):  # pragma: no branch - else others did, too
+            return
+
+
+class RecordedPermit(Permit):
+    """The permit of a call whose end is told."""
+
+    __slots__ = ()
+
+    def settle(
+        self,
+        outcome: Outcome,
+        status: str = "",
+        details: str = "",
+        *,
+        incident: float | None = None,
+        unreached: bool = False,
+        pushback: float | None = None,
+    ) -> bool:
+        """End the call; see `Permit.settle`."""
+        ended = _now(self)
+        settled = Permit.settle(
+            self, outcome, status, details, incident=incident, unreached=unreached, pushback=pushback
+        )
+        if settled:
+            _tell(self, ended, outcome, status, details, self.lease_end)
+        return settled
+
+
+class RecordedProbe(Probe):
+    """The permit of a probe whose end is told."""
+
+    __slots__ = ()
+
+    def settle(
+        self,
+        outcome: Outcome,
+        status: str = "",
+        details: str = "",
+        *,
+        incident: float | None = None,
+        unreached: bool = False,
+        pushback: float | None = None,
+    ) -> bool:
+        """End the call; see `Permit.settle`."""
+        ended = _now(self)
+        settled = Probe.settle(
+            self, outcome, status, details, incident=incident, unreached=unreached, pushback=pushback
+        )
+        if settled:
+            _tell(self, ended, outcome, status, details, self.deadline_lease_end)
+        return settled
+
+
+Kinds = tuple[type[Permit], type[Probe]]
+
+PLAIN: Final[Kinds] = (Permit, Probe)
+RECORDED: Final[Kinds] = (RecordedPermit, RecordedProbe)
+
+
+def _now(permit: Permit) -> float:
+    breaker: Any = permit.breaker
+    now: float = breaker._now(permit)
+    return now
+
+
+def _tell(permit: Permit, ended: float, outcome: Outcome, status: str, details: str, lease_end: float) -> None:
+    """Tell all who record of a call that has ended."""
+    if outcome is _IGNORED and hasattr(permit, "had_answer"):
+        outcome = Outcome.SUCCESS  # as it was counted
+    breaker: Any = permit.breaker
+    call = (breaker, permit.started, ended, permit.method, outcome, status, details, lease_end, permit.timed)
+    for recorder in list(breaker._recorders.values()):
+        recorder.tell(call)
