@@ -15,7 +15,7 @@ import grpc
 from grpc_breaker.admin._requests import RefusedError
 from grpc_breaker.admin._service import NAME, AdminService, refuse, requests, who
 from grpc_breaker.admin._threads import DaemonPool
-from grpc_breaker.admin._watchers import STOPPING, Watcher, Watchers
+from grpc_breaker.admin._watchers import STOPPING, Listening, Watchers
 
 _THREADS: Final = 4
 
@@ -28,9 +28,10 @@ def add_to(server: grpc.aio.Server, service: AdminService) -> None:
         name: grpc.unary_unary_rpc_method_handler(_unary(method, pool), request_deserializer=read[name])
         for name, method in service.unary.items()
     }
-    handlers["WatchBreakers"] = grpc.unary_stream_rpc_method_handler(
-        _watching(service, pool), request_deserializer=read["WatchBreakers"]
-    )
+    for name, begin in service.streaming.items():
+        handlers[name] = grpc.unary_stream_rpc_method_handler(
+            _watching(service, begin, pool), request_deserializer=read[name]
+        )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
 
 
@@ -45,7 +46,9 @@ def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[A
     return answer
 
 
-def _watching(service: AdminService, pool: DaemonPool) -> Callable[[Any, Any], Awaitable[None]]:
+def _watching(
+    service: AdminService, begin: Callable[..., Listening], pool: DaemonPool
+) -> Callable[[Any, Any], Awaitable[None]]:
     async def watch(request: Any, context: Any) -> None:
         loop, task, woken = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
 
@@ -58,7 +61,7 @@ def _watching(service: AdminService, pool: DaemonPool) -> Callable[[Any, Any], A
                 soon(task.cancel)
 
         try:
-            watcher = service.watcher(request, lambda: soon(woken.set), cancel)
+            watcher = begin(request, lambda: soon(woken.set), cancel)
         except RefusedError as refused:
             refuse(context, refused)
             return
@@ -66,21 +69,23 @@ def _watching(service: AdminService, pool: DaemonPool) -> Callable[[Any, Any], A
             await _tell(service.watchers, watcher, woken, context, pool)
         finally:
             service.watchers.remove(watcher)
-        refuse(context, RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING))
+        if not watcher.over:
+            refuse(context, RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING))
 
     return watch
 
 
-async def _tell(watchers: Watchers, watcher: Watcher, woken: asyncio.Event, context: Any, pool: DaemonPool) -> None:
+async def _tell(watchers: Watchers, watcher: Listening, woken: asyncio.Event, context: Any, pool: DaemonPool) -> None:
     """Send a watcher its responses until the server stops; one that has enough cancels this."""
-    due, board = True, watchers.board
+    due = True
     while not watchers.ended:
-        picture = await asyncio.wrap_future(pool.submit(board.glance)) if due else board.picture
-        response = watcher.response(picture)
+        response = await asyncio.wrap_future(pool.submit(watcher.when_due)) if due else watcher.when_woken()
         if response or due:
             watcher.sending = True
             await context.write(response)
             watcher.sending = False
+        if watcher.over:
+            return
         try:
             async with asyncio.timeout(watcher.seconds_to_wait()):
                 await woken.wait()

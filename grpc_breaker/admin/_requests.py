@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -18,6 +18,10 @@ LONGEST_HOLD: Final = 7 * 24 * 3600
 _LONGEST_REASON: Final = 200
 _INTERVALS: Final = (0.2, 60.0)
 _INTERVAL: Final = 1.0
+_SHORTEST_RECORD: Final = 1
+_LONGEST_RECORD: Final = 86_400
+_RECORDED_FOR: Final = 60
+_MOST_CALLS: Final = 1_000_000
 
 
 _EVERYTHING: Final = ("", frozenset[int]())
@@ -96,6 +100,38 @@ def wanted_by(breakers: Registry, wanted: Any, *, interval: Any = None) -> tuple
         wrong.append(f"interval must be from {_INTERVALS[0]:g} s to {_INTERVALS[1]:g} s, got {seconds:g} s")
     _refuse(wrong)
     return found, seconds
+
+
+class Recorded(NamedTuple):
+    """The traffic that is asked for."""
+
+    has_name: Callable[[str], bool]
+    """Whether the calls of a breaker of this name are."""
+    seconds: float
+    max_calls: int
+
+
+def recorded_by(breakers: Registry, request: Any) -> Recorded:
+    """The traffic that a request asks for.
+
+    Raises:
+        RefusedError: A field is wrong.
+    """
+    wrong: list[str] = []
+    meaning = Meaning(breakers, "")
+    try:
+        meaning = Meaning(breakers, request.filter.name)
+    except ValueError as error:
+        wrong.append(f"filter.name: {error}")
+    if request.filter.states:
+        wrong.append("filter.states must be empty: traffic is recorded whatever the state")
+    seconds = _seconds(request.duration) if request.HasField("duration") else _RECORDED_FOR
+    if not _SHORTEST_RECORD <= seconds <= _LONGEST_RECORD:
+        wrong.append(f"duration must be from {_SHORTEST_RECORD} s to {_LONGEST_RECORD} s, got {seconds:g} s")
+    if request.max_calls < 0:
+        wrong.append(f"max_calls must be 1 or more, got {request.max_calls}")
+    _refuse(wrong)
+    return Recorded(meaning.covers, seconds, request.max_calls or _MOST_CALLS)
 
 
 def hold_of(request: Any, breakers: Registry) -> HoldRequest:

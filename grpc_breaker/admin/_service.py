@@ -17,8 +17,9 @@ from grpc_breaker._core.spelling import nearest
 from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker.admin._board import Board
 from grpc_breaker.admin._messages import breaker_message, change_message, process_message, snapshot_message, text
-from grpc_breaker.admin._requests import RefusedError, hold_of, name_of, wanted_by
-from grpc_breaker.admin._watchers import Watcher, Watchers
+from grpc_breaker.admin._requests import RefusedError, hold_of, name_of, recorded_by, wanted_by
+from grpc_breaker.admin._traffic import TrafficWatcher
+from grpc_breaker.admin._watchers import Listening, Watcher, Watchers
 from grpc_breaker.admin.v1 import admin_pb2
 
 NAME: Final = admin_pb2.DESCRIPTOR.services_by_name["BreakerAdmin"].full_name
@@ -73,7 +74,16 @@ class AdminService:
             "Reset": self._reset,
         }
 
-    def watcher(self, request: Any, wake: Callable[[], object], cancel: Callable[[], object]) -> Watcher:
+    @property
+    def streaming(self) -> dict[str, Callable[[Any, Callable[[], object], Callable[[], object]], Listening]]:
+        """The methods with many responses, by name: they take a request, and what wakes and cancels who asks.
+
+        Raises:
+            RefusedError: The request is refused.
+        """
+        return {"WatchBreakers": self._watcher, "RecordTraffic": self._recorder}
+
+    def _watcher(self, request: Any, wake: Callable[[], object], cancel: Callable[[], object]) -> Listening:
         """One who watches what a request says, and is to be woken from now on.
 
         Raises:
@@ -82,9 +92,24 @@ class AdminService:
         interval = request.interval if request.HasField("interval") else None
         wanted, seconds = wanted_by(self._breakers, request.filter, interval=interval)
         first = admin_pb2.WatchBreakersResponse(process=self._process).SerializeToString()
-        watcher = Watcher(wanted, seconds, first, wake, cancel)
+        watcher = Watcher(self._board, wanted, seconds, first, wake, cancel)
         self.watchers.add(watcher)
         return watcher
+
+    def _recorder(self, request: Any, wake: Callable[[], object], cancel: Callable[[], object]) -> Listening:
+        """One who records the traffic that a request says, from now on.
+
+        Raises:
+            RefusedError: The request is refused.
+        """
+        recorder = TrafficWatcher(self._breakers, recorded_by(self._breakers, request), wake, cancel)
+        self.watchers.add(recorder)
+        try:
+            recorder.begin()
+        except BaseException:  # a clock of the user's
+            self.watchers.remove(recorder)
+            raise
+        return recorder
 
     def _list(self, request: Any, _who: str) -> bytes:
         wanted, _ = wanted_by(self._breakers, request.filter)

@@ -17,7 +17,7 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker.admin._requests import RefusedError
 from grpc_breaker.admin._service import NAME, AdminService, refuse, requests, who
 from grpc_breaker.admin._threads import DaemonPool, start
-from grpc_breaker.admin._watchers import STOPPING, Watcher
+from grpc_breaker.admin._watchers import STOPPING, Listening
 
 _THREADS: Final = 4
 """For calls that are short: with the interpreter's lock, more would not be faster."""
@@ -35,9 +35,10 @@ def add_to(server: grpc.Server, service: AdminService) -> None:
         name: grpc.unary_unary_rpc_method_handler(_unary(method, pool), request_deserializer=read[name])
         for name, method in service.unary.items()
     }
-    handlers["WatchBreakers"] = grpc.unary_stream_rpc_method_handler(
-        _watching(service, pool), request_deserializer=read["WatchBreakers"]
-    )
+    for name, begin in service.streaming.items():
+        handlers[name] = grpc.unary_stream_rpc_method_handler(
+            _watching(service, begin, pool), request_deserializer=read[name]
+        )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
 
 
@@ -53,14 +54,14 @@ def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[A
     return answer
 
 
-def _watching(service: AdminService, pool: DaemonPool) -> Callable[..., Iterator[Any]]:
+def _watching(service: AdminService, begin: Callable[..., Listening], pool: DaemonPool) -> Callable[..., Iterator[Any]]:
     def watch(request: Any, context: Any, send: Send | None = None) -> Iterator[Any]:
         if send is None:
             refuse(context, RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, _WRAPPED))
             return iter(())
         woken = threading.Event()
         try:
-            watcher = service.watcher(request, woken.set, context.cancel)
+            watcher = begin(request, woken.set, context.cancel)
         except RefusedError as refused:
             refuse(context, refused)
             send(None)
@@ -74,20 +75,23 @@ def _watching(service: AdminService, pool: DaemonPool) -> Callable[..., Iterator
     return watch
 
 
-def _tell(service: AdminService, watcher: Watcher, woken: threading.Event, context: Any, send: Send) -> None:
+def _tell(service: AdminService, watcher: Listening, woken: threading.Event, context: Any, send: Send) -> None:
     """Send a watcher its responses, in a thread of its own, until it has enough or the server stops."""
     watchers = service.watchers
     try:
         due = True
         while context.is_active() and not watchers.ended:
-            response = watcher.response(watchers.board.glance() if due else watchers.board.picture)
+            response = watcher.when_due() if due else watcher.when_woken()
             if response or due:
                 watcher.sending = True
                 send(response)
                 watcher.sending = False
+            if watcher.over:
+                break
             due = not woken.wait(watcher.seconds_to_wait())
             woken.clear()
-        refuse(context, RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING))
+        if not watcher.over:
+            refuse(context, RefusedError(grpc.StatusCode.UNAVAILABLE, STOPPING))
     except Exception:  # noqa: BLE001 - a defect of this package, or of a clock of the user's
         log_once("the admin service failed to tell a watcher")
         context.set_code(grpc.StatusCode.INTERNAL)

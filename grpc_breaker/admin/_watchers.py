@@ -39,34 +39,79 @@ STOPPING: Final = "the server stops"
 """What a watch ends with then."""
 
 
-class Watcher:
+class Listening:
+    """One whose call goes on, and who is told of something now and then."""
+
+    def __init__(self, wake: Callable[[], object], cancel: Callable[[], object]) -> None:
+        """Begin.
+
+        Args:
+            wake: Ends its wait; safe to call from any thread.
+            cancel: Ends its call at once; the same.
+        """
+        self.wake = wake
+        self.cancel = cancel
+        self.sending = False
+        """Whether it is sending; it may be stuck in that."""
+        self.over = False
+        """Whether it has been told all that it asked for."""
+
+    def when_due(self) -> bytes:
+        """What it is to be told when its time has come; may take a while."""
+        raise NotImplementedError
+
+    def when_woken(self) -> bytes:
+        """What it is to be told when it was woken before its time; empty where it is nothing."""
+        raise NotImplementedError
+
+    def seconds_to_wait(self) -> float:
+        """Until its next response."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what it holds, once its call has ended."""
+
+
+class Watcher(Listening):
     """One who watches: what it was told, and when it is told again."""
 
     def __init__(
-        self, wanted: Wanted, interval: float, first: bytes, wake: Callable[[], object], cancel: Callable[[], object]
+        self,
+        board: Board,
+        wanted: Wanted,
+        interval: float,
+        first: bytes,
+        wake: Callable[[], object],
+        cancel: Callable[[], object],
     ) -> None:
         """Begin with nothing told.
 
         Args:
+            board: Where it looks.
             wanted: What it watches.
             interval: Seconds between two responses at most.
             first: A piece of the first response alone.
-            wake: Ends its wait; safe to call from any thread.
-            cancel: Ends its call at once; the same.
+            wake: As for `Listening`.
+            cancel: As for `Listening`.
         """
+        super().__init__(wake, cancel)
+        self._board = board
         self._wanted = wanted
         self._interval = interval
         self._first = first
         self._told: set[str] = set()
         self._late = random() * _SPREAD  # noqa: S311 - no secret
         self._version = -1
-        self.wake = wake
-        self.cancel = cancel
-        self.sending = False
-        """Whether it is sending; it may be stuck in that."""
 
-    def response(self, picture: Picture) -> bytes:
+    def when_due(self) -> bytes:
         """What it is to be told now; empty where it knows everything."""
+        return self._response(self._board.glance())
+
+    def when_woken(self) -> bytes:
+        """The same, by the last look that anyone took."""
+        return self._response(self._board.picture)
+
+    def _response(self, picture: Picture) -> bytes:
         since, first = self._version, self._first
         if picture.version == since:
             return b""
@@ -113,13 +158,13 @@ class Watchers:
         self._breakers = breakers
         self._most = most
         self._changing = threading.Lock()
-        self._watchers: set[Watcher] = set()
+        self._watchers: set[Listening] = set()
         self._bell_runs = False
         self._end_listening: Callable[[], None] = lambda: None
         # Its `put` may interrupt itself, in a signal handler or finalizer that makes a call; an Event would deadlock.
         self._marks: SimpleQueue[None] = SimpleQueue()
 
-    def add(self, watcher: Watcher) -> None:
+    def add(self, watcher: Listening) -> None:
         """Wake a watcher from now on.
 
         Raises:
@@ -138,8 +183,9 @@ class Watchers:
                 self._bell_runs = True
                 start(self._ring)
 
-    def remove(self, watcher: Watcher) -> None:
-        """Wake a watcher no longer."""
+    def remove(self, watcher: Listening) -> None:
+        """Wake a watcher no longer, and close it."""
+        watcher.close()
         with self._changing:
             self._watchers.discard(watcher)
             if not self._watchers:
@@ -178,7 +224,7 @@ class Watchers:
             time.sleep(_PAUSE)
 
 
-def _cut_off(watchers: Iterable[Watcher]) -> None:
+def _cut_off(watchers: Iterable[Listening]) -> None:
     time.sleep(_MOMENT)
     for watcher in watchers:
         if watcher.sending:

@@ -17,15 +17,15 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!grpc_breaker/admin/v1/admin.proto\x12\x15grpc_breaker.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n\x06\x46ilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06states\x18\x02 \x03(\x0e\x32\x1c.grpc_breaker.admin.v1.State\"D\n\x13ListBreakersRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.grpc_breaker.admin.v1.Filter\"y\n\x14ListBreakersResponse\x12/\n\x07process\x18\x01 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Process\x12\x30\n\x08\x62reakers\x18\x02 \x03(\x0b\x32\x1e.grpc_breaker.admin.v1.Breaker\"!\n\x11GetBreakerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xd6\x01\n\x12GetBreakerResponse\x12/\n\x07process\x18\x01 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Process\x12/\n\x07\x62reaker\x18\x02 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Breaker\x12)\n\x08snapshot\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x33\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\".grpc_breaker.admin.v1.StateChange\"r\n\x14WatchBreakersRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.grpc_breaker.admin.v1.Filter\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc0\x01\n\x15WatchBreakersResponse\x12/\n\x07process\x18\x01 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Process\x12\x30\n\x08\x62reakers\x18\x02 \x03(\x0b\x32\x1e.grpc_breaker.admin.v1.Breaker\x12\x0f\n\x07removed\x18\x03 \x03(\t\x12\x33\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\".grpc_breaker.admin.v1.StateChange\"X\n\x10\x46orceOpenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\"%\n\x11\x46orceOpenResponse\x12\x10\n\x08\x62reakers\x18\x01 \x03(\t\"V\n\x0e\x44isableRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\"#\n\x0f\x44isableResponse\x12\x10\n\x08\x62reakers\x18\x01 \x03(\t\"\x1c\n\x0cResetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\rResetResponse\x12\x10\n\x08\x62reakers\x18\x01 \x03(\t\"\x8a\x01\n\x07Process\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0f\n\x07program\x18\x03 \x01(\t\x12+\n\x07started\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x15\n\rallow_changes\x18\x06 \x01(\x08\"\x87\x04\n\x07\x42reaker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.grpc_breaker.admin.v1.State\x12\x11\n\tcondition\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12)\n\x04hold\x18\x07 \x01(\x0b\x32\x1b.grpc_breaker.admin.v1.Hold\x12\x11\n\tin_flight\x18\x08 \x01(\x03\x12\x0c\n\x04hung\x18\t \x01(\x03\x12\x11\n\tsuccesses\x18\n \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x0b \x01(\x03\x12\x0f\n\x07ignored\x18\x0c \x01(\x03\x12\r\n\x05stale\x18\r \x01(\x03\x12\x10\n\x08rejected\x18\x0e \x01(\x03\x12\x12\n\nunenforced\x18\x0f \x01(\x03\x12\x14\n\x0cwindow_calls\x18\x10 \x01(\x03\x12\x17\n\x0fwindow_failures\x18\x11 \x01(\x03\x12\x13\n\x0bwindow_slow\x18\x12 \x01(\x03\x12\x34\n\x0clast_failure\x18\x13 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Failure\x12\x10\n\x08\x65nforced\x18\x14 \x01(\x08\"o\n\x04Hold\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"*\n\x07\x46\x61ilure\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x02 \x01(\t\"\xde\x02\n\x0bStateChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07\x62reaker\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12.\n\x08previous\x18\x04 \x01(\x0e\x32\x1c.grpc_breaker.admin.v1.State\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.grpc_breaker.admin.v1.State\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63\x61lls\x18\x08 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\t \x01(\x03\x12\x0c\n\x04slow\x18\n \x01(\x03\x12\x0e\n\x06status\x18\x0b \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x0c \x01(\t\x12\x35\n\rlast_failures\x18\r \x03(\x0b\x32\x1e.grpc_breaker.admin.v1.Failure*\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_CLOSED\x10\x01\x12\x0e\n\nSTATE_OPEN\x10\x02\x12\x13\n\x0fSTATE_HALF_OPEN\x10\x03\x12\x15\n\x11STATE_FORCED_OPEN\x10\x04\x12\x12\n\x0eSTATE_DISABLED\x10\x05\x32\xd6\x04\n\x0c\x42reakerAdmin\x12g\n\x0cListBreakers\x12*.grpc_breaker.admin.v1.ListBreakersRequest\x1a+.grpc_breaker.admin.v1.ListBreakersResponse\x12\x61\n\nGetBreaker\x12(.grpc_breaker.admin.v1.GetBreakerRequest\x1a).grpc_breaker.admin.v1.GetBreakerResponse\x12l\n\rWatchBreakers\x12+.grpc_breaker.admin.v1.WatchBreakersRequest\x1a,.grpc_breaker.admin.v1.WatchBreakersResponse0\x01\x12^\n\tForceOpen\x12\'.grpc_breaker.admin.v1.ForceOpenRequest\x1a(.grpc_breaker.admin.v1.ForceOpenResponse\x12X\n\x07\x44isable\x12%.grpc_breaker.admin.v1.DisableRequest\x1a&.grpc_breaker.admin.v1.DisableResponse\x12R\n\x05Reset\x12#.grpc_breaker.admin.v1.ResetRequest\x1a$.grpc_breaker.admin.v1.ResetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!grpc_breaker/admin/v1/admin.proto\x12\x15grpc_breaker.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n\x06\x46ilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06states\x18\x02 \x03(\x0e\x32\x1c.grpc_breaker.admin.v1.State\"D\n\x13ListBreakersRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.grpc_breaker.admin.v1.Filter\"y\n\x14ListBreakersResponse\x12/\n\x07process\x18\x01 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Process\x12\x30\n\x08\x62reakers\x18\x02 \x03(\x0b\x32\x1e.grpc_breaker.admin.v1.Breaker\"!\n\x11GetBreakerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xd6\x01\n\x12GetBreakerResponse\x12/\n\x07process\x18\x01 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Process\x12/\n\x07\x62reaker\x18\x02 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Breaker\x12)\n\x08snapshot\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x33\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\".grpc_breaker.admin.v1.StateChange\"r\n\x14WatchBreakersRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.grpc_breaker.admin.v1.Filter\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc0\x01\n\x15WatchBreakersResponse\x12/\n\x07process\x18\x01 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Process\x12\x30\n\x08\x62reakers\x18\x02 \x03(\x0b\x32\x1e.grpc_breaker.admin.v1.Breaker\x12\x0f\n\x07removed\x18\x03 \x03(\t\x12\x33\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\".grpc_breaker.admin.v1.StateChange\"\x85\x01\n\x14RecordTrafficRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.grpc_breaker.admin.v1.Filter\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmax_calls\x18\x03 \x01(\x03\"7\n\x15RecordTrafficResponse\x12\r\n\x05lines\x18\x01 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03\"X\n\x10\x46orceOpenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\"%\n\x11\x46orceOpenResponse\x12\x10\n\x08\x62reakers\x18\x01 \x03(\t\"V\n\x0e\x44isableRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\"#\n\x0f\x44isableResponse\x12\x10\n\x08\x62reakers\x18\x01 \x03(\t\"\x1c\n\x0cResetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\rResetResponse\x12\x10\n\x08\x62reakers\x18\x01 \x03(\t\"\x8a\x01\n\x07Process\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0f\n\x07program\x18\x03 \x01(\t\x12+\n\x07started\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x15\n\rallow_changes\x18\x06 \x01(\x08\"\x87\x04\n\x07\x42reaker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.grpc_breaker.admin.v1.State\x12\x11\n\tcondition\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12)\n\x04hold\x18\x07 \x01(\x0b\x32\x1b.grpc_breaker.admin.v1.Hold\x12\x11\n\tin_flight\x18\x08 \x01(\x03\x12\x0c\n\x04hung\x18\t \x01(\x03\x12\x11\n\tsuccesses\x18\n \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x0b \x01(\x03\x12\x0f\n\x07ignored\x18\x0c \x01(\x03\x12\r\n\x05stale\x18\r \x01(\x03\x12\x10\n\x08rejected\x18\x0e \x01(\x03\x12\x12\n\nunenforced\x18\x0f \x01(\x03\x12\x14\n\x0cwindow_calls\x18\x10 \x01(\x03\x12\x17\n\x0fwindow_failures\x18\x11 \x01(\x03\x12\x13\n\x0bwindow_slow\x18\x12 \x01(\x03\x12\x34\n\x0clast_failure\x18\x13 \x01(\x0b\x32\x1e.grpc_breaker.admin.v1.Failure\x12\x10\n\x08\x65nforced\x18\x14 \x01(\x08\"o\n\x04Hold\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"*\n\x07\x46\x61ilure\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x02 \x01(\t\"\xde\x02\n\x0bStateChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07\x62reaker\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12.\n\x08previous\x18\x04 \x01(\x0e\x32\x1c.grpc_breaker.admin.v1.State\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.grpc_breaker.admin.v1.State\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63\x61lls\x18\x08 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\t \x01(\x03\x12\x0c\n\x04slow\x18\n \x01(\x03\x12\x0e\n\x06status\x18\x0b \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x0c \x01(\t\x12\x35\n\rlast_failures\x18\r \x03(\x0b\x32\x1e.grpc_breaker.admin.v1.Failure*\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_CLOSED\x10\x01\x12\x0e\n\nSTATE_OPEN\x10\x02\x12\x13\n\x0fSTATE_HALF_OPEN\x10\x03\x12\x15\n\x11STATE_FORCED_OPEN\x10\x04\x12\x12\n\x0eSTATE_DISABLED\x10\x05\x32\xc4\x05\n\x0c\x42reakerAdmin\x12g\n\x0cListBreakers\x12*.grpc_breaker.admin.v1.ListBreakersRequest\x1a+.grpc_breaker.admin.v1.ListBreakersResponse\x12\x61\n\nGetBreaker\x12(.grpc_breaker.admin.v1.GetBreakerRequest\x1a).grpc_breaker.admin.v1.GetBreakerResponse\x12l\n\rWatchBreakers\x12+.grpc_breaker.admin.v1.WatchBreakersRequest\x1a,.grpc_breaker.admin.v1.WatchBreakersResponse0\x01\x12l\n\rRecordTraffic\x12+.grpc_breaker.admin.v1.RecordTrafficRequest\x1a,.grpc_breaker.admin.v1.RecordTrafficResponse0\x01\x12^\n\tForceOpen\x12\'.grpc_breaker.admin.v1.ForceOpenRequest\x1a(.grpc_breaker.admin.v1.ForceOpenResponse\x12X\n\x07\x44isable\x12%.grpc_breaker.admin.v1.DisableRequest\x1a&.grpc_breaker.admin.v1.DisableResponse\x12R\n\x05Reset\x12#.grpc_breaker.admin.v1.ResetRequest\x1a$.grpc_breaker.admin.v1.ResetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'grpc_breaker.admin.v1.admin_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_STATE']._serialized_start=2474
-  _globals['_STATE']._serialized_end=2602
+  _globals['_STATE']._serialized_start=2667
+  _globals['_STATE']._serialized_end=2795
   _globals['_FILTER']._serialized_start=155
   _globals['_FILTER']._serialized_end=223
   _globals['_LISTBREAKERSREQUEST']._serialized_start=225
@@ -40,28 +40,32 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_WATCHBREAKERSREQUEST']._serialized_end=784
   _globals['_WATCHBREAKERSRESPONSE']._serialized_start=787
   _globals['_WATCHBREAKERSRESPONSE']._serialized_end=979
-  _globals['_FORCEOPENREQUEST']._serialized_start=981
-  _globals['_FORCEOPENREQUEST']._serialized_end=1069
-  _globals['_FORCEOPENRESPONSE']._serialized_start=1071
-  _globals['_FORCEOPENRESPONSE']._serialized_end=1108
-  _globals['_DISABLEREQUEST']._serialized_start=1110
-  _globals['_DISABLEREQUEST']._serialized_end=1196
-  _globals['_DISABLERESPONSE']._serialized_start=1198
-  _globals['_DISABLERESPONSE']._serialized_end=1233
-  _globals['_RESETREQUEST']._serialized_start=1235
-  _globals['_RESETREQUEST']._serialized_end=1263
-  _globals['_RESETRESPONSE']._serialized_start=1265
-  _globals['_RESETRESPONSE']._serialized_end=1298
-  _globals['_PROCESS']._serialized_start=1301
-  _globals['_PROCESS']._serialized_end=1439
-  _globals['_BREAKER']._serialized_start=1442
-  _globals['_BREAKER']._serialized_end=1961
-  _globals['_HOLD']._serialized_start=1963
-  _globals['_HOLD']._serialized_end=2074
-  _globals['_FAILURE']._serialized_start=2076
-  _globals['_FAILURE']._serialized_end=2118
-  _globals['_STATECHANGE']._serialized_start=2121
-  _globals['_STATECHANGE']._serialized_end=2471
-  _globals['_BREAKERADMIN']._serialized_start=2605
-  _globals['_BREAKERADMIN']._serialized_end=3203
+  _globals['_RECORDTRAFFICREQUEST']._serialized_start=982
+  _globals['_RECORDTRAFFICREQUEST']._serialized_end=1115
+  _globals['_RECORDTRAFFICRESPONSE']._serialized_start=1117
+  _globals['_RECORDTRAFFICRESPONSE']._serialized_end=1172
+  _globals['_FORCEOPENREQUEST']._serialized_start=1174
+  _globals['_FORCEOPENREQUEST']._serialized_end=1262
+  _globals['_FORCEOPENRESPONSE']._serialized_start=1264
+  _globals['_FORCEOPENRESPONSE']._serialized_end=1301
+  _globals['_DISABLEREQUEST']._serialized_start=1303
+  _globals['_DISABLEREQUEST']._serialized_end=1389
+  _globals['_DISABLERESPONSE']._serialized_start=1391
+  _globals['_DISABLERESPONSE']._serialized_end=1426
+  _globals['_RESETREQUEST']._serialized_start=1428
+  _globals['_RESETREQUEST']._serialized_end=1456
+  _globals['_RESETRESPONSE']._serialized_start=1458
+  _globals['_RESETRESPONSE']._serialized_end=1491
+  _globals['_PROCESS']._serialized_start=1494
+  _globals['_PROCESS']._serialized_end=1632
+  _globals['_BREAKER']._serialized_start=1635
+  _globals['_BREAKER']._serialized_end=2154
+  _globals['_HOLD']._serialized_start=2156
+  _globals['_HOLD']._serialized_end=2267
+  _globals['_FAILURE']._serialized_start=2269
+  _globals['_FAILURE']._serialized_end=2311
+  _globals['_STATECHANGE']._serialized_start=2314
+  _globals['_STATECHANGE']._serialized_end=2664
+  _globals['_BREAKERADMIN']._serialized_start=2798
+  _globals['_BREAKERADMIN']._serialized_end=3506
 # @@protoc_insertion_point(module_scope)

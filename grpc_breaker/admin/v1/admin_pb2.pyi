@@ -249,6 +249,64 @@ class WatchBreakersResponse(_message.Message):
 Global___WatchBreakersResponse: _TypeAlias = WatchBreakersResponse  # noqa: Y015
 
 @_typing.final
+class RecordTrafficRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    MAX_CALLS_FIELD_NUMBER: _builtins.int
+    max_calls: _builtins.int
+    """How many calls at most, from 1. Unset: a million."""
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Whose calls; its states must be empty."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """For how long: from 1 s to a day. Unset: a minute."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___Filter | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        max_calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "filter", b"filter", "max_calls", b"max_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordTrafficRequest: _TypeAlias = RecordTrafficRequest  # noqa: Y015
+
+@_typing.final
+class RecordTrafficResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    dropped: _builtins.int
+    """How many calls could not be recorded since the response before, because the reader was too slow."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lines of the record, JSON without line breaks; the first line of the first response is the header of the record."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_builtins.str] | None = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordTrafficResponse: _TypeAlias = RecordTrafficResponse  # noqa: Y015
+
+@_typing.final
 class ForceOpenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

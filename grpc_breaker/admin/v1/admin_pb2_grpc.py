@@ -29,6 +29,11 @@ class BreakerAdminStub(object):
                 request_serializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.WatchBreakersRequest.SerializeToString,
                 response_deserializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.WatchBreakersResponse.FromString,
                 )
+        self.RecordTraffic = channel.unary_stream(
+                '/grpc_breaker.admin.v1.BreakerAdmin/RecordTraffic',
+                request_serializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.RecordTrafficRequest.SerializeToString,
+                response_deserializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.RecordTrafficResponse.FromString,
+                )
         self.ForceOpen = channel.unary_unary(
                 '/grpc_breaker.admin.v1.BreakerAdmin/ForceOpen',
                 request_serializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.ForceOpenRequest.SerializeToString,
@@ -67,6 +72,15 @@ class BreakerAdminServicer(object):
     def WatchBreakers(self, request, context):
         """All breakers at first, then those that have changed. A response comes at least once in each interval, an empty one
         where nothing has changed: a sign of life. RESOURCE_EXHAUSTED where too many watch already; ListBreakers works then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordTraffic(self, request, context):
+        """The calls of breakers as they end, as lines of a record of traffic, until a time is over or so many were recorded.
+        The lines have times, methods and statuses, and nothing else of a call. A response comes at least once a second,
+        an empty one where there was no call. Who records counts as one who watches; errors are those of WatchBreakers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +125,11 @@ def add_BreakerAdminServicer_to_server(servicer, server):
                     servicer.WatchBreakers,
                     request_deserializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.WatchBreakersRequest.FromString,
                     response_serializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.WatchBreakersResponse.SerializeToString,
+            ),
+            'RecordTraffic': grpc.unary_stream_rpc_method_handler(
+                    servicer.RecordTraffic,
+                    request_deserializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.RecordTrafficRequest.FromString,
+                    response_serializer=grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.RecordTrafficResponse.SerializeToString,
             ),
             'ForceOpen': grpc.unary_unary_rpc_method_handler(
                     servicer.ForceOpen,
@@ -185,6 +204,23 @@ class BreakerAdmin(object):
         return grpc.experimental.unary_stream(request, target, '/grpc_breaker.admin.v1.BreakerAdmin/WatchBreakers',
             grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.WatchBreakersRequest.SerializeToString,
             grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.WatchBreakersResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RecordTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/grpc_breaker.admin.v1.BreakerAdmin/RecordTraffic',
+            grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.RecordTrafficRequest.SerializeToString,
+            grpc__breaker_dot_admin_dot_v1_dot_admin__pb2.RecordTrafficResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -45,6 +45,11 @@ class BreakerAdminStub:
     """All breakers at first, then those that have changed. A response comes at least once in each interval, an empty one
     where nothing has changed: a sign of life. RESOURCE_EXHAUSTED where too many watch already; ListBreakers works then.
     """
+    RecordTraffic: _grpc.UnaryStreamMultiCallable[_admin_pb2.RecordTrafficRequest, _admin_pb2.RecordTrafficResponse]
+    """The calls of breakers as they end, as lines of a record of traffic, until a time is over or so many were recorded.
+    The lines have times, methods and statuses, and nothing else of a call. A response comes at least once a second,
+    an empty one where there was no call. Who records counts as one who watches; errors are those of WatchBreakers.
+    """
     ForceOpen: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForceOpenRequest, _admin_pb2.ForceOpenResponse]
     """Has breakers refuse every call for a time, then closes them. PERMISSION_DENIED where changes are not allowed,
     NOT_FOUND where no breaker and no policy has the name, INVALID_ARGUMENT without a reason or a time.
@@ -66,6 +71,11 @@ class BreakerAdminAsyncStub(BreakerAdminStub):
     WatchBreakers: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchBreakersRequest, _admin_pb2.WatchBreakersResponse]  # type: ignore[assignment]
     """All breakers at first, then those that have changed. A response comes at least once in each interval, an empty one
     where nothing has changed: a sign of life. RESOURCE_EXHAUSTED where too many watch already; ListBreakers works then.
+    """
+    RecordTraffic: _aio.UnaryStreamMultiCallable[_admin_pb2.RecordTrafficRequest, _admin_pb2.RecordTrafficResponse]  # type: ignore[assignment]
+    """The calls of breakers as they end, as lines of a record of traffic, until a time is over or so many were recorded.
+    The lines have times, methods and statuses, and nothing else of a call. A response comes at least once a second,
+    an empty one where there was no call. Who records counts as one who watches; errors are those of WatchBreakers.
     """
     ForceOpen: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForceOpenRequest, _admin_pb2.ForceOpenResponse]  # type: ignore[assignment]
     """Has breakers refuse every call for a time, then closes them. PERMISSION_DENIED where changes are not allowed,
@@ -103,6 +113,17 @@ class BreakerAdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.WatchBreakersResponse], _abc.AsyncIterator[_admin_pb2.WatchBreakersResponse]]:
         """All breakers at first, then those that have changed. A response comes at least once in each interval, an empty one
         where nothing has changed: a sign of life. RESOURCE_EXHAUSTED where too many watch already; ListBreakers works then.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordTraffic(
+        self,
+        request: _admin_pb2.RecordTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.RecordTrafficResponse], _abc.AsyncIterator[_admin_pb2.RecordTrafficResponse]]:
+        """The calls of breakers as they end, as lines of a record of traffic, until a time is over or so many were recorded.
+        The lines have times, methods and statuses, and nothing else of a call. A response comes at least once a second,
+        an empty one where there was no call. Who records counts as one who watches; errors are those of WatchBreakers.
         """
 
     @_abc_1.abstractmethod
