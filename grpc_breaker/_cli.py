@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from grpc_breaker._commands import checking, completing, getting, holding, listing, watching, web
+from grpc_breaker._commands import checking, completing, getting, holding, listing, recording, replaying, watching, web
 
-COMMANDS: Final = (listing, watching, getting, holding, web, checking, completing)
+COMMANDS: Final = (listing, watching, getting, holding, recording, replaying, web, checking, completing)
 """Each has `add_to(commands)`, which adds its subcommand, with `run(options)` as what it does."""
 
 _INTERRUPTED: Final = 130

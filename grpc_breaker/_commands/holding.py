@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -19,7 +20,6 @@ from grpc_breaker.admin.v1 import admin_pb2
 
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-_LONGEST: Final = 7 * 86400
 
 
 def add_to(commands: Any) -> None:
@@ -38,7 +38,7 @@ def add_to(commands: Any) -> None:
             parser.add_argument(
                 "--for",
                 dest="ttl",
-                type=_duration,
+                type=duration("7d"),
                 required=True,
                 metavar="TIME",
                 help="for how long: 90s, 10m, 1h30m, 2d; at most 7d",
@@ -79,14 +79,22 @@ def _order(options: argparse.Namespace) -> tuple[str, Any]:
     return "ForceOpen" if force else "Disable", request
 
 
-def _duration(text: str) -> int:
-    """The seconds of a time such as "1h30m"."""
+def duration(longest: str) -> Callable[[str], int]:
+    """Reads a time such as "1h30m", no longer than `longest`, as seconds."""
+
+    def read(text: str) -> int:
+        seconds = _seconds(text)
+        if not 0 < seconds <= _seconds(longest):
+            message = f"a time such as 90s, 10m, 1h30m or 2d, at most {longest}, not {text!r}"
+            raise argparse.ArgumentTypeError(message)
+        return seconds
+
+    return read
+
+
+def _seconds(text: str) -> int:
     found = _DURATION.fullmatch(text)
-    seconds = sum(int(it or 0) * unit for it, unit in zip(found.groups(), _UNITS.values(), strict=True)) if found else 0
-    if not 0 < seconds <= _LONGEST:
-        message = f"a time such as 90s, 10m, 1h30m or 2d, at most 7d, not {text!r}"
-        raise argparse.ArgumentTypeError(message)
-    return seconds
+    return sum(int(it or 0) * unit for it, unit in zip(found.groups(), _UNITS.values(), strict=True)) if found else 0
 
 
 def _document(good: list[Answer], unknown: list[Answer], bad: list[Answer]) -> dict[str, Any]:

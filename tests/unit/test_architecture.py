@@ -84,6 +84,15 @@ def test_adapters_know_nothing_of_each_other() -> None:
             assert not {name for name in imports(path) if any(f"{name}.".startswith(f"{it}.") for it in theirs)}, path
 
 
+@pytest.mark.parametrize("name", ["recorder.py", "lines.py", "rotation.py"])
+def test_recording_knows_neither_adapters_nor_players(name: str) -> None:
+    """What a running client records with imports no adapter, no telemetry, and nothing of what plays a record."""
+    recording = ("grpc_breaker._replay.lines.", "grpc_breaker._replay.rotation.")
+    for it in imports(PACKAGE / "_replay" / name):
+        assert not it.startswith("grpc_breaker._replay.") or it.startswith(recording), it
+        assert not {*ADAPTERS, "telemetry", "admin", "_commands"} & set(it.split(".")), it
+
+
 def test_rpc_knows_neither_adapter_nor_telemetry() -> None:
     """The meaning of a gRPC status is decided without the adapters and without telemetry."""
     for file in ("_rpc.py", "_stack.py", "_error_details.py"):

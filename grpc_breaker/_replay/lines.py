@@ -1,0 +1,131 @@
+"""The lines of a record of traffic: one call in each, as JSON. The format stands in `docs/recording.md`.
+
+What a line says of a call are the facts that its breaker was told. `outcome` is left out where the breaker's policy
+says the same of the status, the time and the deadline in the line: another policy is then free to say something else of
+them. It is there where the breaker knew more, as from a classifier. Of details there is no more in a line than words of
+grpcio's own by which a failure is one of many, or reached no server.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from typing import Any, Final
+
+import grpc
+
+from grpc_breaker._core.events import StateChange
+from grpc_breaker._core.permit import LEASE_GRACE
+from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.recording import RecordedCall
+from grpc_breaker._core.refusing import Rejection
+from grpc_breaker._core.state import Outcome
+from grpc_breaker._core.target import split_target
+from grpc_breaker._core.traffic import Happened, TrafficQueue
+from grpc_breaker._rpc import telling_words, verdict
+
+FORMAT: Final = 1
+
+_UNNAMED: Final = {Outcome.SUCCESS: "OK", Outcome.FAILURE: "UNKNOWN", Outcome.IGNORED: "CANCELLED"}
+"""The status of a call whose breaker was told none: as of one that was thrown away, or given up by its caller."""
+
+_UNNAMED_METHOD: Final = "unnamed"
+"""The method of a call to none: gRPC lets applications call "/"."""
+
+_CODES: Final = {code.name: code for code in grpc.StatusCode}
+
+_MOST_WORDS: Final = 10_000
+"""Names that are kept as JSON has them."""
+
+
+class Lines:
+    """Writes lines of what a queue has let in."""
+
+    def __init__(self, queue: TrafficQueue) -> None:
+        self._queue = queue
+        self._quoted: dict[str, str] = {}
+
+    def header(self) -> str:
+        """The first line of a file."""
+        from grpc_breaker import __version__  # noqa: PLC0415 - which imports what is here
+
+        return _line(
+            grpc_breaker_traffic=FORMAT,
+            started=round(self._queue.now(), 6),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+        )
+
+    def dropped(self, many: int) -> str:
+        """So many are missing here."""
+        return _line(dropped=many, time=round(self._queue.now(), 6))
+
+    def line(self, happened: Happened) -> str:
+        """The line of what happened."""
+        if isinstance(happened, tuple):
+            return self._call(happened)
+        if isinstance(happened, StateChange):
+            return self._change(happened)
+        return self._refusal(happened)
+
+    def _call(self, call: RecordedCall) -> str:
+        breaker, began, ended, method, outcome, status, details, lease_end, timed = call
+        outcome, status = Outcome(outcome), str(status)
+        name, target = split_target(breaker.name)
+        duration = max(ended - began, 0.0)
+        deadline = None if lease_end == math.inf else max(lease_end - began - LEASE_GRACE, 0.0)
+        told = status or _UNNAMED[outcome]
+        line = (
+            f'{{"time": {self._queue.time_of(began):.6f}, "method": {self._method(method or name)}, '
+            f'"duration": {duration:.6f}, "status": {self._quote(told)}'
+        )
+        if deadline is not None:
+            line += f', "deadline": {round(deadline, 6)!r}'
+        if target:
+            line += f', "target": {self._quote(target)}'
+        if not timed:
+            line += ', "stream": true'
+        words = telling_words(told, str(details)) if outcome is Outcome.FAILURE and details else ""
+        if words:
+            line += f', "details": {self._quote(words)}'
+        if outcome is not _by_status(breaker.policy, told, words, duration, deadline):
+            line += f', "outcome": "{outcome}"'
+        return f"{line}}}\n"
+
+    def _refusal(self, rejection: Rejection) -> str:
+        method = self._method(rejection.method or split_target(rejection.breaker)[0])
+        target = f', "target": {self._quote(rejection.target)}' if rejection.target else ""
+        return (
+            f'{{"time": {self._queue.time_of(rejection.at):.6f}, "method": {method}, "duration": 0.0, '
+            f'"status": "{rejection.code}"{target}, "refused": "{rejection.reason}"}}\n'
+        )
+
+    def _change(self, change: StateChange) -> str:
+        time = round(self._queue.time_of(change.at), 6)
+        return _line(change=str(change.state), breaker=change.breaker, reason=str(change.reason), time=time)
+
+    def _method(self, name: str) -> str:
+        return self._quote(name if name.strip("/ ") else _UNNAMED_METHOD)
+
+    def _quote(self, text: str) -> str:
+        quoted = self._quoted.get(text)
+        if quoted is None:
+            if len(self._quoted) >= _MOST_WORDS:
+                self._quoted.clear()
+            quoted = self._quoted[text] = json.dumps(text)
+        return quoted
+
+
+def _by_status(
+    policy: BreakerPolicy, status: str, words: str, duration: float, deadline: float | None
+) -> Outcome | None:
+    """What a policy says of a call by what its line says; `None` of an exception's name, of which it says nothing."""
+    code = _CODES.get(status)
+    return None if code is None else verdict(policy, code, words, duration, deadline)
+
+
+def _line(**fields: Any) -> str:
+    return f"{json.dumps(fields)}\n"

@@ -1,0 +1,171 @@
+"""What is played: policies in Python, service configs, and the text of `--policy`; with what of them is not played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from os import PathLike, fspath
+from typing import Any, Final, cast
+
+from grpc_breaker._core.log import printable
+from grpc_breaker._core.method_policy import MethodPolicy
+from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.spelling import nearest
+from grpc_breaker._registry import BreakerRegistry
+
+Policy = BreakerPolicy | MethodPolicy | Mapping[Any, Any] | str | PathLike[str] | None
+"""A policy for every method; policies by method or service, as a registry takes them; or a service config: a path, or a
+dict with a "methodConfig". `None`: the default policy."""
+
+_TEXTS: Final = frozenset({"group", "refusal_code"})
+_COUNTS: Final = frozenset(
+    {
+        "failure_threshold",
+        "consecutive_failures",
+        "half_open_successes",
+        "half_open_max_calls",
+        "minimum_calls",
+        "window_calls",
+    }
+)
+_LIMITS: Final = ("max_concurrent_calls",)
+_NOT_IN_TEXT: Final = frozenset({"verdicts", "classify"})
+
+
+@dataclass(frozen=True)
+class Played:
+    """A policy to play."""
+
+    name: str
+    make: Callable[[Callable[[], float], Callable[[], float]], BreakerRegistry]
+    """Makes its registry, with a clock and a source of chance."""
+    plain: dict[str, Any]
+    """What it says, as plain data."""
+    not_played: tuple[str, ...] = ()
+    """Parts of it that the record cannot show."""
+    base: BreakerPolicy | None = None
+    """The one policy for all methods, where it is that: what sensitivity varies."""
+
+
+def played(name: str, policy: Policy) -> Played:
+    """Check a policy, and prepare it.
+
+    Raises:
+        TypeError: It is none, or a part of it is of a wrong kind.
+        ValueError: It is wrong; of a service config, all that is wrong (`ServiceConfigError`).
+    """
+    if policy is None:
+        policy = BreakerPolicy()
+    if isinstance(policy, BreakerPolicy | MethodPolicy):
+        base = policy if isinstance(policy, BreakerPolicy) else policy.breaker
+
+        def make(clock: Callable[[], float], random: Callable[[], float]) -> BreakerRegistry:
+            return BreakerRegistry(default=policy, clock=clock, random=random)
+    elif isinstance(policy, str | PathLike) or "methodConfig" in policy or "method_config" in policy:
+        base = None
+        source = fspath(policy) if isinstance(policy, PathLike) else policy
+
+        def make(clock: Callable[[], float], random: Callable[[], float]) -> BreakerRegistry:
+            return BreakerRegistry.from_service_config(source, clock=clock, random=random)
+    else:
+        base = None
+        given = dict(policy)
+
+        def make(clock: Callable[[], float], random: Callable[[], float]) -> BreakerRegistry:
+            return BreakerRegistry(given, clock=clock, random=random)
+
+    registry = make(lambda: 0.0, lambda: 0.5)
+    parts = dict(_parts(registry))
+    plain = {where or "default": _plain(part) for where, part in parts.items()}
+    not_played = tuple(sorted({it for part in parts.values() for it in _not_played(part)}))
+    return Played(name, make, plain, not_played, base)
+
+
+def _parts(registry: BreakerRegistry) -> Iterator[tuple[str, MethodPolicy]]:
+    configuration = registry._configuration  # noqa: SLF001 - what it was told, as it understood it
+    yield from configuration.policies.items()
+    if configuration.default is not None:
+        yield "", configuration.default
+
+
+def _plain(policy: MethodPolicy) -> dict[str, Any]:
+    """What a policy says that is not its default."""
+    said: dict[str, Any] = {}
+    if policy.breaker is None:
+        said["breaker"] = None
+    else:
+        default = BreakerPolicy().as_dict()
+        said.update({name: it for name, it in policy.breaker.as_dict().items() if it != default[name]})
+    for name in ("max_concurrent_calls", "rate_limit", "throttle", "timeout", "attempt_timeout", "retry", "fallback"):
+        value = getattr(policy, name)
+        if value is not None:
+            said[name] = value if isinstance(value, int | float) else repr(value)
+    return said
+
+
+def _not_played(policy: MethodPolicy) -> Iterator[str]:
+    if policy.retry is not None:
+        yield "retries: a call that was refused or failed is not made again"
+    if policy.fallback is not None:
+        yield "fallbacks: a refused call counts as refused, whatever its caller would get"
+    if policy.timeout is not None or policy.attempt_timeout is not None:
+        yield "timeouts: a call ends when it did in the record"
+    breaker = policy.breaker
+    if breaker is not None and (breaker.classify is not None or (breaker.verdicts_by_reason)):
+        yield "what classifies calls by more than their status sees no metadata: there is none in a record"
+
+
+def parsed(text: str) -> BreakerPolicy:
+    """The policy that a text says: "consecutive_failures=3,reset_timeout=10"; "default" for the default one.
+
+    Raises:
+        ValueError: It says none.
+    """
+    if text.strip() in {"", "default"}:
+        return BreakerPolicy()
+    names = [it.name for it in fields(BreakerPolicy) if it.name not in _NOT_IN_TEXT]
+    given: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = (it.strip() for it in part.partition("="))
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"; did you mean {near!r}?" if near else ""
+            message = f"a policy is 'default' or FIELD=VALUE,…, and has no field {printable(name)!r}{hint}"
+            raise ValueError(message)
+        if not equals or name in given:
+            message = f"{name} needs one value: {name}=…"
+            raise ValueError(message)
+        given[name] = _value(name, value)
+    try:
+        return BreakerPolicy(**given)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _value(name: str, text: str) -> Any:
+    if text.lower() in {"none", "null", "off"}:
+        return None
+    if name in _TEXTS:
+        return text
+    try:
+        return int(text) if name in _COUNTS else float(text)
+    except ValueError:
+        kind = "an integer" if name in _COUNTS else "a number"
+        message = f"{name} must be {kind}, got {printable(text)!r}"
+        raise ValueError(message) from None
+
+
+def named(policies: Mapping[str, Policy]) -> list[Played]:
+    """Prepare several policies, by their names.
+
+    Raises:
+        TypeError: No mapping of names to policies, or one of them is none.
+        ValueError: There is none, or one is wrong.
+    """
+    if not isinstance(cast("object", policies), Mapping):
+        message = f"policies must be a mapping of names to policies, got {policies!r}"
+        raise TypeError(message)
+    if not policies:
+        message = "replay needs a policy to play"
+        raise ValueError(message)
+    return [played(name, policy) for name, policy in policies.items()]
