@@ -19,6 +19,8 @@ SEED ?= 1
 MINUTES ?= 4
 SEEDS ?= 3
 SOAK_ARGS ?=
+RECORDS ?=
+RECORDED = $(if $(RECORDS),--records "$(RECORDS)")# the traffic of `make day`, `outage` and `overload`, in this folder
 
 RUN := $(VENV)/bin/python
 INSTALL = "$(RUN)" -m pip install -qq --disable-pip-version-check \
@@ -138,10 +140,10 @@ bench: $(VENV)/.has-bench  ## The cost of a call beside other breakers, with a p
 	@"$(RUN)" -m benchmarks.admin
 
 outage: $(VENV)/.has-bench  ## An outage with each of these breakers, with a plot (about ten minutes)
-	@"$(RUN)" -m benchmarks.outage --plots docs/images
+	@"$(RUN)" -m benchmarks.outage --plots docs/images $(RECORDED)
 
 overload: $(VENV)/.has-bench  ## A server with too many calls, bare and guarded, with a plot (a quarter of an hour; OVERLOAD_ARGS="--seeds 1")
-	@"$(RUN)" -m benchmarks.overload --markdown docs/overload.md --plot docs/images/overload.svg $(OVERLOAD_ARGS)
+	@"$(RUN)" -m benchmarks.overload --markdown docs/overload.md --plot docs/images/overload.svg $(OVERLOAD_ARGS) $(RECORDED)
 
 day: $(VENV)/.has-bench  ## Healthy days, outages and proxies, bare and guarded (SEEDS=3; an hour; needs nginx)
-	@"$(RUN)" -m tests.scenarios.day --seeds $(SEEDS) --markdown docs/scenarios.md
+	@"$(RUN)" -m tests.scenarios.day --seeds $(SEEDS) --markdown docs/scenarios.md $(RECORDED)

@@ -8,7 +8,10 @@ Whole calls, in which the caches are cold, are in `whole_calls.py`.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from benchmarks.peers import aio_interceptor_peers
 from benchmarks.timing import Loop, interleaved, table
 from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, aio
+from grpc_breaker.replay import TrafficRecorder
 from grpc_breaker.telemetry import BreakerTelemetry
 
 
@@ -108,12 +112,27 @@ def aio_loop(interceptor: Any) -> Loop:
     return lambda count: asyncio.run(many(count))
 
 
+def recorded(stack: ExitStack) -> BreakerRegistry:
+    """A registry whose traffic is recorded in a file, until the stack is closed."""
+    breakers = BreakerRegistry()
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.enter_context(TrafficRecorder(breakers, Path(folder, "traffic.jsonl"), max_bytes=10_000_000))
+    return breakers
+
+
 def main() -> None:
     """Print every table."""
+    with ExitStack() as stack:
+        print_tables(stack)
+
+
+def print_tables(stack: ExitStack) -> None:
+    """Print them; the stack ends what runs meanwhile."""
     guarded = {
         "pass-through": PassThrough(),
         "grpc_breaker, telemetry off": CircuitBreakerInterceptor(BreakerRegistry(), telemetry=False),
         "grpc_breaker": CircuitBreakerInterceptor(BreakerRegistry()),
+        "grpc_breaker, recorded": CircuitBreakerInterceptor(recorded(stack)),
         "grpc_breaker, SDK and metric reader": CircuitBreakerInterceptor(BreakerRegistry(), telemetry=full_telemetry()),
     }
     sync = {name: sync_loop(it) for name, it in guarded.items()}
@@ -122,6 +141,7 @@ def main() -> None:
         "pass-through": aio_loop(AioPassThrough()),
         "grpc_breaker, telemetry off": aio_loop(aio.interceptors(BreakerRegistry(), telemetry=False)[0]),
         "grpc_breaker": aio_loop(aio.interceptors(BreakerRegistry())[0]),
+        "grpc_breaker, recorded": aio_loop(aio.interceptors(recorded(stack))[0]),
         "grpc_breaker, SDK and metric reader": aio_loop(
             aio.interceptors(BreakerRegistry(), telemetry=full_telemetry())[0]
         ),

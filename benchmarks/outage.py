@@ -1,6 +1,6 @@
 """The outage: a checkout that calls five services, one of which hangs, dies and comes back; with and without breakers.
 
-    python -m benchmarks.outage [--plots docs/images] [--only NAME…]
+    python -m benchmarks.outage [--plots docs/images] [--only NAME…] [--records DIR]
 
 A checkout comes every 12.5 ms, whether or not the ones before are done (an open loop at fixed arrival times), to a pool
 of 16 workers, and calls five services one after the other, each with a deadline of a quarter of a second. Its latency
@@ -9,6 +9,9 @@ omission). A call that fails or is refused is answered by a fallback; such a che
 
 The services are processes. The one with the prices is stopped (SIGSTOP: every call of it hangs to its deadline), then
 killed, then started again on its port. Every breaker opens after five failures and asks again after five seconds.
+
+`--records` keeps the calls for prices, those without a breaker and those with ours, to be played again with other
+policies; see `tests/support/records.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +34,7 @@ import grpc
 from benchmarks.peers import aio_interceptor_peers, aio_peers, sync_peers
 from benchmarks.plots import in_words, pyplot, save
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, MethodPolicy, aio
+from tests.support.records import TRIAL, recorder_of
 from tests.support.server import ServerProcess
 
 WORKERS = 16
@@ -152,16 +157,18 @@ class Naive(grpc.UnaryUnaryClientInterceptor):
         return self._guard(continuation)(client_call_details, request)
 
 
-def in_threads(name: str) -> Run:
+def in_threads(name: str, records: Path | None = None) -> Run:
     """One outage of a checkout in a pool of threads."""
     run = Run(name)
     story = Outage(run)
     prices = grpc.insecure_channel(story.targets[0], OPTIONS)
     others = grpc.insecure_channel(story.targets[1], OPTIONS)
     prices_channel = grpc.intercept_channel(prices, Passing(lambda: run.reached.append(story.now())))
-    if name in OURS:
-        registry = BreakerRegistry(default=OURS[name])
+    recorder: AbstractContextManager[Any] = nullcontext()
+    if name in OURS or (records and name == UNGUARDED):
+        registry = BreakerRegistry(default=OURS.get(name, TRIAL))
         prices_channel = grpc.intercept_channel(prices_channel, CircuitBreakerInterceptor(registry))
+        recorder = recorder_of(registry, records, "outage", "threads", name) if records else recorder
     elif name == NAIVE:
         prices_channel = grpc.intercept_channel(prices_channel, Naive())
     price = partial(prices_channel.unary_unary(f"/{PRICES}"), WORK, timeout=DEADLINE)
@@ -183,7 +190,7 @@ def in_threads(name: str) -> Run:
         story.busy -= 1
         run.checkouts.append((came, story.now() - came, degraded))
 
-    with ThreadPoolExecutor(WORKERS) as pool, story:
+    with recorder, ThreadPoolExecutor(WORKERS) as pool, story:
         for came in arrivals():
             time.sleep(max(0.0, came - story.now()))
             pool.submit(checkout, came)
@@ -217,14 +224,17 @@ class AioNaive(grpc.aio.UnaryUnaryClientInterceptor):
         return await self._guard(continuation)(client_call_details, request)
 
 
-async def in_tasks(name: str) -> Run:  # noqa: C901 - the same, step by step
+async def in_tasks(name: str, records: Path | None = None) -> Run:  # noqa: C901 - the same, step by step
     """One outage of a checkout in asyncio, which works at as many at once."""
     run = Run(name)
     story = Outage(run)
     passing = AioPassing(lambda: run.reached.append(story.now()))
     interceptors: list[Any] = [passing]
-    if name in OURS:
-        interceptors = [*aio.interceptors(BreakerRegistry(default=OURS[name])), passing]
+    recorder: AbstractContextManager[Any] = nullcontext()
+    if name in OURS or (records and name == UNGUARDED):
+        registry = BreakerRegistry(default=OURS.get(name, TRIAL))
+        interceptors = [*aio.interceptors(registry), passing]
+        recorder = recorder_of(registry, records, "outage", "asyncio", name) if records else recorder
     elif name == NAIVE:
         interceptors = [AioNaive(), passing]
     elif name in aio_interceptor_peers():
@@ -261,7 +271,7 @@ async def in_tasks(name: str) -> Run:  # noqa: C901 - the same, step by step
             story.busy -= 1
         run.checkouts.append((came, story.now() - came, degraded))
 
-    with story:
+    with recorder, story:
         async with asyncio.TaskGroup() as group:
             for came in arrivals():
                 await asyncio.sleep(max(0.0, came - story.now()))
@@ -374,14 +384,19 @@ def main() -> None:
     """Play every outage, print the tables, draw the plots."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outage")
     parser.add_argument("--plots", type=Path, help="a folder to draw plots into")
+    parser.add_argument("--records", type=Path, metavar="DIR", help="a folder to record the traffic in")
     parser.add_argument("--only", nargs="+", default=[], help="candidates to play beside the one without a breaker")
     options = parser.parse_args()
     folder: Path | None = options.plots
     worlds: dict[str, tuple[str, Callable[[str], Run], list[str]]] = {
-        "threads": ("A checkout in 16 threads", in_threads, [UNGUARDED, NAIVE, *sync_peers(), *OURS]),
+        "threads": (
+            "A checkout in 16 threads",
+            partial(in_threads, records=options.records),
+            [UNGUARDED, NAIVE, *sync_peers(), *OURS],
+        ),
         "asyncio": (
             "A checkout in asyncio, 16 at once",
-            lambda name: asyncio.run(in_tasks(name)),
+            lambda name: asyncio.run(in_tasks(name, options.records)),
             [UNGUARDED, NAIVE, *aio_peers(), *aio_interceptor_peers(), *OURS],
         ),
     }

@@ -79,7 +79,8 @@ BETWEEN = 0.4
 class Stage:
     """A server of each kind, and clients; one play at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: Path | None = None) -> None:
+        self._records = "" if records is None else str(records)
         self._servers = {queue: BoundedServerProcess(workers=WORKERS, queue=queue) for queue in set(GUARDS.values())}
         self._clients = [Client() for _ in range(CLIENTS)]
 
@@ -90,8 +91,10 @@ class Stage:
         server = self._servers[GUARDS[guard]]
         policy = BARE if guard == PROTECTED else guard
         order = Order(policy, server.target, "", load * CAPACITY / CLIENTS, seconds, SPEED if outage else 1.0)
+        kind = IN_OUTAGE if outage else f"{load:g} times"
         for number, client in enumerate(self._clients):
-            client.give(replace(order, seed=f"{seed}, client {number}"))
+            words = ["overload", kind, guard, f"seed {seed}", f"client {number}"]
+            client.give(replace(order, seed=f"{seed}, client {number}", records=self._records, words=words))
         for client in self._clients:
             client.wait_until_ready()
         begin = time.monotonic() + BETWEEN
@@ -172,10 +175,10 @@ Results = dict[tuple[str, str], list[Figures]]
 """The figures of each play, by load and guard."""
 
 
-def play_all(seeds: int, seconds: float, names: Sequence[str]) -> Results:
+def play_all(seeds: int, seconds: float, names: Sequence[str], records: Path | None = None) -> Results:
     """Every guard, every load, every seed."""
     results: Results = {}
-    stages = [Stage() for _ in range(SIDE_BY_SIDE)]
+    stages = [Stage(records) for _ in range(SIDE_BY_SIDE)]
     free: SimpleQueue[Stage] = SimpleQueue()
     for stage in stages:
         free.put(stage)
@@ -308,10 +311,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each overload that count")
     parser.add_argument("--only", action="append", default=[], choices=list(GUARDS), help="these guards only")
     parser.add_argument("--markdown", type=Path, help="a page to write the tables into")
+    parser.add_argument("--records", type=Path, metavar="DIR", help="a folder to record the traffic in")
     parser.add_argument("--plot", type=Path, help="a file to draw a plot into")
     options = parser.parse_args()
     names = options.only or list(GUARDS)
-    results = play_all(options.seeds, options.seconds, names)
+    results = play_all(options.seeds, options.seconds, names, options.records)
     text = page(results, options.seeds, options.seconds, names)
     print(text)
     if options.markdown:

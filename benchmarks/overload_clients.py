@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from grpc_breaker import (
     Throttle,
     aio,
 )
+from tests.support.records import TRIAL, recorder_of
 
 CLIENTS = 4
 WORKERS = 8
@@ -93,6 +95,10 @@ class Order:
     seconds: float
     speed: float = 1.0
     """How many times as fast as the real clock that of the guards runs."""
+    records: str = ""
+    """A folder to record the traffic in; empty: it is not recorded."""
+    words: list[str] = field(default_factory=list)
+    """How the record is called."""
 
 
 @dataclass
@@ -116,11 +122,13 @@ class Passing(grpc.aio.UnaryUnaryClientInterceptor):
         return await continuation(client_call_details, request)
 
 
-def interceptors(order: Order) -> list[Any]:
-    """What guards the calls."""
+def interceptors(order: Order) -> tuple[list[Any], AbstractContextManager[Any]]:
+    """What guards the calls, and what records them."""
     policy = policies(order.speed)[order.guard]
     if policy is None:
-        return []
+        if not order.records:
+            return [], nullcontext()
+        policy = MethodPolicy(breaker=TRIAL)
     throttling = None if policy.retry is None else RetryThrottling()
     breakers = BreakerRegistry(
         default=policy,
@@ -128,7 +136,8 @@ def interceptors(order: Order) -> list[Any]:
         clock=lambda: time.monotonic() * order.speed,
         random=random.Random(order.seed).random,
     )
-    return aio.interceptors(breakers, telemetry=False)
+    recorder = recorder_of(breakers, Path(order.records), *order.words) if order.records else nullcontext()
+    return aio.interceptors(breakers, telemetry=False), recorder
 
 
 async def with_retries(attempt: Callable[[float], Awaitable[Any]], end: float) -> None:
@@ -154,7 +163,8 @@ async def play(order: Order) -> Outcome:
         return time.monotonic() - begin
 
     passing = Passing(lambda: outcome.sent.append(now()))
-    channel = grpc.aio.insecure_channel(order.target, interceptors=[*interceptors(order), passing])
+    guards, recorder = interceptors(order)
+    channel = grpc.aio.insecure_channel(order.target, interceptors=[*guards, passing])
     method: Any = channel.unary_unary(f"/{SERVICE}/{METHOD}")
 
     async def call(came: float, request: bytes) -> None:
@@ -176,12 +186,13 @@ async def play(order: Order) -> Outcome:
     await channel.channel_ready()
     print(READY, flush=True)
     begin = float(await asyncio.to_thread(sys.stdin.readline))
-    async with asyncio.TaskGroup() as group:
-        came = rng.expovariate(order.rate)
-        while came < order.seconds:
-            await asyncio.sleep(max(0.0, came - now()))
-            group.create_task(call(came, b"%.4f" % (SERVICE_TIME * rng.uniform(0.5, 1.5))))
-            came += rng.expovariate(order.rate)
+    with recorder:
+        async with asyncio.TaskGroup() as group:
+            came = rng.expovariate(order.rate)
+            while came < order.seconds:
+                await asyncio.sleep(max(0.0, came - now()))
+                group.create_task(call(came, b"%.4f" % (SERVICE_TIME * rng.uniform(0.5, 1.5))))
+                came += rng.expovariate(order.rate)
     await channel.close()
     return outcome
 

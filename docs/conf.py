@@ -32,6 +32,7 @@ docs/service_config
 docs/telemetry
 docs/operating
 docs/admin
+docs/recording
 monitoring/README
 docs/web
 docs/recipes

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import grpc
 
 from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, aio
+from grpc_breaker.replay import TrafficRecorder
+from tests.support.records import TRIAL, recorder_of
 from tests.support.server import METHODS, PATIENCE
 
 if TYPE_CHECKING:
@@ -173,10 +175,27 @@ class Client:
         """What a refused call raises."""
         self.stopping = threading.Event()
         self._rng = random.Random(play.rng.random())
+        self._recorder: TrafficRecorder | None = None
 
     def interceptors(self) -> list[Any]:
         """The breaker, where it is one."""
-        return []
+        if self.play.records is None:
+            return []
+        return self.recorded(BreakerRegistry(default=TRIAL, clock=self.play.clock, random=self._rng.random))
+
+    def recorded(self, registry: BreakerRegistry) -> list[Any]:
+        """The interceptors of a registry, which is recorded where records are wanted."""
+        if self.play.records is not None:
+            self._recorder = recorder_of(registry, self.play.records, *self.play.words, self.world, self.name)
+            self._recorder.start()
+        if self.world == "threads":
+            return [CircuitBreakerInterceptor(registry, telemetry=False)]
+        return list(aio.interceptors(registry, telemetry=False))
+
+    def stop_recording(self) -> None:
+        """Record nothing more: what ends now is ended by the play."""
+        if self._recorder is not None:
+            self._recorder.stop()
 
     def guard(self, action: Callable[..., Any]) -> Callable[..., Any]:
         """The breaker, where it is a decorator."""
@@ -339,9 +358,7 @@ class Guarded(Client):
         self.refusals = (CircuitOpenError,)
         registry = BreakerRegistry(clock=self.play.clock, random=self._rng.random)
         registry.on_state_change(lambda it: self.change(str(it.state)))
-        if self.world == "threads":
-            return [CircuitBreakerInterceptor(registry, telemetry=False)]
-        return list(aio.interceptors(registry, telemetry=False))
+        return self.recorded(registry)
 
 
 class Handwritten(Client):

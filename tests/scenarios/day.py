@@ -2,9 +2,11 @@
 
     python -m tests.scenarios.day [--seeds 3] [--only restart] [--markdown docs/scenarios.md] [--save before.json]
                                   [--kept today.json] [--machine WORDS] [--beside before.json "grpc_breaker, before"]
+                                  [--records DIR]
 
 `--save` keeps the figures in a file. `--kept` takes from such a file those of the scenarios that are not played now, and
-`--beside` shows its grpc_breaker as one more client.
+`--beside` shows its grpc_breaker as one more client. `--records` keeps the traffic of `bare` and of grpc_breaker, to be
+played again with other policies; see `tests/support/records.py`.
 """
 
 from __future__ import annotations
@@ -95,6 +97,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="a file to keep the figures in")
     parser.add_argument("--machine", default=f"{os.cpu_count()} cores", help="what it is played on, in words")
     parser.add_argument("--kept", type=Path, help="a file with figures of the other scenarios")
+    parser.add_argument("--records", type=Path, metavar="DIR", help="a folder to record the traffic in")
     parser.add_argument("--beside", nargs=2, action="append", default=[], metavar=("FILE", "LABEL"))
     options = parser.parse_args()
     logging.getLogger("grpc_client_kit").setLevel(logging.ERROR)
@@ -102,7 +105,7 @@ def main() -> None:
     figures: Figures = kept(options.kept) if options.kept else {}
     for scenario in (it for scenarios in THEMES.values() for it in scenarios):
         if not options.only or any(words in scenario.name for words in options.only):
-            play_all(scenario, options.seeds, names, figures)
+            play_all(scenario, options.seeds, names, figures, options.records)
             if options.save:
                 save(figures, options.save)
     for path, label in options.beside:
@@ -117,7 +120,9 @@ def main() -> None:
         options.markdown.write_text(text)
 
 
-def play_all(scenario: Scenario, seeds: int, names: Sequence[str], figures: Figures) -> None:
+def play_all(
+    scenario: Scenario, seeds: int, names: Sequence[str], figures: Figures, records: Path | None = None
+) -> None:
     """Play a scenario once for each seed."""
     if scenario.nginx and NGINX is None:
         print(f"{scenario.name}: not played, nginx is not installed", file=sys.stderr)
@@ -127,7 +132,7 @@ def play_all(scenario: Scenario, seeds: int, names: Sequence[str], figures: Figu
     for seed in range(1, seeds + 1):
         began = time.monotonic()
         try:
-            results = play(scenario, seed, names)
+            results = play(scenario, seed, names, records)
         except Exception:
             LOGGER.exception("%s, seed %d: not played to its end", scenario.name, seed)
             continue

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from tests.scenarios.clients import CLIENTS, Client, Record, Traffic
@@ -68,6 +69,10 @@ class Play:
     rng: random.Random
     clients: list[Client] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
+    records: Path | None = None
+    """A folder for records of the traffic of `bare` and grpc_breaker; `None`: none are made."""
+    words: tuple[object, ...] = ()
+    """How they are called."""
     _began: float = 0.0
     _ended: float | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -163,6 +168,7 @@ class Play:
             self._ended = self.now()
             for client in self.clients:
                 client.stopping.set()
+                client.stop_recording()
             for client in self.clients:
                 client.stop()
 
@@ -266,9 +272,12 @@ class Result:
         return (self.lost_well + self.refused_well) / max(1, self.calls_well)
 
 
-def play(it: Scenario, seed: int, names: Sequence[str] = tuple(CLIENTS)) -> dict[tuple[str, str], Result]:
-    """Play a scenario once, with the clients of these names side by side."""
-    with Play(it.speed, it.worlds, names, random.Random(f"{it.name} {seed}")) as playing:
+def play(
+    it: Scenario, seed: int, names: Sequence[str] = tuple(CLIENTS), records: Path | None = None
+) -> dict[tuple[str, str], Result]:
+    """Play a scenario once, with the clients of these names side by side; `records`: see `Play.records`."""
+    rng = random.Random(f"{it.name} {seed}")
+    with Play(it.speed, it.worlds, names, rng, records=records, words=(it.name, f"seed {seed}")) as playing:
         it.perform(playing, **it.arguments)
         playing.stop()
         return playing.results()
