@@ -213,6 +213,10 @@ def test_five_hundred_breakers_are_shown_and_found(browser: Chromium) -> None:
         browser.wait(rows(500))
         browser.wait("document.querySelector('#rows .row').classList.contains('open')")
         assert names(browser)[:2] == ["z.v1.Z/Open", "y.v1.Y/Held"]
+        tiles = browser.run(
+            "return [...document.querySelectorAll('#summary .badge')].map((it) => it.lastChild.textContent)"
+        )
+        assert tiles == ["1 open", "1 forced open", "498 closed"]
         browser.press("/", "inc-7 forced")
         browser.wait(rows(1))
         browser.press("Escape")

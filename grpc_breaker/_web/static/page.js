@@ -92,6 +92,7 @@ function summarize() {
     counts[data.state] += 1;
     failing += rank(data) === 1;
   }
+  counts.closed -= failing;
   const connected = [...processes.values()].filter((it) => it.status === "connected").length;
   const watched = [...processes.values()].filter((it) => it.status !== "gone").length;
   const fleet = connected === watched ? count(watched, "process", "processes") : `${connected} of ${count(watched, "process", "processes")}`;
