@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from grpc_breaker._commands.asking import DONE, MISUSED, NO
 from grpc_breaker._commands.showing import say
 from grpc_breaker._core.log import printable
 from grpc_breaker._replay.advice import Advice, advice_of
-from grpc_breaker._replay.calls import Call, RecordError
+from grpc_breaker._replay.calls import RecordError
 from grpc_breaker._replay.ordering import HORIZON
 from grpc_breaker._replay.policies import Played, parsed, played
 from grpc_breaker._replay.reading import STDIN
@@ -92,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
     """Play; returns what the process is to end with."""
     try:
         source, policies = _source(options), _policies(options)
+        if options.write_record:
+            write_record(_source(options), options.write_record)
         varied = variants(policies) if options.sensitivity else []
         report = _play(source, [*policies, *varied], options)
         sensitivity = sensitivity_of(report, len(policies)) if options.sensitivity else None
@@ -135,12 +136,11 @@ def _play(source: Source, policies: list[Played], options: argparse.Namespace) -
     )
 
 
-def _source(options: argparse.Namespace) -> Source:
-    """The calls to play.
+def _source(options: argparse.Namespace) -> Any:
+    """The calls to play: those of a scenario, from its beginning, or the names of files.
 
     Raises:
         ValueError: None are named, or in two ways.
-        OSError: The record of a scenario cannot be written.
     """
     if bool(options.files) == bool(options.scenario):
         message = "name one or more files with recorded traffic, or a --scenario"
@@ -154,12 +154,6 @@ def _source(options: argparse.Namespace) -> Source:
             message = "--advice reads the record twice, which the standard input does not allow: name a file"
             raise ValueError(message)
         return files
-    if options.write_record:
-        write_record(_scenario(options), options.write_record)
-    return _scenario(options)
-
-
-def _scenario(options: argparse.Namespace) -> Iterator[Call]:
     return scenario(options.scenario, seed=options.seed, seconds=options.seconds, calls_per_second=options.rate)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 
 HEALTHY: Final = 0.1
@@ -51,12 +52,10 @@ class Histogram:
 
     def quantile(self, share: float) -> float | None:
         """The duration that this share of them does not exceed; `None` without any."""
-        wanted, seen = share * self.count, 0
-        for bucket in sorted(self.buckets):
-            seen += self.buckets[bucket]
-            if seen >= wanted:
-                return _SHORTEST * math.exp((bucket + 1) * _WIDTH)
-        return None
+        buckets = sorted(self.buckets)
+        seen = accumulate(self.buckets[it] for it in buckets)
+        found = next((it for it, so_far in zip(buckets, seen, strict=True) if so_far >= share * self.count), None)
+        return None if found is None else _SHORTEST * math.exp((found + 1) * _WIDTH)
 
 
 class Health:

@@ -108,7 +108,7 @@ def calls_of(path: str | PathLike[str], notes: Notes) -> Iterator[Located]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise RecordError(name, None, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     with opened as stream:
-        lines = Lines(name, _plain(name, stream), notes)
+        lines = Lines(name, _plain(stream), notes)
         first = next((line for line in lines if line.strip()), None)
         if first is None:
             raise RecordError(name, None, "is empty: a record begins with a header")
@@ -119,13 +119,10 @@ def _opened(source: str) -> AbstractContextManager[BinaryIO]:
     return nullcontext(cast("BinaryIO", sys.stdin.buffer)) if source == STDIN else Path(source).open("rb")
 
 
-def _plain(name: str, stream: BinaryIO) -> BinaryIO:
+def _plain(stream: BinaryIO) -> BinaryIO:
     """The stream without compression."""
     buffered: Any = stream if hasattr(stream, "peek") else io.BufferedReader(cast("Any", stream))
-    try:
-        compressed = buffered.peek(2)[:2] == _GZIP
-    except OSError as error:  # a directory, for one
-        raise RecordError(name, None, f"cannot be read: {error.strerror or error}") from error
+    compressed = buffered.peek(2)[:2] == _GZIP
     return cast(
         "BinaryIO", io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=buffered)), 1 << 16) if compressed else buffered
     )

@@ -1,4 +1,4 @@
-"""One replay from its source to its report."""
+"""What users call: a replay from its source to its report, and what is made of several."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from os import PathLike
 from typing import Final, cast
 
 from grpc_breaker._core.log import printable
+from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._replay.advice import Advice, advice_of
 from grpc_breaker._replay.calls import Call, Notes, RecordError, call_of, is_doubtful, note_doubts
 from grpc_breaker._replay.ordering import HORIZON, merged, ordered, watched
 from grpc_breaker._replay.playing import Game
-from grpc_breaker._replay.policies import Played, Policy, named
+from grpc_breaker._replay.policies import Played, Policy, named, played
 from grpc_breaker._replay.report import Report, report_of
+from grpc_breaker._replay.sensitivity import Sensitivity, sensitivity_of, variants
 
 Source = str | PathLike[str] | Sequence[str | PathLike[str]] | Iterable[Call]
 
@@ -129,3 +132,75 @@ def _of(methods: Collection[str], calls: Iterable[Call], others: set[str]) -> It
 def _name_of(source: Source) -> str:
     paths = _paths(source)
     return _MADE if paths is None else ", ".join(str(it) for it in paths)
+
+
+def advice(
+    source: Source,
+    policy: BreakerPolicy | None = None,
+    *,
+    threads: int | None = None,
+    methods: Collection[str] = (),
+    horizon: float = HORIZON,
+    despite_breaker: bool = False,
+    seed: int = 0,
+) -> Advice:
+    """What a record says of deadlines, bulkheads and thresholds, and what it cannot say.
+
+    Reads the record twice: calls that are given as an iterator are kept meanwhile.
+
+    Args:
+        source: As for `replay`.
+        policy: What is advised is played on top of this. Default `None`: the default policy.
+        threads: Threads of the client, from 1, for the share of them that an outage takes. Default `None`: unknown.
+        methods: As for `replay`.
+        horizon: As for `replay`.
+        despite_breaker: As for `replay`.
+        seed: As for `replay`.
+
+    Raises:
+        RecordError: As for `replay`.
+        TypeError: An argument of the wrong kind.
+        ValueError: `threads` or `horizon` is out of range.
+    """
+    kept = source if _paths(source) is not None else list(cast("Iterable[Call]", source))
+
+    def again(policies: Sequence[Played]) -> Report:
+        return play(kept, policies, methods=methods, horizon=horizon, despite_breaker=despite_breaker, seed=seed)
+
+    return advice_of(again([played("default" if policy is None else "as given", policy)]), threads, again)
+
+
+def sensitivity(
+    source: Source,
+    policy: BreakerPolicy | None = None,
+    *,
+    methods: Collection[str] = (),
+    horizon: float = HORIZON,
+    despite_breaker: bool = False,
+    seed: int = 0,
+) -> Sensitivity:
+    """Where the verdict on a policy flips as each of its fields is varied.
+
+    Args:
+        source: As for `replay`.
+        policy: The policy. Default `None`: the default policy.
+        methods: As for `replay`.
+        horizon: As for `replay`.
+        despite_breaker: As for `replay`.
+        seed: As for `replay`.
+
+    Raises:
+        RecordError: As for `replay`.
+        TypeError: An argument of the wrong kind.
+        ValueError: `horizon` is out of range.
+    """
+    base = [played("default" if policy is None else "as given", policy)]
+    report = play(
+        source,
+        [*base, *variants(base)],
+        methods=methods,
+        horizon=horizon,
+        despite_breaker=despite_breaker,
+        seed=seed,
+    )
+    return sensitivity_of(report, 1)

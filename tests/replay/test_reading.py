@@ -119,7 +119,11 @@ def test_unknown_keys_are_left_out_with_a_warning(tmp_path: Path) -> None:
         (lines({"dropped": "many"}), 2, "dropped must be a number of calls"),
         (lines({"dropped": True}), 2, "dropped must be a number of calls"),
         (lines({"dropped": -1}), 2, "dropped must be a number of calls"),
-        (lines({"change": "open", "time": None, "breaker": "x"}), 2, "a change must have a state, a time and a breaker"),
+        (
+            lines({"change": "open", "time": None, "breaker": "x"}),
+            2,
+            "a change must have a state, a time and a breaker",
+        ),
         ('{"data": [{"traceID": "1"}]}\n', 1, "looks like JSON of Jaeger's own"),
         (lines().encode() + b'{"method": "\xff"}\n', 2, "is not UTF-8: invalid start byte at byte 12"),
         (lines({"dropped": 1}), None, "there is no call in it that was made"),
@@ -165,7 +169,10 @@ def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([row(0, status="VERY_BAD")], "Statuses that gRPC does not have are played as failures, as exceptions of plain"),
+        (
+            [row(0, status="VERY_BAD")],
+            "Statuses that gRPC does not have are played as failures, as exceptions of plain",
+        ),
         ([row(0, status="UNAVAILBLE")], "did the record mean UNAVAILABLE?"),
         ([row(it, status=f"BAD{it}") for it in range(25)], "Many more statuses that gRPC does not have"),
         ([row(0, duration=4000.0)], "more than an hour"),
@@ -267,7 +274,7 @@ def test_gzip(tmp_path: Path) -> None:
 
 def test_gzip_that_is_cut_off(tmp_path: Path) -> None:
     """What is there is played, with a warning."""
-    whole = gzip.compress(lines(*[row(it + 0.5, details=f"{it ** 7}") for it in range(5000)]).encode())
+    whole = gzip.compress(lines(*[row(it + 0.5, details=f"{it**7}") for it in range(5000)]).encode())
     report = read(tmp_path, whole[: len(whole) // 2], horizon=10_000)
     assert 0 < report.calls < 5000
     assert "its gzip stream has no end" in said(report)
@@ -275,11 +282,20 @@ def test_gzip_that_is_cut_off(tmp_path: Path) -> None:
 
 def test_gzip_that_is_broken(tmp_path: Path) -> None:
     """A broken stream is an error with the line it was read to."""
-    whole = bytearray(gzip.compress(lines(*[row(it + 0.5, details=f"{it ** 7}") for it in range(5000)]).encode()))
+    whole = bytearray(gzip.compress(lines(*[row(it + 0.5, details=f"{it**7}") for it in range(5000)]).encode()))
     whole[len(whole) // 2] ^= 0xFF
     line, found = problem(tmp_path, bytes(whole), horizon=10_000)
     assert line is not None
     assert found
+
+
+def test_gzip_with_a_wrong_checksum(tmp_path: Path) -> None:
+    """It is noticed at the end, and is an error."""
+    whole = bytearray(gzip.compress(lines(row(0.5)).encode()))
+    whole[-8] ^= 0xFF
+    line, found = problem(tmp_path, bytes(whole))
+    assert line == 2
+    assert "cannot be read after this line: CRC check failed" in found
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -339,11 +355,19 @@ def test_csv_with_doubts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
-        (f"{BEGINS},{GET},1,OK\n", 1, "the header is missing, or has no column time and method and duration and status"),
+        (
+            f"{BEGINS},{GET},1,OK\n",
+            1,
+            "the header is missing, or has no column time and method and duration and status",
+        ),
         ("time,method,duration\n", 1, "has no column status"),
         ("time,method,duration,status,time\n", 1, "a column is there twice"),
         (f"time,method,duration,status\n{BEGINS},{GET},1\n", 2, "has 3 columns, and the header has 4"),
-        (f"time,method,duration,status\nyesterday,{GET},1,OK\n", 2, "time must be seconds since the epoch, or ISO 8601"),
+        (
+            f"time,method,duration,status\nyesterday,{GET},1,OK\n",
+            2,
+            "time must be seconds since the epoch, or ISO 8601",
+        ),
         (f"time,method,duration,status\n{BEGINS},{GET},fast,OK\n", 2, "duration must be seconds, got 'fast'"),
         (f"time,method,duration,status\n{BEGINS},{GET},nan,OK\n", 2, "duration must be"),
         (f"time,method,duration,status,stream\n{BEGINS},{GET},1,OK,maybe\n", 2, "stream must be true or false"),
@@ -420,7 +444,9 @@ def test_documents_on_lines_and_over_lines(tmp_path: Path) -> None:
     on_lines = "\n".join(map(json.dumps, both)) + "\n\n"
     assert read(tmp_path, on_lines).calls == 2
     assert read(tmp_path, json.dumps(both[0], indent=2)).calls == 1
-    older = json.dumps(document(span(0.5, 0.1, *NAMED, ("rpc.grpc.status_code", 0)), scopes="instrumentationLibrarySpans"))
+    older = json.dumps(
+        document(span(0.5, 0.1, *NAMED, ("rpc.grpc.status_code", 0)), scopes="instrumentationLibrarySpans")
+    )
     assert read(tmp_path, older).calls == 1
     report = read(tmp_path, on_lines[:-20])
     assert report.calls == 1
