@@ -9,7 +9,7 @@ import grpc
 
 from grpc_breaker._core.overview import Meaning
 from grpc_breaker._core.registry import Registry
-from grpc_breaker.admin._board import Entry
+from grpc_breaker.admin._overviews import Entry
 from grpc_breaker.admin.v1 import admin_pb2
 
 LONGEST_HOLD: Final = 7 * 24 * 3600

@@ -15,8 +15,8 @@ from grpc_breaker._core.log import printable, warn
 from grpc_breaker._core.overview import summary_of
 from grpc_breaker._core.spelling import nearest
 from grpc_breaker._registry import BreakerRegistry
-from grpc_breaker.admin._board import Board
 from grpc_breaker.admin._messages import breaker_message, change_message, process_message, snapshot_message, text
+from grpc_breaker.admin._overviews import OverviewCache
 from grpc_breaker.admin._requests import RefusedError, hold_of, name_of, recorded_by, wanted_by
 from grpc_breaker.admin._traffic import TrafficWatcher
 from grpc_breaker.admin._watchers import Listening, Watcher, Watchers
@@ -55,8 +55,8 @@ class AdminService:
         self._allow_changes = allow_changes
         self._hide = hide_details
         self._process = process_message(allow_changes)
-        self._board = Board(breakers, hide_details)
-        self.watchers = Watchers(breakers, self._board, max_watchers)
+        self._overviews = OverviewCache(breakers, hide_details)
+        self.watchers = Watchers(breakers, self._overviews, max_watchers)
         """Those who watch."""
 
     @property
@@ -92,7 +92,7 @@ class AdminService:
         interval = request.interval if request.HasField("interval") else None
         wanted, seconds = wanted_by(self._breakers, request.filter, interval=interval)
         first = admin_pb2.WatchBreakersResponse(process=self._process).SerializeToString()
-        watcher = Watcher(self._board, wanted, seconds, first, wake, cancel)
+        watcher = Watcher(self._overviews, wanted, seconds, first, wake, cancel)
         self.watchers.add(watcher)
         return watcher
 
@@ -113,8 +113,8 @@ class AdminService:
 
     def _list(self, request: Any, _who: str) -> bytes:
         wanted, _ = wanted_by(self._breakers, request.filter)
-        pieces = [it.piece() for it in wanted.among(self._board.look().entries.values())]
-        return b"".join([admin_pb2.ListBreakersResponse(process=self._process).SerializeToString(), *pieces])
+        parts = [it.encoded() for it in wanted.among(self._overviews.refresh().entries.values())]
+        return b"".join([admin_pb2.ListBreakersResponse(process=self._process).SerializeToString(), *parts])
 
     def _get(self, request: Any, _who: str) -> bytes:
         name = request.name.removeprefix("/")

@@ -1,8 +1,8 @@
 """Those who watch the breakers of a process, and how they hear of changes.
 
-A change of state happens on the thread of a caller, which only leaves a mark. The bell, a thread that lives while
-anybody watches, finds the mark, looks at the breakers once for all, and wakes the watchers. Each has its own pace: one
-that cannot send keeps nobody waiting, and gets what is true by then when it can.
+A change of state happens on the thread of a caller, which only wakes the notifier: a thread that lives while anybody
+watches. It looks at the breakers once for all watchers, and wakes them. Each has its own pace: one that cannot send
+keeps nobody waiting, and is told what is true by then when it can.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import grpc
 from grpc_breaker._core.events import StateChange
 from grpc_breaker._core.log import log_once
 from grpc_breaker._core.registry import Registry
-from grpc_breaker.admin._board import Board, Picture
 from grpc_breaker.admin._messages import text
+from grpc_breaker.admin._overviews import Overview, OverviewCache
 from grpc_breaker.admin._requests import RefusedError, Wanted
 from grpc_breaker.admin._threads import start
 from grpc_breaker.admin.v1 import admin_pb2
 
 _PAUSE: Final = 0.05
-"""Seconds between two rings: an outage in which everything opens is a few responses, not hundreds."""
+"""Seconds between two notifications: an outage in which everything opens is a few responses, not hundreds."""
 
 
 _SPREAD: Final = 0.15
@@ -77,7 +77,7 @@ class Watcher(Listening):
 
     def __init__(
         self,
-        board: Board,
+        overviews: OverviewCache,
         wanted: Wanted,
         interval: float,
         first: bytes,
@@ -87,15 +87,15 @@ class Watcher(Listening):
         """Begin with nothing told.
 
         Args:
-            board: Where it looks.
+            overviews: Where it looks.
             wanted: What it watches.
             interval: Seconds between two responses at most.
-            first: A piece of the first response alone.
+            first: The part of the first response that later ones have not, encoded.
             wake: As for `Listening`.
             cancel: As for `Listening`.
         """
         super().__init__(wake, cancel)
-        self._board = board
+        self._overviews = overviews
         self._wanted = wanted
         self._interval = interval
         self._first = first
@@ -105,39 +105,39 @@ class Watcher(Listening):
 
     def when_due(self) -> bytes:
         """What it is to be told now; empty where it knows everything."""
-        return self._response(self._board.glance())
+        return self._response(self._overviews.recent())
 
     def when_woken(self) -> bytes:
-        """The same, by the last look that anyone took."""
-        return self._response(self._board.picture)
+        """The same, by the last overview that anyone has had made."""
+        return self._response(self._overviews.latest)
 
-    def _response(self, picture: Picture) -> bytes:
+    def _response(self, overview: Overview) -> bytes:
         since, first = self._version, self._first
-        if picture.version == since:
+        if overview.version == since:
             return b""
         key = (since, self._wanted.key)
-        told = picture.responses.get(key)
+        told = overview.responses.get(key)
         if told is None:
-            told = self._told_of(picture)
+            told = self._told_of(overview)
             if not first:  # what is told first has times in it that pass
-                picture.responses[key] = told
-        self._version, self._first = picture.version, b""
+                overview.responses[key] = told
+        self._version, self._first = overview.version, b""
         news, self._told = told
         return first + news
 
-    def _told_of(self, picture: Picture) -> tuple[bytes, set[str]]:
-        """What it is to be told of a picture, and the names that it knows then."""
+    def _told_of(self, overview: Overview) -> tuple[bytes, set[str]]:
+        """What it is to be told of an overview, and the names that it knows then."""
         since, wanted, known = self._version, self._wanted, self._told
-        matching = wanted.among(picture.entries.values())
+        matching = wanted.among(overview.entries.values())
         names = {it.name for it in matching}
-        pieces = [it.piece() for it in matching if it.version > since or it.name not in known]
+        parts = [it.encoded() for it in matching if it.version > since or it.name not in known]
         if gone := known - names:
             message = admin_pb2.WatchBreakersResponse(removed=[text(it) for it in sorted(gone)])
-            pieces.append(message.SerializeToString())
+            parts.append(message.SerializeToString())
         if since >= 0:
-            news = (it for it in picture.changes if it.version > since)
-            pieces += (it.piece for it in news if wanted.has(it.breaker, *it.states))
-        return b"".join(pieces), names
+            news = (it for it in overview.changes if it.version > since)
+            parts += (it.encoded for it in news if wanted.has(it.breaker, *it.states))
+        return b"".join(parts), names
 
     def seconds_to_wait(self) -> float:
         """Until its next response. The waits of all with one interval end almost together, so that one look serves
@@ -147,11 +147,11 @@ class Watcher(Listening):
 
 
 class Watchers:
-    """All who watch, and the bell. Safe to use from any thread."""
+    """All who watch, and their notifier. Safe to use from any thread."""
 
-    def __init__(self, breakers: Registry, board: Board, most: int) -> None:
+    def __init__(self, breakers: Registry, overviews: OverviewCache, most: int) -> None:
         """Begin with nobody, without a listener or thread."""
-        self.board = board
+        self.overviews = overviews
         """What they look at."""
         self.ended = False
         """Whether the server stops."""
@@ -159,10 +159,10 @@ class Watchers:
         self._most = most
         self._changing = threading.Lock()
         self._watchers: set[Listening] = set()
-        self._bell_runs = False
+        self._notifying = False
         self._end_listening: Callable[[], None] = lambda: None
         # Its `put` may interrupt itself, in a signal handler or finalizer that makes a call; an Event would deadlock.
-        self._marks: SimpleQueue[None] = SimpleQueue()
+        self._wakes: SimpleQueue[None] = SimpleQueue()
 
     def add(self, watcher: Listening) -> None:
         """Wake a watcher from now on.
@@ -177,11 +177,11 @@ class Watchers:
                 message = f"{self._most} watch already, and more are not allowed; ListBreakers works"
                 raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
             if not self._watchers:
-                self._end_listening = self._breakers.on_state_change(self._mark)
+                self._end_listening = self._breakers.on_state_change(self._wake_notifier)
             self._watchers.add(watcher)
-            if not self._bell_runs:
-                self._bell_runs = True
-                start(self._ring)
+            if not self._notifying:
+                self._notifying = True
+                start(self._notify)
 
     def remove(self, watcher: Listening) -> None:
         """Wake a watcher no longer, and close it."""
@@ -190,7 +190,7 @@ class Watchers:
             self._watchers.discard(watcher)
             if not self._watchers:
                 self._end_listening()
-                self._marks.put(None)
+                self._wakes.put(None)
 
     def end(self) -> None:
         """Have all who watch end, because the server stops; one that is stuck in sending is cut off."""
@@ -202,21 +202,21 @@ class Watchers:
         if any(it.sending for it in watchers):
             start(lambda: _cut_off(watchers))
 
-    def _mark(self, _change: StateChange) -> None:
-        """Leave a mark for the bell, on the thread of a caller."""
-        if self._marks.empty():
-            self._marks.put(None)
+    def _wake_notifier(self, _change: StateChange) -> None:
+        """Wake the notifier, on the thread of a caller."""
+        if self._wakes.empty():
+            self._wakes.put(None)
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         while True:
-            self._marks.get()
+            self._wakes.get()
             with self._changing:
                 watchers = list(self._watchers)
                 if not watchers:
-                    self._bell_runs = False
+                    self._notifying = False
                     return
             try:
-                self.board.look()
+                self.overviews.refresh()
             except Exception:  # noqa: BLE001 - a clock of the user's: the watchers find out themselves
                 log_once("the admin service failed to look at the breakers")
             for watcher in watchers:

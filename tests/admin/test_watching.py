@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +28,8 @@ GET, LIST, COUNT = "pricing.v1.Pricing/GetPrice", "pricing.v1.Pricing/ListPrices
 NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535))
 """Has flow control let no more than 64 kB through to a client that does not read."""
 FAST, SLOW = Duration(nanos=200_000_000), Duration(seconds=60)
+
+ROOT = Path(__file__).parents[2]
 
 Serve = Callable[..., Any]
 
@@ -258,17 +263,46 @@ def test_a_watcher_that_is_stuck_ends_with_the_server(kind: str, many: BreakerRe
         server.start()
         with grpc.insecure_channel(f"127.0.0.1:{port}", NARROW) as channel:
             call = watch(BreakerAdminStub(channel), FAST)
-            until(lambda: len(admin_threads()) == 2)  # the watcher's and the bell
+            until(lambda: len(admin_threads()) == 2)  # the watcher's and the notifier
             time.sleep(0.3)
             assert server.stop(10 * PATIENCE).wait(PATIENCE)
             call.cancel()
     else:
         with aio_server(many) as (aio, port, loop), grpc.insecure_channel(f"127.0.0.1:{port}", NARROW) as channel:
             call = watch(BreakerAdminStub(channel), FAST)
-            until(lambda: len(admin_threads()) == 1)  # the bell
+            until(lambda: len(admin_threads()) == 1)  # the notifier
             time.sleep(0.3)
             asyncio.run_coroutine_threadsafe(aio.stop(10 * PATIENCE), loop).result(PATIENCE)
             call.cancel()
+
+
+def test_a_watch_does_not_keep_a_process_from_ending() -> None:
+    """A program that ends without stopping its server ends, though somebody watches."""
+    program = """
+import sys
+from concurrent import futures
+import grpc
+from grpc_breaker import BreakerRegistry
+from grpc_breaker.admin import add_breaker_admin_servicer
+server = grpc.server(futures.ThreadPoolExecutor(1))
+add_breaker_admin_servicer(server, BreakerRegistry())
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+print(port, flush=True)
+sys.stdin.readline()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with grpc.insecure_channel(f"127.0.0.1:{process.stdout.readline().strip()}") as channel:
+            call = watch(BreakerAdminStub(channel))
+            next(call)
+            process.stdin.close()
+            assert process.wait(PATIENCE) == 0
+            with pytest.raises(grpc.RpcError):
+                list(call)
 
 
 def test_watches_take_none_of_the_servers_threads(breakers: BreakerRegistry) -> None:
@@ -364,7 +398,7 @@ def test_a_broken_clock_ends_a_watch(serve: Serve, nothing_logged_yet: Callable[
     call = watch(stub, Duration(seconds=1))
     next(call)
     broken = True
-    breakers["a.B/C"].force_open(reason="the bell rings")
+    breakers["a.B/C"].force_open(reason="now")
     with pytest.raises(grpc.RpcError):
         list(call)
     until(lambda: not admin_threads())

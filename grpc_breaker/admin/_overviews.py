@@ -1,12 +1,12 @@
-"""What all who list and watch the breakers of a process look at: made once for all of them.
+"""Overviews of the breakers of a process: made once for all who list and watch them.
 
-A picture has every breaker as it was seen last, as bytes of a response, and the last changes of state. A new one is
-made when somebody asks for it: states are compared each time, which costs a third of a microsecond for each breaker;
-counts at most every fifth of a second. Pictures are never changed, so they are read without a lock; making one holds a
-lock that only the threads of the admin service take, never one that makes calls.
+An overview has every breaker as it was seen last, encoded, and the last changes of state. A new one is made when
+somebody asks for it: states are compared each time, which costs a third of a microsecond for each breaker; counts at
+most every fifth of a second. Overviews are never changed, so they are read without a lock; making one holds a lock that
+only the threads of the admin service take, never one that makes calls.
 
-Responses are put together from pieces: protobuf says that messages whose bytes are joined are one message, with the
-repeated fields of all of them.
+Responses are put together from encoded parts: protobuf says that messages whose bytes are joined are one message, with
+the repeated fields of all of them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _AT_ONCE: Final = 100
 
 
 class Entry:
-    """A breaker as it was seen, and the piece of a response that says so."""
+    """A breaker as it was seen, and the part of a response that says so, encoded."""
 
-    __slots__ = ("_hide", "_made", "_piece", "breaker", "name", "seen", "state", "version")
+    __slots__ = ("_encoded", "_hide", "_made", "breaker", "name", "seen", "state", "version")
 
     def __init__(self, breaker: CircuitBreaker, seen: Summary, version: int, hide_details: bool) -> None:
         self.breaker = weakref.ref(breaker)  # one that is evicted may go
@@ -46,39 +46,39 @@ class Entry:
         self.seen = seen
         self.state = STATES[seen.state]
         self.version = version
-        """Of the picture in which it was another one than before."""
+        """Of the overview in which it was another one than before."""
         self._hide = hide_details
         self._made = time.monotonic()
-        self._piece = self._say(breaker)
+        self._encoded = self._encode(breaker)
 
-    def piece(self) -> bytes:
-        """The piece of a response; times that are left are those that are left now."""
+    def encoded(self) -> bytes:
+        """The part of a response; times that are left are those that are left now."""
         if self.seen.until > -math.inf or self.seen.hold is not None:  # else no time is left for anything
             now = time.monotonic()
             breaker = self.breaker()
             if now - self._made > FRESH and breaker is not None:
-                self._made, self._piece = now, self._say(breaker)
-        return self._piece
+                self._made, self._encoded = now, self._encode(breaker)
+        return self._encoded
 
-    def _say(self, breaker: CircuitBreaker) -> bytes:
+    def _encode(self, breaker: CircuitBreaker) -> bytes:
         message = breaker_message(breaker, self.seen, self._hide)
         return admin_pb2.ListBreakersResponse(breakers=[message]).SerializeToString()
 
 
 class Change:
-    """A change of state, and the piece of a response that says so."""
+    """A change of state, and the part of a response that says so, encoded."""
 
-    __slots__ = ("breaker", "piece", "states", "version")
+    __slots__ = ("breaker", "encoded", "states", "version")
 
     def __init__(self, change: StateChange, version: int, hide_details: bool) -> None:
         self.breaker = change.breaker
         self.states = (STATES[change.previous], STATES[change.state])
         self.version = version
         message = change_message(change, hide_details)
-        self.piece = admin_pb2.WatchBreakersResponse(changes=[message]).SerializeToString()
+        self.encoded = admin_pb2.WatchBreakersResponse(changes=[message]).SerializeToString()
 
 
-class Picture(NamedTuple):
+class Overview(NamedTuple):
     """All breakers as they were seen at one moment."""
 
     version: int
@@ -90,31 +90,31 @@ class Picture(NamedTuple):
     """What watchers were told of it, for others who want the same and knew the same before."""
 
 
-class Board:
-    """Makes the pictures of the breakers of a registry. Safe to use from any thread."""
+class OverviewCache:
+    """Makes the overviews of the breakers of a registry. Safe to use from any thread."""
 
     def __init__(self, breakers: Registry, hide_details: bool) -> None:
-        """Begin with an empty picture: nothing is looked at before somebody asks."""
+        """Begin with an empty overview: nothing is looked at before somebody asks."""
         self._breakers = breakers
         self._hide = hide_details
         self._making = threading.Lock()
         self._changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self._counted_at = -math.inf
-        self.picture = Picture(0, {}, (), {})
+        self.latest = Overview(0, {}, (), {})
         """The last one."""
 
-    def glance(self) -> Picture:
-        """A picture whose counts are at most as old as `FRESH`, and its states, too."""
-        return self.picture if time.monotonic() - self._counted_at < FRESH else self.look()
+    def recent(self) -> Overview:
+        """An overview whose counts are at most as old as `FRESH`, and its states, too."""
+        return self.latest if time.monotonic() - self._counted_at < FRESH else self.refresh()
 
-    def look(self) -> Picture:
-        """Make a new picture where something has changed: states are those of this moment, counts at most as old as
+    def refresh(self) -> Overview:
+        """Make a new overview where something has changed: states are those of this moment, counts at most as old as
         `FRESH`.
         """
         with self._making:
             now = time.monotonic()
             counting = now - self._counted_at >= FRESH
-            before = self.picture
+            before = self.latest
             version = before.version + 1
             present = {breaker.name: breaker for breaker in self._breakers}
             gone = before.entries.keys() - present.keys()
@@ -143,5 +143,5 @@ class Board:
             entries = {name: entry for name, entry in before.entries.items() if name not in gone} | fresh
             if fresh.keys() - before.entries.keys():
                 entries = dict(sorted(entries.items()))
-            self.picture = Picture(version, entries, tuple(self._changes), {})
-            return self.picture
+            self.latest = Overview(version, entries, tuple(self._changes), {})
+            return self.latest
