@@ -13,7 +13,8 @@ from typing import Any, Final
 import griffe
 from sphinx.util import logging
 
-MODULES: Final = ("grpc_breaker", "grpc_breaker.admin", "grpc_breaker.aio", "grpc_breaker.telemetry", "grpc_breaker.testing")
+_PUBLIC: Final = ("admin", "aio", "replay", "telemetry", "testing")
+MODULES: Final = ("grpc_breaker", *(f"grpc_breaker.{name}" for name in _PUBLIC))
 
 logger = logging.getLogger(__name__)
 

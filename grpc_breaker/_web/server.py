@@ -120,8 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         """Begin with a request."""
-        self.timeout = self._page.patience
         super().setup()
+        self.connection.settimeout(self._page.patience)
 
     @property
     def _page(self) -> PageServer:

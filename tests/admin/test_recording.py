@@ -160,7 +160,9 @@ def test_a_clock_that_is_broken(serve: Serve, breakers: BreakerRegistry) -> None
 # ── The command ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def calling(breakers: BreakerRegistry, file: Callable[[], Path | None], story: Callable[[], object]) -> threading.Thread:
+def calling(
+    breakers: BreakerRegistry, file: Callable[[], Path | None], story: Callable[[], object]
+) -> threading.Thread:
     """Waits in a thread until a file is begun, then makes calls."""
 
     def run() -> None:
@@ -180,9 +182,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_command(
-    folder: Path, tmp_path: Path, breakers: BreakerRegistry, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command(folder: Path, tmp_path: Path, breakers: BreakerRegistry, capsys: pytest.CaptureFixture[str]) -> None:
     """The calls of a process are in the file, which can be played again."""
     output = tmp_path / "traffic.jsonl"
     with serve_admin(breakers, directory=folder):
@@ -263,7 +263,9 @@ def test_command_with_a_wrong_name(
     assert not list(tmp_path.iterdir())
 
 
-def test_command_with_a_process_that_is_stopped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_with_a_process_that_is_stopped(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A process that gives no answer any more is given up; what it said by then is in the file."""
     output = tmp_path / "traffic.jsonl"
     with shops(folder) as (shop,):
