@@ -30,11 +30,15 @@ class AdminServer:
 
     def __init__(self, server: grpc.Server, path: Path) -> None:
         """Take over a server that listens and is published at `path`."""
-        self.path = path
-        """The socket."""
+        self._path = path
         self._server = server
         self._pid = os.getpid()
         self._inode = path.stat().st_ino
+
+    @property
+    def path(self) -> Path:
+        """The socket."""
+        return self._path
 
     def stop(self) -> None:
         """End it, and remove the socket. Does nothing where it has ended, and in a forked child, which has none."""
