@@ -88,7 +88,11 @@ class Targets:
 
         Raises:
             OSError: A file with a certificate or key cannot be read.
+            ValueError: A certificate without its key, or the reverse, with which grpcio would abort the process.
         """
+        if bool(options.cert_file) is not bool(options.key_file):
+            message = "--cert-file and --key-file belong together: one is missing"
+            raise ValueError(message)
         credentials = None
         if options.tls or options.ca_file or options.cert_file or options.key_file:
             files = (options.ca_file, options.key_file, options.cert_file)
@@ -103,12 +107,24 @@ class Targets:
     def now(self) -> list[Target]:
         """The processes to ask now.
 
+        A directory that is not to be trusted is left out where another has sockets: anyone can make one in the temp
+        folder, and must not keep an operator from looking.
+
         Raises:
-            PermissionError: A directory of sockets is not to be trusted.
+            PermissionError: A directory is not to be trusted, and no other has sockets.
         """
         if self._given:
             return self._given
-        return [Target(address_of(path)) for folder in self.directories for path in found_in(folder)]
+        found: list[Target] = []
+        wrong: PermissionError | None = None
+        for folder in self.directories:
+            try:
+                found += [Target(address_of(path)) for path in found_in(folder)]
+            except PermissionError as error:
+                wrong = error
+        if wrong is not None and not found:
+            raise wrong
+        return found
 
     @property
     def none_found(self) -> str:

@@ -356,6 +356,9 @@ def test_tls(command: Command, tmp_path: Path, breakers: BreakerRegistry) -> Non
     code, _, complaints = command("list", where=("--target", target, "--ca-file", str(tmp_path / "gone.pem")))
     assert code == 2
     assert "gone.pem" in complaints
+    for alone in ("--cert-file", "--key-file"):
+        code, _, complaints = command("list", where=("--target", target, alone, cert))
+        assert (code, complaints) == (2, "grpc-breaker: --cert-file and --key-file belong together: one is missing\n")
 
 
 @pytest.mark.parametrize("colour", [True, False])

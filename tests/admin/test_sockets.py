@@ -74,6 +74,21 @@ def test_default_folders(
             assert [it.address for it in Targets().now()] == [f"unix:{server.path}"]
 
 
+def test_a_folder_of_somebody_else_hides_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, breakers: BreakerRegistry
+) -> None:
+    """Whoever makes our folder in the temp folder before us keeps nobody from looking at what is in the other one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder.parent))
+    theirs = folder.parent / f"grpc_breaker-{os.getuid()}"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    with serve_admin(breakers) as server:
+        assert [it.address for it in Targets().now()] == [f"unix:{server.path}"]
+    with pytest.raises(PermissionError, match="its mode is 777"):
+        Targets().now()
+
+
 def test_odd_folders(breakers: BreakerRegistry) -> None:
     """A folder may have any name."""
     with (
