@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         targets = Targets.of(options)
         found = targets.now()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"grpc-breaker web: {error}", file=sys.stderr)  # noqa: T201 - a command prints
         return 2
     fleet = Fleet()
