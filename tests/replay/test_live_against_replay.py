@@ -96,6 +96,9 @@ TRIAL = BreakerPolicy(enforcement_percentage=0, reset_timeout_jitter=0)
 AT_WORK = BreakerPolicy(reset_timeout_jitter=0)
 """The live breaker's open periods were longer by a random share; what it let through then, this one does, too."""
 
+QUIET = ("5-sporadic", "application-time-outs", "first-message-only", "one-of-three")
+"""How the names of plays begin in which the default policy stays closed."""
+
 
 @pytest.mark.parametrize("name", sorted(it.name.removesuffix(".jsonl.gz") for it in RECORDS.glob("*.gz")))
 def test_the_plays_of_the_laboratory(name: str) -> None:
@@ -103,5 +106,5 @@ def test_the_plays_of_the_laboratory(name: str) -> None:
     bare = is_bare(name)
     path = RECORDS / f"{name}.jsonl.gz"
     report = replay(path, {"the same": TRIAL if bare else AT_WORK}, despite_breaker=not bare)
-    assert report.recorded_changes
+    assert bool(report.recorded_changes) is not name.startswith(QUIET)
     assert_same_changes(report)
