@@ -46,6 +46,7 @@ class Lines:
     def __init__(self, queue: TrafficQueue) -> None:
         self._queue = queue
         self._quoted: dict[str, str] = {}
+        self._of_methods: dict[tuple[str, str, bool], tuple[str, str]] = {}
 
     def header(self) -> str:
         """The first line of a file."""
@@ -73,27 +74,36 @@ class Lines:
 
     def _call(self, call: RecordedCall) -> str:
         breaker, began, ended, method, outcome, status, details, lease_end, timed = call
-        outcome, status = Outcome(outcome), str(status)
-        name, target = split_target(breaker.name)
-        duration = max(ended - began, 0.0)
-        deadline = None if lease_end == math.inf else max(lease_end - began - LEASE_GRACE, 0.0)
-        told = status or _UNNAMED[outcome]
-        line = (
-            f'{{"time": {self._queue.time_of(began):.6f}, "method": {self._method(method or name)}, '
-            f'"duration": {duration:.6f}, "status": {self._quote(told)}'
-        )
-        if deadline is not None:
-            line += f', "deadline": {round(deadline, 6)!r}'
-        if target:
-            line += f', "target": {self._quote(target)}'
-        if not timed:
-            line += ', "stream": true'
+        key = (breaker.name, method, timed)
+        called, where = self._of_methods.get(key) or self._of_method(key)
+        duration = ended - began if ended > began else 0.0
+        line = f'{{"time": {self._queue.time_of(began):.6f}, "method": {called}, "duration": {duration:.6f}, "status": '
+        deadline = None
+        if lease_end != math.inf:
+            deadline = round(max(lease_end - began - LEASE_GRACE, 0.0), 6)
+            where = f', "deadline": {deadline!r}{where}'
+        if outcome is Outcome.SUCCESS and status == "OK" and status.__class__ is str and breaker.policy.plain:
+            return f'{line}"OK"{where}}}\n'
+        outcome = Outcome(outcome)  # which may have been given as text
+        told = str(status) or _UNNAMED[outcome]
         words = telling_words(told, str(details)) if outcome is Outcome.FAILURE and details else ""
         if words:
-            line += f', "details": {self._quote(words)}'
+            where += f', "details": {self._quote(words)}'
         if outcome is not _by_status(breaker.policy, told, words, duration, deadline):
-            line += f', "outcome": "{outcome}"'
-        return f"{line}}}\n"
+            where += f', "outcome": "{outcome}"'
+        return f"{line}{self._quote(told)}{where}}}\n"
+
+    def _of_method(self, key: tuple[str, str, bool]) -> tuple[str, str]:
+        """What the lines of a breaker's method say of it, before and after what differs with each call."""
+        breaker, method, timed = key
+        name, target = split_target(breaker)
+        where = f', "target": {self._quote(target)}' if target else ""
+        if not timed:
+            where += ', "stream": true'
+        if len(self._of_methods) >= _MOST_WORDS:
+            self._of_methods.clear()
+        said = self._of_methods[key] = self._method(method or name), where
+        return said
 
     def _refusal(self, rejection: Rejection) -> str:
         method = self._method(rejection.method or split_target(rejection.breaker)[0])
