@@ -126,33 +126,31 @@ class _Recording:
         """Why it ended before its time; empty where it did not."""
         self.wrong = False
         """Whether the process says that the command was called wrongly."""
-        self._request = request
         self._name = name
         self._timeout = timeout
         self._stopped = False
         self._heard = time.monotonic()
-        self._call: Any = None
+        self._channel = target.channel()
+        self._call: Any = stub_of(self._channel).RecordTraffic(request)
         self._thread = threading.Thread(target=self._run, name=f"grpc_breaker {target}", daemon=True)
         self._thread.start()
 
     def goes_on(self) -> bool:
         """Whether it does; a process that has been silent for too long is given up."""
-        if time.monotonic() - self._heard > _SIGN_OF_LIFE + self._timeout and self._call is not None:
+        if time.monotonic() - self._heard > _SIGN_OF_LIFE + self._timeout:
             self._call.cancel()
         return self._thread.is_alive()
 
     def stop(self) -> None:
         """End it, and wait until what came is in the file."""
         self._stopped = True
-        if self._call is not None:
-            self._call.cancel()
+        self._call.cancel()
         self._thread.join()
+        self._channel.close()
 
     def _run(self) -> None:
         try:
-            with self.target.channel() as channel:
-                self._call = stub_of(channel).RecordTraffic(self._request)
-                self._write(iter(self._call))
+            self._write(iter(self._call))
         except grpc.RpcError as error:
             code: Any = error.code()  # type: ignore[attr-defined, unused-ignore]
             if not self._stopped:

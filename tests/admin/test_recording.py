@@ -69,6 +69,18 @@ def test_record(serve: Serve, breakers: BreakerRegistry) -> None:
     assert responses.code() is grpc.StatusCode.OK
 
 
+def test_two_records(serve: Serve, breakers: BreakerRegistry) -> None:
+    """Of two who record, each is sent what it asked for."""
+    stub = serve(breakers)
+    prices, stock = record(stub, "pricing.v1.Pricing", max_calls=1), record(stub, "@eu", max_calls=1)
+    next(prices)
+    next(stock)
+    breakers[COUNT].admit("stock.v1.Stock/Count").success()
+    breakers[GET].admit(GET).success()
+    assert [(it["method"], it.get("target")) for it in lines_after_header(prices)] == [(GET, None)]
+    assert [(it["method"], it.get("target")) for it in lines_after_header(stock)] == [("stock.v1.Stock/Count", "eu")]
+
+
 def test_record_ends_with_its_time(serve: Serve, breakers: BreakerRegistry) -> None:
     """A record ends by itself, well; until then empty responses are signs of life."""
     responses = list(record(serve(breakers), seconds=1))
