@@ -168,8 +168,8 @@ def _played(it: PolicyReport) -> str:
     """What a policy would have done."""
     return (
         f"{printable(it.name)}, played: {it.verdict}; opened {it.opened} times, {it.trips_in_healthy_time} of these "
-        f"in healthy time; refused {it.good_refused} good calls, spared {it.bad_spared} bad ones, sent {it.sent_to_sick} to "
-        "a sick server"
+        f"in healthy time; refused {it.good_refused} good calls, spared {it.bad_spared} bad ones, "
+        f"sent {it.sent_to_sick} to a sick server"
     )
 
 

@@ -64,7 +64,7 @@ def _oscillating(share: float, now: float, _method: str, _random: Random) -> Mom
 
 
 def _slow(share: float, _now: float, _method: str, _random: Random) -> Moment:
-    """A server that answers ever so slowly: thirty times slower, and more than half of the calls run into their deadline."""
+    """A server that answers thirty times slower, and more than half of the calls run into their deadline."""
     return Moment(0.5, "DEADLINE_EXCEEDED", 30.0, hanging=True) if 0.4 <= share < 0.6 else _WELL
 
 
