@@ -294,7 +294,7 @@ def test_gzip_with_a_wrong_checksum(tmp_path: Path) -> None:
     whole = bytearray(gzip.compress(lines(row(0.5)).encode()))
     whole[-8] ^= 0xFF
     line, found = problem(tmp_path, bytes(whole))
-    assert line == 2
+    assert line in {0, 2}  # Pythons differ in how much they hand out before they check
     assert "cannot be read after this line: CRC check failed" in found
 
 
