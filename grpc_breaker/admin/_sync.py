@@ -7,6 +7,7 @@ them away. Then short calls run in the server's threads, and nobody can watch, b
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -96,5 +97,7 @@ def _tell(service: AdminService, watcher: Listening, woken: threading.Event, con
         log_once("the admin service failed to tell a watcher")
         context.set_code(grpc.StatusCode.INTERNAL)
     finally:
+        watcher.sending = False
         watchers.remove(watcher)
-    send(None)
+    with contextlib.suppress(Exception):  # whatever grpcio makes of the end of a call that has ended
+        send(None)
