@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, NoReturn
 
 import grpc
@@ -129,6 +130,11 @@ class RecordedChange(NamedTuple):
     breaker: str
     state: str
     reason: str
+
+
+def moment(time: float) -> str:
+    """A time for people."""
+    return datetime.fromtimestamp(time, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
 
 
 def status_named(status: object) -> str:

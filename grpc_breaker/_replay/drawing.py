@@ -12,7 +12,8 @@ from html import escape
 from typing import Final, NamedTuple
 
 from grpc_breaker._core.log import printable
-from grpc_breaker._replay.report import PolicyReport, Report, moment
+from grpc_breaker._replay.calls import moment
+from grpc_breaker._replay.report import PolicyReport, Report
 
 COLUMNS: Final = 1000
 """Columns of the picture, in its own units."""

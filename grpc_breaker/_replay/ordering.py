@@ -10,12 +10,13 @@ Several files are merged by time, whatever their order: those that a recorder ro
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from os import PathLike, fspath
 from typing import Final
 
-from grpc_breaker._replay.calls import Call, Notes, RecordError
+from grpc_breaker._replay.calls import Call, Notes, RecordError, moment
 from grpc_breaker._replay.reading import STDIN, Located, calls_of
 
 HORIZON: Final = 120.0
@@ -101,42 +102,69 @@ def watched(calls: Iterable[Call], notes: Notes, now: float) -> Iterator[Call]:
         notes: Where it is noted.
         now: The time of this machine's clock.
     """
-    latest, future, count, twice, whole = 0.0, now + _CLOCKS, 0, 0, True
-    alike: set[Call] = set()
-    """The calls that began at the same moment as the latest one."""
-    first: Call | None = None
+    watch = _Watch()
+    see, future = watch.see, now + _CLOCKS
     for call in calls:
-        start = call[0]
-        if start != latest:
-            latest = start
-            first = call
-            if alike:
-                alike.clear()
-            if whole and not start.is_integer():
-                whole = False
-        else:
-            if first is not None:
-                alike.add(first)
-                first = None
-            if call in alike:
-                twice += 1
-            alike.add(call)
-        if start + call[2] > future:
+        see(call)
+        if call[0] + call[2] > future:
             notes.doubt("Calls end in the future, by the clock of this machine: two clocks.")
-        count += 1
         yield call
-    notes.calls = count
-    if twice > _BY_CHANCE * count:
-        notes.doubt(
-            "Lines are exactly alike: each was played as a call of its own. Is a part of the record there twice?",
-            times=twice,
-        )
-    if whole and count > 1:
-        notes.doubt("All times are whole seconds: the order of calls within a second is not known.")
+    watch.tell(notes)
+
+
+class _Watch:
+    """What is seen of all calls together."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._begins = self._latest = -math.inf
+        self._whole = True
+        """Whether all times are whole seconds."""
+        self._alike: set[Call] = set()
+        """The calls that began at the same moment as the latest one."""
+        self._twice = 0
+        self._gap = 0.0
+        self._before_gap = 0.0
+
+    def see(self, call: Call) -> None:
+        """Take in the next call."""
+        start = call[0]
+        if start == self._latest:
+            self._twice += call in self._alike
+            self._alike.add(call)
+        else:
+            if not self._count:
+                self._begins = start
+            elif start - self._latest > self._gap:
+                self._gap, self._before_gap = start - self._latest, self._latest
+            self._latest = start
+            self._alike = {call}
+            self._whole = self._whole and start.is_integer()
+        self._count += 1
+
+    def tell(self, notes: Notes) -> None:
+        """Note what is doubtful."""
+        if self._twice > _BY_CHANCE * self._count:
+            notes.doubt(
+                "Lines are exactly alike: each was played as a call of its own. Is a part of the record there twice?",
+                times=self._twice,
+            )
+        if self._gap > max(_PAUSE, _RARE * (self._latest - self._begins) / max(self._count, 1)):
+            notes.doubt(
+                f"For {self._gap:.0f} seconds no call began, from {moment(self._before_gap)} on: a breaker that was open "
+                "then stayed so, and all that time counts. Is a part of the record missing?"
+            )
+        if self._whole and self._count > 1:
+            notes.doubt("All times are whole seconds: the order of calls within a second is not known.")
 
 
 _BY_CHANCE: Final = 0.001
 """Share of lines that may be alike by chance, where many calls begin."""
+
+_PAUSE: Final = 60.0
+"""Seconds without a call that are no gap, however many calls there are else."""
+_RARE: Final = 100
+"""Times the mean distance of two calls that a gap is longer than."""
 
 _CLOCKS: Final = 1.0
 """Seconds that a call may end after now, until these are two clocks."""

@@ -8,8 +8,9 @@ from html import escape
 from typing import Final
 
 from grpc_breaker._core.log import printable
+from grpc_breaker._replay.calls import moment
 from grpc_breaker._replay.drawing import picture
-from grpc_breaker._replay.report import PolicyReport, Report, definitions, moment
+from grpc_breaker._replay.report import PolicyReport, Report, definitions
 from grpc_breaker._replay.text import COLUMNS, opening_in_words, row_of, seconds
 
 MOST_OPENINGS: Final = 200

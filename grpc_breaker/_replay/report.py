@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from grpc_breaker._replay.calls import Notes, RecordedChange
@@ -36,7 +35,7 @@ class Warned:
 
     def __str__(self) -> str:
         where = f" (at {self.first})" if self.first else ""
-        many = f" {self.times} times, first{where}" if self.times > 1 and self.first else where
+        many = f" {self.times} times{', first' + where if where else '.'}" if self.times > 1 else where
         return f"{self.policy + ': ' if self.policy else ''}{self.text}{many}"
 
 
@@ -106,9 +105,9 @@ class PolicyReport:
             return "false alarms"
         if not self.opened:
             return "misses the sick server" if self.sent_to_sick else "stays closed"
-        if self.good_refused > self.bad_spared:
-            return "refuses more good than bad"
-        return "opens for slowness" if self.opened == self.trips_for_slowness else "opens when sick"
+        if self.opened == self.trips_for_slowness:
+            return "opens for slowness"
+        return "refuses more good than bad" if self.good_refused > self.bad_spared else "opens when sick"
 
 
 @dataclass(frozen=True)
@@ -304,8 +303,3 @@ def definitions() -> str:
         f"calls, at most a minute) in which at least {SICK:.0%} of its calls failed. A trip is in healthy time where "
         f"at most {HEALTHY:.0%} failed in its stretch, in the one before, and in the one after."
     )
-
-
-def moment(time: float) -> str:
-    """A time for people."""
-    return datetime.fromtimestamp(time, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from grpc_breaker._core.log import printable
-from grpc_breaker._replay.report import Opened, PolicyReport, Report, definitions, moment
+from grpc_breaker._replay.calls import moment
+from grpc_breaker._replay.report import Opened, PolicyReport, Report, definitions
 
 MOST_OPENINGS: Final = 10
 """Openings that are listed of a policy."""

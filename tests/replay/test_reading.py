@@ -181,6 +181,7 @@ def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ([row(0), row(0)], "exactly alike"),
         ([row(0), row(0, duration=0.1), row(0)], "exactly alike"),
         ([row(it) for it in range(3)], "All times are whole seconds"),
+        ([*[row(it / 7) for it in range(900)], row(500.5)], "no call began, from 2025-11-27 13:28:48.428Z on"),
         ([row(0.5), row(3e9, duration=1.0)], "Calls end in the future"),
         ([row(0.5), {"dropped": 12, "time": BEGINS}, {"dropped": 3}], "The recorder dropped 15 calls"),
         ([row(0), {**HEADER, "pid": 8}, row(1)], "The calls of 2 processes were played as those of one"),

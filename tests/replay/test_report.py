@@ -120,6 +120,7 @@ def test_a_warning_in_words() -> None:
     assert str(Warned("Odd.", "now")) == "now: Odd."
     assert str(Warned("Odd.", times=3, first="x:7")) == "Odd. 3 times, first (at x:7)"
     assert str(Warned("Odd.", first="x:7")) == "Odd. (at x:7)"
+    assert str(Warned("Odd.", times=3)) == "Odd. 3 times."
 
 
 @pytest.mark.parametrize("number", [1, 12])

@@ -1,0 +1,62 @@
+"""A replay of a million events: seconds and peak memory, by how many policies are played and how long the record is.
+
+`python -m benchmarks.replay [--calls N]`. Each measurement is a process of its own, which plays a record of JSON lines;
+memory is the most that the process had. The record is made first, and takes as long again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from grpc_breaker.replay import replay, scenario, write_record
+
+RATE = 100.0
+"""Calls per second in the record."""
+POLICIES = {1: ["default"], 4: ["default", "consecutive_failures=3", "failure_rate=0.2", "failure_threshold=50"]}
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=1_000_000)
+    parser.add_argument("--play", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.play:
+        _play(*options.play)
+        return
+    print("### A replay\n")
+    print("| calls | policies | seconds | µs a call | most memory, MB |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for calls in (options.calls // 10, options.calls):
+            path = Path(folder) / f"{calls}.jsonl"
+            write_record(scenario("oscillating", seconds=calls / RATE, calls_per_second=RATE), path)
+            for policies in POLICIES:
+                command = [sys.executable, "-m", "benchmarks.replay", "--play", str(path), str(policies)]
+                printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                seconds, played, memory = map(float, re.findall(r"[\d.]+", printed))
+                print(
+                    f"| {played:,.0f} | {policies} | {seconds:.1f} | {seconds / played * 1e6:.1f} | {memory:.0f} |",
+                    flush=True,
+                )
+
+
+def _play(path: str, policies: str) -> None:
+    """Play a record, and print seconds, calls and megabytes."""
+    from grpc_breaker._replay.policies import parsed  # noqa: PLC0415
+
+    began = time.perf_counter()
+    report = replay(path, {text: parsed(text) for text in POLICIES[int(policies)]})
+    seconds = time.perf_counter() - began
+    print(seconds, report.calls, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    main()
