@@ -103,7 +103,7 @@ def main() -> None:
             (Path(folder) / name).write_text(PROCESS)
             process = subprocess.Popen(
                 [sys.executable, str(Path(folder) / name), state],
-                env={**os.environ, **environment, "PYTHONPATH": os.getcwd()},
+                env={**os.environ, **environment, "PYTHONPATH": str(Path.cwd())},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

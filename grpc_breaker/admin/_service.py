@@ -147,7 +147,7 @@ class AdminService:
             held = give(name, ttl=ttl, reason=reason)
         except ValueError as error:  # all else was looked at
             raise RefusedError(_NOT_FOUND, str(error)) from None
-        warn("%s asked to %s %s for %g s (%s): %d breakers", who, order, printable(name), ttl, reason, len(held))
+        warn("%s asked to %s %s for %g s (%s): %s", who, order, printable(name), ttl, reason, _so_many(held))
         return [text(it) for it in held]
 
     def _reset(self, request: Any, who: str) -> bytes:
@@ -157,7 +157,7 @@ class AdminService:
             closed = self._breakers.reset(name)
         except ValueError as error:
             raise RefusedError(_NOT_FOUND, str(error)) from None
-        warn("%s asked to reset %s: %d breakers", who, printable(name), len(closed))
+        warn("%s asked to reset %s: %s", who, printable(name), _so_many(closed))
         return admin_pb2.ResetResponse(breakers=[text(it) for it in closed]).SerializeToString()
 
     def _check_allowed(self) -> None:
@@ -185,3 +185,7 @@ def who(context: Any) -> str:
     """Who asks, for the log: where from, and by which certificate."""
     names = [it.decode("utf-8", "replace") for it in context.peer_identities() or ()]
     return printable(" ".join([context.peer(), *names]))
+
+
+def _so_many(breakers: tuple[str, ...]) -> str:
+    return "1 breaker" if len(breakers) == 1 else f"{len(breakers)} breakers"

@@ -248,8 +248,8 @@ def test_changes_are_logged(serve: Serve, breakers: BreakerRegistry, caplog: pyt
         stub.ForceOpen(held(pb.ForceOpenRequest, GET, 60, "vendor down"), timeout=PATIENCE)
         stub.Reset(pb.ResetRequest(name=GET), timeout=PATIENCE)
     opened, closed = [it for it in caplog.messages if " asked to " in it]
-    assert opened.partition(" asked to ")[2] == f"force_open {GET} for 60 s (vendor down): 1 breakers"
-    assert closed.partition(" asked to ")[2] == f"reset {GET}: 1 breakers"
+    assert opened.partition(" asked to ")[2] == f"force_open {GET} for 60 s (vendor down): 1 breaker"
+    assert closed.partition(" asked to ")[2] == f"reset {GET}: 1 breaker"
     assert opened.startswith(("ipv4:127.0.0.1:", "unix:"))
 
 
