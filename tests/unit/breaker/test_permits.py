@@ -146,7 +146,7 @@ def test_permit_that_outlives_many_changes(breaker: CircuitBreaker) -> None:
 
     watch = breaker.admit()
     grown = memory_grown(changes, range(200), range(1000))
-    assert grown < 5_000
+    assert grown < 20_000  # what 1,000 would leave is more
     assert watch.success()
     assert breaker.snapshot()["totals"]["stale"] == 1
 
