@@ -163,8 +163,8 @@ class Machine:
 
     def _note_admission(self, generation: Generation) -> None:
         """Note whether calls pass without a look. No call between reading and writing: no thread comes in between."""
-        looks = self._looks or generation.ramps or (generation.hold is not None and generation.hold.until < _NEVER)
-        generation.admits_all = generation.passes and not looks
+        looks = generation.ramps or (generation.hold is not None and generation.hold.until < _NEVER)
+        generation.admits_all = generation.passes and not looks and not self._looks
 
     # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

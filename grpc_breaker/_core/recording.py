@@ -79,9 +79,7 @@ def note_recorders(breaker: Recording) -> None:
     while True:
         breaker._kinds = kinds = breaker._recorders.kinds(breaker.name)
         breaker._note_policy()
-        if (
-            breaker._recorders.kinds(breaker.name) is kinds is breaker._kinds
-        ):  # pragma: no branch - else others did, too
+        if breaker._recorders.kinds(breaker.name) is kinds is breaker._kinds:  # pragma: no branch - else others did too
             return
 
 

@@ -28,6 +28,7 @@ from grpc_breaker import (
 )
 from grpc_breaker._core.fallback import LastGood
 from grpc_breaker._core.last_good import LastGoodAnswers
+from grpc_breaker._core.traffic import TrafficQueue
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.support.transitions import check_events
 
@@ -692,6 +693,35 @@ def configuration_against_traffic(*, left_alone: bool) -> Scene:
     return scene
 
 
+def recording_begins(beside: str) -> Scene:
+    """Recording begins while a breaker is made, a policy comes into force, the state changes, or a recording ends."""
+    scene = Scene()
+    queue, ending = TrafficQueue(scene.breakers, 10), TrafficQueue(scene.breakers, 10)
+    if beside == "a recording ends":
+        ending.open()
+    others: dict[str, Callable[[], object]] = {
+        "a breaker is made": partial(scene.breakers.breaker_for, METHOD, "new"),
+        "a policy comes into force": partial(scene.breaker.reconfigure, replace(scene.policy, window_seconds=60.0)),
+        "the state changes": scene.breaker.reset,
+        "a recording ends": ending.close,
+    }
+    scene.actors = [queue.open, others[beside]]
+
+    def judge(_: list[Any]) -> None:
+        for breaker in scene.breakers:
+            queue.take(10)
+            breaker.admit("told").success()
+            told = [call[3] for call in queue.take(10) if isinstance(call, tuple)]
+            assert told == ["told"] or not scene.exact
+        queue.close()
+        for breaker in scene.breakers:
+            breaker.admit("not told").success()
+        assert not any(isinstance(call, tuple) for call in queue.take(10))
+
+    scene.judge = judge
+    return scene
+
+
 SCENES: dict[str, Callable[[], Scene]] = {
     "two threads race for the slot": partial(race_for_slots, 2),
     "three threads race for the slot": partial(race_for_slots, 3),
@@ -723,6 +753,10 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "ramp ends as others ask": ramp_ends_as_others_ask,
     "two configurations": two_configurations,
     "hold ends as others ask": hold_ends_as_others_ask,
+    **{
+        f"recording begins as {it}": partial(recording_begins, it)
+        for it in ("a breaker is made", "a policy comes into force", "the state changes", "a recording ends")
+    },
     "hold by name as a breaker is made": hold_by_name_as_a_breaker_is_made,
     "configuration against traffic": partial(configuration_against_traffic, left_alone=False),
     "configuration against traffic, left alone": partial(configuration_against_traffic, left_alone=True),

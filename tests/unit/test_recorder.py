@@ -455,11 +455,14 @@ breaker.admit().success()
 def test_forked_child(breakers: BreakerRegistry, tmp_path: Path) -> None:
     """A child records nothing into its parent's file, and may start a recorder of its own."""
     one, two = tmp_path / "parent", tmp_path / "child"
-    with TrafficRecorder(breakers, one) as recorder:
+    with TrafficRecorder(breakers, one, queue=1) as recorder:
         inherited = breakers[METHOD].admit("parent")
 
         def child() -> list[Any]:
-            breakers[METHOD].admit("child, not recorded").success()
+            assert repr(recorder).endswith(": idle, 0 dropped>")
+            for _ in range(3):
+                breakers[METHOD].admit("child, not recorded").success()
+            assert recorder.dropped == 0
             recorder.stop()
             with TrafficRecorder(breakers, two):
                 breakers[METHOD].admit("child").success()
