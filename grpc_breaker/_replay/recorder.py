@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from os import PathLike
 from pathlib import Path
@@ -178,19 +179,31 @@ class _Run:
     def _record(self) -> None:
         try:
             while not self._ended.wait(_EVERY):
-                self._write_what_waits()
-            self._write_what_waits()
+                self._turn()
+            self._turn()
+            self._queue.drop(len(self._queue.take(sys.maxsize)))  # what is left could not be written
         finally:
             self._queue.close()  # also where a thread is made to end that is not ours to end
             self._file.close()
 
+    def _turn(self) -> None:
+        """Write what waits; trouble is logged once, and what it cost is counted."""
+        try:
+            self._write_what_waits()
+        except Exception:  # noqa: BLE001 - a disk, or a clock of the user's
+            log_once("recorded traffic could not be written; calls are dropped until it can be")
+
     def _write_what_waits(self) -> None:
-        while happened := self._queue.take(_AT_ONCE):
-            before = self._file.lines
-            self._write([line for it in happened if (line := self._line_of(it))])
-            self._queue.drop(len(happened) - (self._file.lines - before))
-        dropped = self._queue.dropped - self._told_of_dropped
-        if dropped and self._write([self._lines.dropped(dropped)]):
+        queue, file = self._queue, self._file
+        while happened := queue.take(_AT_ONCE):
+            before = file.lines
+            try:
+                file.write([line for it in happened if (line := self._line_of(it))])
+            finally:
+                queue.drop(len(happened) - (file.lines - before))
+        dropped = queue.dropped - self._told_of_dropped
+        if dropped:
+            file.write([self._lines.dropped(dropped)])
             self._told_of_dropped += dropped
 
     def _line_of(self, happened: Happened) -> str:
@@ -200,14 +213,6 @@ class _Run:
         except Exception:  # noqa: BLE001 - a status of the user's own that cannot be printed, or a defect of ours
             log_once("a call could not be recorded")
             return ""
-
-    def _write(self, lines: list[str]) -> bool:
-        try:
-            self._file.write(lines)
-        except OSError:
-            log_once("recorded traffic could not be written; calls are dropped until it can be")
-            return False
-        return True
 
 
 def _check(name: str, value: object, least: int, most: int | None) -> None:

@@ -12,6 +12,10 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
+
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+"""On Windows a line would else end in two characters."""
 
 
 class RotatedFile:
@@ -72,7 +76,7 @@ class RotatedFile:
             os.close(file)
 
     def _open(self) -> None:
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(self._path, _FLAGS, 0o644)
         self._size = os.fstat(self._file).st_size
 
     def _begin(self) -> None:

@@ -605,6 +605,36 @@ def test_full_disk(
     assert caplog.text.count("could not be written") == 1
 
 
+def test_clock_that_breaks(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A clock of the application's that raises is logged once, and recording goes on when it works again."""
+
+    class Clock(FakeClock):
+        broken = False
+
+        def __call__(self) -> float:
+            if self.broken:
+                raise LookupError
+            return super().__call__()
+
+    breaker = CircuitBreaker("it", clock=(clock := Clock()))
+    with TrafficRecorder(breaker, path, max_bytes=10_000) as recorder:
+
+        def is_logged() -> bool:
+            clock.broken = False
+            for _ in range(200):  # more than a file may hold: the next one needs the time
+                breaker.admit().success()
+            clock.broken = True
+            threading.Event().wait(0.15)
+            return "could not be written" in caplog.text
+
+        wait_until(is_logged)
+        clock.broken = False
+        breaker.admit("at last").success()
+    assert recorder.dropped > 0
+    assert "at last" in [line.get("method") for line in lines_of(path)]
+    assert caplog.text.count("could not be written") == 1
+
+
 def test_full_disk_from_the_start(breakers: BreakerRegistry, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be begun is an error of `start`, and nothing is recorded."""
 
