@@ -138,6 +138,7 @@ bench: $(VENV)/.has-bench  ## The cost of a call beside other breakers, with a p
 	@"$(RUN)" -m benchmarks.whole_calls
 	@"$(RUN)" -m benchmarks.pitfalls
 	@"$(RUN)" -m benchmarks.admin
+	@"$(RUN)" -m benchmarks.replay
 
 outage: $(VENV)/.has-bench  ## An outage with each of these breakers, with a plot (about ten minutes)
 	@"$(RUN)" -m benchmarks.outage --plots docs/images $(RECORDED)

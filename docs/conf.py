@@ -33,6 +33,7 @@ docs/telemetry
 docs/operating
 docs/admin
 docs/recording
+docs/replay
 monitoring/README
 docs/web
 docs/recipes

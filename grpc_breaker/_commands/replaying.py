@@ -20,7 +20,7 @@ from grpc_breaker._replay.calls import RecordError
 from grpc_breaker._replay.ordering import HORIZON
 from grpc_breaker._replay.policies import Played, parsed, played
 from grpc_breaker._replay.reading import STDIN
-from grpc_breaker._replay.report import Report
+from grpc_breaker._replay.report import Report, of_first
 from grpc_breaker._replay.running import Source, play
 from grpc_breaker._replay.scenarios import SCENARIOS, scenario
 from grpc_breaker._replay.sensitivity import Sensitivity, sensitivity_of, variants
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         varied = variants(policies) if options.sensitivity else []
         report = _play(source, [*policies, *varied], options)
         sensitivity = sensitivity_of(report, len(policies)) if options.sensitivity else None
-        report = report.of_first(len(policies))
+        report = of_first(report, len(policies))
         advice = None
         if options.advice:
             advice = advice_of(report, options.threads, lambda given: _play(_source(options), given, options))

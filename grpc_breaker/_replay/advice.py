@@ -25,7 +25,7 @@ from grpc_breaker._core.target import at_target
 from grpc_breaker._replay.health import Health
 from grpc_breaker._replay.policies import Played, played
 from grpc_breaker._replay.report import PolicyReport, Report
-from grpc_breaker._replay.text import seconds, table
+from grpc_breaker._replay.text import seconds, table, times
 
 GUIDE_ERROR_RATE: Final = 20.0
 """Percent: the guide's example of an acceptable share of failures."""
@@ -101,7 +101,9 @@ class MethodAdvice:
     """What a record says of one method."""
 
     method: str
+    """Its name, with its target."""
     healthy_calls: int
+    """Calls in healthy stretches."""
     calls_per_second: float
     """In the busiest healthy stretch."""
     stray_failures: float
@@ -109,10 +111,15 @@ class MethodAdvice:
     p99: float | None
     """Seconds that 99 of 100 healthy answers took at most; `None` without any."""
     deadline: float | None
+    """Seconds: `p99`, and half as much again."""
     bulkhead: int | None
+    """Calls in flight: `calls_per_second` times `p99`, rounded up."""
     probe_deadline: float | None
+    """Seconds: `p99`."""
     minimum_calls: int | None
+    """See `minimum_calls`; `None` where there is no such number, or no healthy call."""
     guide_threshold: int
+    """The guide's formula, with 20 % and 30 seconds."""
     cannot_say: tuple[str, ...]
     """What of this is doubtful, and why."""
 
@@ -129,7 +136,9 @@ class Advice:
     utilisation: float | None
     """Of `threads`, with these probe deadlines and the first policy's `reset_timeout`; `None` without `threads`."""
     threads: int | None
+    """Threads of the client; `None` where nobody said."""
     cannot_say: tuple[str, ...]
+    """What of this is doubtful for all methods, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -167,7 +176,7 @@ _COLUMNS: Final = ("method", "p99", "deadline", "bulkhead", "probe deadline", "m
 def _played(it: PolicyReport) -> str:
     """What a policy would have done."""
     return (
-        f"{printable(it.name)}, played: {it.verdict}; opened {it.opened} times, {it.trips_in_healthy_time} of these "
+        f"{printable(it.name)}, played: {it.verdict}; opened {times(it.opened)}, {it.trips_in_healthy_time} of these "
         f"in healthy time; refused {it.good_refused} good calls, spared {it.bad_spared} bad ones, "
         f"sent {it.sent_to_sick} to a sick server"
     )
@@ -208,8 +217,8 @@ def advice_of(report: Report, threads: int | None, play: Callable[[list[Played]]
     if threads is not None and threads < 1:
         message = f"threads must be 1 or more, got {threads}"
         raise ValueError(message)
-    base = report.played[0].base or BreakerPolicy()
-    healths = sorted(report.healths.items(), key=lambda it: -it[1].calls)
+    base = report._game.players[0].policy.base or BreakerPolicy()
+    healths = sorted(report._game.healths.items(), key=lambda it: -it[1].calls)
     methods = tuple(_of_method(at_target(*name), health, base) for name, health in healths)
     guide, advised = played("the guide's formula", _by_guide(methods)), played("as advised", _as_advised(methods, base))
     suggested = play([guide, advised])

@@ -31,31 +31,28 @@ _REFUSALS: Final = frozenset(str(it) for it in RefusalReason)
 
 
 class Call(NamedTuple):
-    """One call of a record.
-
-    Attributes:
-        time: When it began, in seconds since the epoch.
-        method: "pricing.v1.Pricing/GetPrice".
-        duration: Seconds until it ended, from 0.
-        status: The name of its gRPC status; outside gRPC that of the exception, or "OK".
-        deadline: Seconds that it had. Default `None`: none, or unknown.
-        target: The target that its interceptor was told. Default: none.
-        stream: Whether its duration says nothing of the server. Default False.
-        refused: What refused it, "breaker", "bulkhead", "rate" or "throttle": it was not made. Default `None`.
-        outcome: "success", "failure" or "ignored", where that is not what the status alone says. Default `None`.
-        details: The words that came with the status. Default: none.
-    """
+    """One call of a record."""
 
     time: float
+    """When it began, in seconds since the epoch."""
     method: str
+    """The method, "pricing.v1.Pricing/GetPrice"."""
     duration: float
+    """Seconds until it ended, from 0."""
     status: str
+    """The name of its gRPC status; outside gRPC that of the exception, or "OK"."""
     deadline: float | None = None
+    """Seconds that it had. Default `None`: no deadline, or unknown."""
     target: str = ""
+    """The target that its interceptor was told. Default: none."""
     stream: bool = False
+    """Whether its duration says nothing of the server. Default False."""
     refused: str | None = None
+    """What refused it, "breaker", "bulkhead", "rate" or "throttle": it was not made. Default `None`: it was made."""
     outcome: str | None = None
+    """The outcome, "success", "failure" or "ignored", where the status does not say it. Default `None`: it does."""
     details: str = ""
+    """The words that came with the status. Default: none."""
 
 
 class RecordError(ValueError):
@@ -98,8 +95,6 @@ class Notes:
     changes: list[RecordedChange] = field(default_factory=list["RecordedChange"])
     sampled: bool = False
     """Whether these are spans, of which there may be only a sample."""
-    lines: int = 0
-    calls: int = 0
 
     def doubt(self, words: str, where: str = "", times: int = 1) -> None:
         """Note something doubtful."""
@@ -127,9 +122,13 @@ class RecordedChange(NamedTuple):
     """A change of state of the breaker that was at work when the record was made."""
 
     time: float
+    """When, in seconds since the epoch."""
     breaker: str
+    """Its name."""
     state: str
+    """The state it entered, "open"."""
     reason: str
+    """Which condition fired, "consecutive_failures"."""
 
 
 def moment(time: float) -> str:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from grpc_breaker._core.log import printable
 from grpc_breaker._replay.calls import moment
 from grpc_breaker._replay.report import PolicyReport, Report
+from grpc_breaker._replay.text import times
 
 COLUMNS: Final = 1000
 """Columns of the picture, in its own units."""
@@ -137,13 +138,13 @@ def _caption(policy: PolicyReport) -> tuple[str, str]:
     if not policy.opened and not policy.refused:
         return policy.verdict, ""
     refused = f"good refused {policy.good_refused} · bad spared {policy.bad_spared}"
-    told = f"{policy.verdict} · opened {policy.opened} times · {refused}"
+    told = f"{policy.verdict} · opened {times(policy.opened)} · {refused}"
     return told, "bad" if policy.trips_in_healthy_time else ""
 
 
 def _traffic(report: Report, axis: Axis) -> Iterator[str]:
     """Calls and failures per second."""
-    timeline = report.timeline
+    timeline = report._game.timeline
     begins, width = timeline.begins or 0.0, timeline.width
     group = 1
     while width * group < min(1.0, axis.seconds / 20):  # slots that are too short show noise

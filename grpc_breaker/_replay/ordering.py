@@ -151,8 +151,8 @@ class _Watch:
             )
         if self._gap > max(_PAUSE, _RARE * (self._latest - self._begins) / max(self._count, 1)):
             notes.doubt(
-                f"For {self._gap:.0f} seconds no call began, from {moment(self._before_gap)} on: a breaker that was open "
-                "then stayed so, and all that time counts. Is a part of the record missing?"
+                f"For {self._gap:.0f} seconds no call began, from {moment(self._before_gap)} on: a breaker that was "
+                "open then stayed so, and all that time counts. Is a part of the record missing?"
             )
         if self._whole and self._count > 1:
             notes.doubt("All times are whole seconds: the order of calls within a second is not known.")

@@ -11,7 +11,7 @@ from grpc_breaker._core.log import printable
 from grpc_breaker._replay.calls import moment
 from grpc_breaker._replay.drawing import picture
 from grpc_breaker._replay.report import PolicyReport, Report, definitions
-from grpc_breaker._replay.text import COLUMNS, opening_in_words, row_of, seconds
+from grpc_breaker._replay.text import COLUMNS, opening_in_words, row_of, seconds, times
 
 MOST_OPENINGS: Final = 200
 """Openings that are listed of a policy."""
@@ -42,7 +42,8 @@ table { border-collapse: collapse; width: 100%; }
 th, td { padding: 6px 10px; text-align: right; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 190px; }
 th { font-weight: 600; border-bottom: 2px solid var(--line); font-size: 13px; }
-td { border-bottom: 1px solid var(--line); }
+td { border-bottom: 1px solid var(--line); white-space: nowrap; }
+td:first-child { white-space: normal; }
 .bad { color: var(--bad); font-weight: 600; }
 details { background: var(--card); padding: 8px 14px; margin: 6px 0; border-radius: 6px; }
 summary { cursor: pointer; overflow-wrap: anywhere; } code, li { overflow-wrap: anywhere; }
@@ -99,8 +100,7 @@ def _broken(name: str) -> str:
 
 
 def _openings(policy: PolicyReport) -> Iterator[str]:
-    times = "once" if policy.opened == 1 else f"{policy.opened} times"
-    opened = f"opened {times}" if policy.opened else "never opened"
+    opened = f"opened {times(policy.opened)}" if policy.opened else "never opened"
     yield f"<details><summary><strong>{escape(printable(policy.name))}</strong>: {policy.verdict}; {opened}</summary>"
     yield f"<p><code>{escape(json.dumps(policy.policy))}</code></p><ul>"
     yield from (f"<li>{escape(opening_in_words(it))}</li>" for it in policy.openings[:MOST_OPENINGS])

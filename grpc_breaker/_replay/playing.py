@@ -44,15 +44,25 @@ class Change(NamedTuple):
     """A change of a breaker's state in a replay."""
 
     time: float
+    """When, in seconds since the epoch."""
     breaker: str
+    """Its name."""
     method: str
+    """The method of the call that caused it."""
     previous: str
+    """The state it left, "closed"."""
     state: str
+    """The state it entered, "open"."""
     reason: str
+    """Which condition fired, "consecutive_failures"."""
     calls: int
+    """Results that counted: those in the window, or those of the probes."""
     failures: int
+    """How many of them were failures."""
     slow: int
+    """How many of them were slow."""
     status: str
+    """Status of the call whose end caused it; empty for a first probe."""
 
 
 class Opening:

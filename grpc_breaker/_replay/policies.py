@@ -82,7 +82,7 @@ def played(name: str, policy: Policy) -> Played:
 
 
 def _parts(registry: BreakerRegistry) -> Iterator[tuple[str, MethodPolicy]]:
-    configuration = registry._configuration  # noqa: SLF001 - what it was told, as it understood it
+    configuration = registry._configuration  # what it was told, as it understood it
     yield from configuration.policies.items()
     if configuration.default is not None:
         yield "", configuration.default

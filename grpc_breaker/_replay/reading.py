@@ -62,7 +62,6 @@ class Lines:
         if not line:
             raise StopIteration
         self.number += 1
-        self._notes.lines += 1
         if len(line) > LONGEST_LINE:
             raise RecordError(self.source, self.number, f"a line has more than {LONGEST_LINE} bytes")
         self.complete = line.endswith(b"\n")

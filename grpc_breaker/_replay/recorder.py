@@ -230,7 +230,7 @@ _recorders: weakref.WeakSet[TrafficRecorder] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
     for recorder in tuple(_recorders):
-        recorder._after_fork()  # noqa: SLF001 - of this file
+        recorder._after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork

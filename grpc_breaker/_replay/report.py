@@ -7,14 +7,13 @@ and sick mean stands in `health.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from grpc_breaker._core.target import at_target
 from grpc_breaker._replay.calls import Notes, RecordedChange
 from grpc_breaker._replay.health import HEALTHY, SICK, Health
 from grpc_breaker._replay.playing import Change, Game, Player
-from grpc_breaker._replay.policies import Played
-from grpc_breaker._replay.timeline import Timeline
 
 OUTSIDE: Final = 0.1
 """Share of the calls above which a policy that refuses so many leaves the record behind."""
@@ -44,6 +43,7 @@ class Opened:
     """A time in which a breaker was not closed."""
 
     breaker: str
+    """Its name."""
     opened: float
     """When, in seconds since the epoch."""
     closed: float | None
@@ -53,12 +53,15 @@ class Opened:
     calls: int
     """Results in its window."""
     failures: int
+    """How many of them were failures."""
     slow: int
+    """How many of them were slow."""
     status: str
     """Of the call whose end opened it."""
     probes_failed: int
     """How often it opened again because a probe failed or was slow."""
     refused: int
+    """Calls that it refused meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class PolicyReport:
     """What one policy would have done."""
 
     name: str
+    """The name it was given."""
     policy: dict[str, Any]
     """What it says that is not a default, by method or service."""
     opened: int
@@ -75,7 +79,9 @@ class PolicyReport:
     trips_in_healthy_time: int
     """Trips where nothing was wrong by the record: false alarms. Trips for slowness are not judged."""
     trips_for_slowness: int
+    """Trips by `slow_call_rate`."""
     refused: int
+    """Calls that were refused."""
     refused_by: dict[str, int]
     """How many calls were refused by what: breaker, bulkhead, rate, throttle."""
     good_refused: int
@@ -85,6 +91,7 @@ class PolicyReport:
     caller_seconds_saved: float
     """How long callers waited for the bad ones, together."""
     failures_let_through: int
+    """Failed calls that were not refused."""
     sent_to_sick: int
     """Calls that were let through while the server was sick."""
     unenforced: int
@@ -115,38 +122,37 @@ class Report:
     """What came of a replay."""
 
     calls: int
+    """Calls that were played."""
     begins: float
     """When the first call began, in seconds since the epoch."""
     ends: float
     """When the last one ended."""
     good: int
+    """Calls that succeeded, by gRPC's statuses alone."""
     bad: int
+    """Calls that failed."""
     ignored: int
-    methods: int
+    """Calls that say nothing about the server."""
+    methods: tuple[str, ...]
+    """The methods in the record, with their targets, "pricing.v1.Pricing/GetPrice@eu"; of very many, "other" stands for
+    the rest."""
     sick_calls: int
     """Calls that began while their method was sick."""
     sick_seconds: float
+    """How long methods were sick, all of them together."""
     policies: tuple[PolicyReport, ...]
+    """What each policy would have done, in the order they were given."""
     warnings: tuple[Warned, ...]
+    """Why the picture may be wrong."""
     recorded_changes: tuple[RecordedChange, ...]
     """Those of the breaker that was at work when the record was made."""
-    timeline: Timeline
-    """Calls, failures, and what each policy refused, over time."""
-    healths: dict[tuple[str, str], Health]
-    """How each method was, by its name and target."""
-    played: tuple[Played, ...]
-    """The policies as they were played."""
+    _game: Game = field(repr=False)
+    """What it was made from: for pictures and advice."""
 
     @property
     def seconds(self) -> float:
         """How long the record is."""
         return self.ends - self.begins
-
-    def of_first(self, number: int) -> Report:
-        """The report of the first policies alone."""
-        names = {"", *(it.name for it in self.policies[:number])}
-        warnings = tuple(it for it in self.warnings if it.policy in names)
-        return replace(self, policies=self.policies[:number], played=self.played[:number], warnings=warnings)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
@@ -167,7 +173,7 @@ class Report:
                 "good": self.good,
                 "bad": self.bad,
                 "ignored": self.ignored,
-                "methods": self.methods,
+                "methods": list(self.methods),
                 "sick_calls": self.sick_calls,
                 "sick_seconds": self.sick_seconds,
                 "changes": [it._asdict() for it in self.recorded_changes],
@@ -200,16 +206,21 @@ def report_of(game: Game, notes: Notes) -> Report:
         good=game.good,
         bad=game.bad,
         ignored=game.calls - game.good - game.bad,
-        methods=len(healths),
+        methods=tuple(at_target(*name) for name in game.healths),
         sick_calls=sum(it.sick_calls for it in healths),
         sick_seconds=sum(it.sick_seconds for it in healths),
         policies=policies,
-        warnings=(*_of_record(game, notes), *(it for report in policies for it in _of_policy(report, game))),
+        warnings=(*_of_record(game, notes), *_of_policies(policies, game)),
         recorded_changes=tuple(sorted(notes.changes)),
-        timeline=game.timeline,
-        healths=game.healths,
-        played=tuple(it.policy for it in game.players),
+        _game=game,
     )
+
+
+def of_first(report: Report, number: int) -> Report:
+    """The report of the first policies alone."""
+    policies = report.policies[:number]
+    of_record = [it for it in report.warnings if not it.policy and it != _OUTSIDE]
+    return replace(report, policies=policies, warnings=(*of_record, *_of_policies(policies, report._game)))
 
 
 def _policy_report(player: Player, game: Game, healths: Sequence[Health]) -> PolicyReport:
@@ -279,17 +290,28 @@ def _of_record(game: Game, notes: Notes) -> Iterable[Warned]:
         yield Warned(words, times=noted.times, first=noted.first)
 
 
+_OUTSIDE: Final = Warned(
+    f"Of a policy that refuses more than {OUTSIDE:.0%} of the calls, the record cannot say how the server would have "
+    "been without that load, nor what callers would have done instead."
+)
+
+
+def _of_policies(reports: Sequence[PolicyReport], game: Game) -> Iterable[Warned]:
+    """The warnings about what policies would have done."""
+    if any(it.outside_the_record for it in reports):
+        yield _OUTSIDE
+    for report in reports:
+        yield from _of_policy(report, game)
+
+
 def _of_policy(report: PolicyReport, game: Game) -> Iterable[Warned]:
     """The warnings about what one policy would have done."""
     player = next(it for it in game.players if it.policy.name == report.name)
     for part in player.policy.not_played:
         yield Warned(f"Not played are {part}.", report.name)
     if report.outside_the_record:
-        yield Warned(
-            f"It refuses {report.refused / game.calls:.0%} of the calls: this is outside the record. How the server "
-            "would have been without that load, and what callers would have done instead, is not in it.",
-            report.name,
-        )
+        share = report.refused / game.calls
+        yield Warned(f"It refuses {share:.0%} of the calls, which is outside the record.", report.name)
     if report.left_alone:
         yield Warned(f"It leaves {report.left_alone} calls alone: it has no policy for their methods.", report.name)
     if player.opened > len(player.openings) or player.more_changes:

@@ -37,8 +37,11 @@ class Varied:
     """A policy with another value in one field."""
 
     field: str
+    """The field."""
     value: Any
+    """Its value."""
     report: PolicyReport
+    """What the policy would have done with it."""
 
     @property
     def verdict(self) -> str:
@@ -51,7 +54,9 @@ class Sensitivity:
     """What each field does to the verdict."""
 
     base: PolicyReport
+    """What the policy as it was given would have done."""
     varied: tuple[Varied, ...]
+    """The policies that differ from it in one field."""
 
     def flips(self) -> dict[str, list[Any]]:
         """By field, the values with which the verdict is another one."""

@@ -32,7 +32,7 @@ def text_of(report: Report) -> str:
 
 def _lines(report: Report) -> Iterator[str]:
     yield (
-        f"{report.calls} calls of {_number(report.methods, 'method')} in {seconds(report.seconds)}, "
+        f"{report.calls} calls of {_number(len(report.methods), 'method')} in {seconds(report.seconds)}, "
         f"from {moment(report.begins)}: {report.good} good, {report.bad} bad, {report.ignored} ignored; "
         f"{report.sick_calls} while the server was sick"
     )
@@ -67,7 +67,7 @@ def _openings(policy: PolicyReport) -> Iterator[str]:
     if not policy.opened:
         yield f"{name}: never opened"
         return
-    yield f"{name}: {policy.verdict}; opened {_number(policy.opened, 'time')}"
+    yield f"{name}: {policy.verdict}; opened {times(policy.opened)}"
     for opening in policy.openings[:MOST_OPENINGS]:
         yield f"  {opening_in_words(opening)}"
     if policy.opened > MOST_OPENINGS:
@@ -102,6 +102,11 @@ def seconds(time: float) -> str:
     if time < 120:
         return f"{time:.1f} s"
     return f"{time / 60:.1f} min" if time < 7200 else f"{time / 3600:.1f} h"
+
+
+def times(number: int) -> str:
+    """How often something happened."""
+    return "once" if number == 1 else f"{number} times"
 
 
 def _number(number: int, thing: str) -> str:

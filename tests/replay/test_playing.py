@@ -112,7 +112,7 @@ def test_each_method_has_its_own_breaker() -> None:
     other = every(0.1, 0, 150, method="pricing.v1.Pricing/ListPrices")
     both = sorted([*outage(), *other])
     report = play(both)
-    assert report.methods == 2
+    assert len(report.methods) == 2
     assert {it.breaker for it in report.policies[0].openings} == {GET}
 
 
@@ -281,7 +281,7 @@ def test_more_methods_than_are_followed_share_what_is_left() -> None:
     """Where names are made up, memory stays bounded."""
     calls = [call(it * 0.01, "UNAVAILABLE", method=f"a.B/{it // 5}") for it in range(10_500)]
     report = play(calls)
-    assert report.methods == 2001
+    assert len(report.methods) == 2001
     assert report.policies[0].opened == 2100
     assert report.policies[0].trips_in_healthy_time == 0
 

@@ -40,7 +40,7 @@ def test_json_lines(tmp_path: Path) -> None:
     full = row(1, status="UNAVAILABLE", deadline=1.0, target="eu", stream=True, outcome="failure", details="gone")
     report = read(tmp_path, lines(row(0), full, row(2, status=5), row(3, status="Unavailable"), row(4, status="14")))
     assert (report.calls, report.good, report.bad) == (5, 2, 3)
-    assert set(report.healths) == {(GET, ""), (GET, "eu")}
+    assert report.methods == (GET, f"{GET}@eu")
 
 
 @pytest.mark.parametrize("status", ["DeadlineExceeded", "deadline exceeded", "StatusCode.CANCELLED", "Canceled", 1])
@@ -410,7 +410,7 @@ def test_spans_of_every_age(tmp_path: Path, attributes: list[Any], failed: int) 
     """The names that the conventions have had for method and status."""
     report = read(tmp_path, json.dumps(document(span(0.5, 0.1, *attributes), service_name="checkout")) + "\n")
     assert (report.calls, report.bad) == (1, failed)
-    assert list(report.healths) == [(GET, "")]
+    assert report.methods == (GET,)
     assert "Sampled traces bend rates" in said(report)
     assert (report.begins, round(report.ends - report.begins, 6)) == (BEGINS + 0.5, 0.1)
 
@@ -418,7 +418,7 @@ def test_spans_of_every_age(tmp_path: Path, attributes: list[Any], failed: int) 
 def test_spans_named_by_their_span(tmp_path: Path) -> None:
     """A span without attributes for the method is named by it."""
     content = json.dumps(document(span(0.5, 0.1, ("rpc.grpc.status_code", 0), name=f"Sent.{GET}")))
-    assert list(read(tmp_path, content).healths) == [(GET, "")]
+    assert read(tmp_path, content).methods == (GET,)
 
 
 def test_spans_without_a_grpc_status(tmp_path: Path) -> None:

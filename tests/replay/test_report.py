@@ -111,7 +111,7 @@ def test_plain_data() -> None:
     assert plain["policies"][0]["verdict"] == "opens when sick"
     assert plain["policies"][0]["openings"][0]["reason"] == "consecutive_failures"
     assert plain["policies"][0]["changes"][0]["state"] == "open"
-    assert plain["warnings"][0]["policy"] == "now"
+    assert plain["warnings"][-1]["policy"] == "now"
 
 
 def test_a_warning_in_words() -> None:
