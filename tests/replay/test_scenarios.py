@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,10 @@ def test_a_scenario_written_as_a_record_plays_the_same(name: str, tmp_path: Path
 def test_an_empty_record(tmp_path: Path) -> None:
     """Without calls nothing is written."""
     assert write_record([], tmp_path / "record") == 0
+
+
+def test_the_docs_list_the_scenarios() -> None:
+    """Each with what happens in it, as the code says it."""
+    page = (Path(__file__).parents[2] / "docs/replay.md").read_text("utf-8")
+    rows = {name: text for name, text in re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page, re.MULTILINE)}
+    assert rows == {name: f"{text[0].lower()}{text[1:].rstrip('.')}" for name, text in SCENARIOS.items()}
