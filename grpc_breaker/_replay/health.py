@@ -26,6 +26,10 @@ LEAST_SECONDS: Final = 5.0
 LEAST_CALLS: Final = 10
 MOST_SECONDS: Final = 60.0
 
+MOST_NAMES: Final = 2000
+"""Methods that are followed each by itself."""
+
+_SHARED: Final = ("other", "")
 _WIDTH: Final = math.log(1.02)
 _SHORTEST: Final = 1e-6
 
@@ -139,3 +143,18 @@ class Health:
         """Count the trips of the stretch before the one that has just ended, whose share of failures is `after`."""
         if after <= HEALTHY and max(self._shares) <= HEALTHY:
             self.healthy_trips = [sum(it) for it in zip(self.healthy_trips, self._trips_before, strict=True)]
+
+
+class Healths(dict[tuple[str, str], Health]):
+    """How each method was, by its name and target. Of very many, the last ones share one."""
+
+    def __init__(self, policies: int) -> None:
+        super().__init__()
+        self._policies = policies
+
+    def of(self, method: str, target: str) -> Health:
+        """That of a method, made if there is none."""
+        key = (method, target)
+        if key not in self and len(self) >= MOST_NAMES:
+            key = _SHARED
+        return self.setdefault(key, Health(self._policies))

@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import grpc
 
@@ -23,7 +23,7 @@ from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import Outcome, Reason, State
 from grpc_breaker._replay.calls import MOST_CHANGES, STATUSES, Call
-from grpc_breaker._replay.health import Health
+from grpc_breaker._replay.health import Healths
 from grpc_breaker._replay.policies import Played
 from grpc_breaker._replay.timeline import Timeline
 from grpc_breaker._rpc import settle, verdict
@@ -31,10 +31,7 @@ from grpc_breaker._rpc import settle, verdict
 _DEFAULT: Final = BreakerPolicy()
 _SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
-_MOST_NAMES: Final = 2000
-"""Methods whose health is followed each by itself; the others share one."""
 _LONGEST_DEADLINE: Final = 7e9
-_SHARED: Final = ("other", "")
 
 _Running = tuple[float, int, Call, list[Permit | None]]
 """A call by its end, a number that no other has, and the permit that each policy gave it."""
@@ -125,7 +122,7 @@ class Clock:
 class Player:
     """One policy, and what became of the calls under it."""
 
-    def __init__(self, policy: Played, number: int, clock: Clock, seed: int, healths: dict[Any, Health]) -> None:
+    def __init__(self, policy: Played, number: int, clock: Clock, seed: int, healths: Healths) -> None:
         self.policy = policy
         self.number = number
         self.registry = policy.make(clock, Random(seed).random)  # noqa: S311 - the same each time
@@ -214,12 +211,7 @@ class Player:
         if change.reason is Reason.SLOW_CALL_RATE:
             self.slow_trips += 1
             return
-        self._healths[_key(self._healths, change.method, change.target)].trips[self.number] += 1
-
-
-def _key(healths: dict[Any, Health], method: str, target: str) -> tuple[str, str]:
-    key = (method, target)
-    return key if key in healths else _SHARED
+        self._healths.of(change.method, change.target).trips[self.number] += 1
 
 
 class Game:
@@ -227,8 +219,7 @@ class Game:
 
     def __init__(self, policies: Sequence[Played], seed: int) -> None:
         self.clock = Clock()
-        self.healths: dict[tuple[str, str], Health] = {}
-        """By method and target."""
+        self.healths = Healths(len(policies))
         self.players = [
             Player(policy, number, self.clock, seed, self.healths) for number, policy in enumerate(policies)
         ]
@@ -276,7 +267,7 @@ class Game:
             self.good += 1
         else:
             judged = self._judge(status, deadline, duration, outcome, details)
-        health = self.healths.get((method, target)) or self._health(method, target)
+        health = self.healths.get((method, target)) or self.healths.of(method, target)
         health.note(start, duration, judged is _SUCCESS, judged is _FAILURE, stream)
         slot = self.timeline.slot(start)
         counts = self.timeline.counts
@@ -331,10 +322,6 @@ class Game:
         elif judged is _FAILURE:
             self.bad += 1
         return judged
-
-    def _health(self, method: str, target: str) -> Health:
-        key = (method, target) if len(self.healths) < _MOST_NAMES else _SHARED
-        return self.healths.setdefault(key, Health(len(self.players)))
 
 
 def _end(call: Call, permits: list[Permit | None]) -> None:

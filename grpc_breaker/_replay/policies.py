@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, Final, cast
 
 from grpc_breaker._core.log import printable
@@ -12,6 +12,7 @@ from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.spelling import nearest
 from grpc_breaker._registry import BreakerRegistry
+from grpc_breaker._service_config import read
 
 Policy = BreakerPolicy | MethodPolicy | Mapping[Any, Any] | str | PathLike[str] | None
 """A policy for every method; policies by method or service, as a registry takes them; or a service config: a path, or a
@@ -54,31 +55,31 @@ def played(name: str, policy: Policy) -> Played:
         TypeError: It is none, or a part of it is of a wrong kind.
         ValueError: It is wrong; of a service config, all that is wrong (`ServiceConfigError`).
     """
-    if policy is None:
-        policy = BreakerPolicy()
+    policy = BreakerPolicy() if policy is None else policy
+    policies: Mapping[Any, BreakerPolicy | MethodPolicy] = {}
+    default: BreakerPolicy | MethodPolicy | None = BreakerPolicy()
+    base: BreakerPolicy | None = None
+    only_named: tuple[str, ...] = ()
     if isinstance(policy, BreakerPolicy | MethodPolicy):
-        base = policy if isinstance(policy, BreakerPolicy) else policy.breaker
-
-        def make(clock: Callable[[], float], random: Callable[[], float]) -> BreakerRegistry:
-            return BreakerRegistry(default=policy, clock=clock, random=random)
-    elif isinstance(policy, str | PathLike) or "methodConfig" in policy or "method_config" in policy:
-        base = None
-        source = fspath(policy) if isinstance(policy, PathLike) else policy
-
-        def make(clock: Callable[[], float], random: Callable[[], float]) -> BreakerRegistry:
-            return BreakerRegistry.from_service_config(source, clock=clock, random=random)
+        base, default = policy if isinstance(policy, BreakerPolicy) else policy.breaker, policy
+    elif isinstance(policy, str | PathLike) or "methodConfig" in policy:
+        config = read(policy, None)
+        policies, default, only_named = config.policies, config.default, (_ONLY_NAMED,)
     else:
-        base = None
-        given = dict(policy)
+        policies = policy
 
-        def make(clock: Callable[[], float], random: Callable[[], float]) -> BreakerRegistry:
-            return BreakerRegistry(given, clock=clock, random=random)
+    def make(clock: Callable[[], float], random: Callable[[], float]) -> BreakerRegistry:
+        return BreakerRegistry(policies, default=default, clock=clock, random=random)
 
-    registry = make(lambda: 0.0, lambda: 0.5)
-    parts = dict(_parts(registry))
+    parts = dict(_parts(make(lambda: 0.0, lambda: 0.5)))
     plain = {where or "default": _plain(part) for where, part in parts.items()}
-    not_played = tuple(sorted({it for part in parts.values() for it in _not_played(part)}))
-    return Played(name, make, plain, not_played, base)
+    not_played = {it for part in parts.values() for it in _not_played(part)}
+    if any(part.breaker is not None and part.breaker.classify is not None for part in parts.values()):
+        not_played.update(only_named)
+    return Played(name, make, plain, tuple(sorted(not_played)), base)
+
+
+_ONLY_NAMED: Final = "functions that classify calls: a service config only names them, so the status alone decides"
 
 
 def _parts(registry: BreakerRegistry) -> Iterator[tuple[str, MethodPolicy]]:

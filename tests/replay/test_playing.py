@@ -266,6 +266,15 @@ def test_what_is_not_played_is_said() -> None:
     assert "fallbacks" in warnings(play(every(0.1, 0, 5), document))
 
 
+def test_functions_that_a_service_config_names() -> None:
+    """They are not there; the status alone decides, and the report says so."""
+    parts = {"circuitBreaker": {"classify": "judge", "consecutiveFailures": 5}, "fallback": {"function": "cheap"}}
+    report = play(outage(), {"methodConfig": [{"name": [{}], **parts}]})
+    assert report.policies[0].opened == 1
+    assert "functions that classify calls: a service config only names them" in warnings(report)
+    assert "fallbacks" in warnings(report)
+
+
 def test_methods_can_be_chosen() -> None:
     """By their own name, or by the service."""
     both = sorted([*outage(), *every(0.1, 0, 150, method="a.B/C")])

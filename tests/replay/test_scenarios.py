@@ -74,5 +74,5 @@ def test_an_empty_record(tmp_path: Path) -> None:
 def test_the_docs_list_the_scenarios() -> None:
     """Each with what happens in it, as the code says it."""
     page = (Path(__file__).parents[2] / "docs/replay.md").read_text("utf-8")
-    rows = {name: text for name, text in re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page, re.MULTILINE)}
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page, re.MULTILINE))
     assert rows == {name: f"{text[0].lower()}{text[1:].rstrip('.')}" for name, text in SCENARIOS.items()}
