@@ -20,7 +20,7 @@ class Timeline:
     def slot(self, time: float) -> int:
         """The slot of a moment, the same in each series."""
         if self.begins is None:
-            self.begins = time - time % 1.0
+            self.begins = time
         slot = int((time - self.begins) / self.width)
         if slot >= len(self.counts[0]):
             while slot >= SLOTS:
