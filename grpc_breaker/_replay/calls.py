@@ -231,14 +231,15 @@ def note_doubts(call: Call, where: str, notes: Notes) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # compared, not converted: JSON has integers that no float can hold
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def _unit(time: object) -> str:
     """A hint at the unit of a time that is not in seconds."""
     if isinstance(time, int | float) and not isinstance(time, bool):
         for unit, factor in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
-            if FIRST_TIME <= time / factor <= LAST_TIME:
+            if FIRST_TIME * factor <= time <= LAST_TIME * factor:
                 return f"; are these {unit}?"
     return ""
 

@@ -132,6 +132,9 @@ def _other(row: dict[str, Any], lines: Lines, notes: Notes) -> None:
         state, time, breaker = row["change"], row.get("time"), row.get("breaker")
         if not (isinstance(state, str) and isinstance(time, int | float) and isinstance(breaker, str)):
             lines.fail("a change must have a state, a time and a breaker")
+        if isinstance(time, bool) or not FIRST_TIME <= time <= LAST_TIME:
+            message = f"time must be seconds since the epoch, between the years 2000 and 2100, got {time!r}"
+            lines.fail(printable(message)[:160])
         notes.change(RecordedChange(float(time), breaker, state, str(row.get("reason", ""))))
     else:
         keys = printable(", ".join(map(str, row)))[:60]

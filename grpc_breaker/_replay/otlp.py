@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from grpc_breaker._core.log import printable
 from grpc_breaker._replay.calls import Call, Notes, call_of, is_doubtful, note_doubts
 
 if TYPE_CHECKING:
@@ -124,10 +125,13 @@ _ENDS: Final = ("endTimeUnixNano", "end_time_unix_nano")
 def _nanos(span: dict[str, Any], *names: str) -> int:
     value = next((span[name] for name in names if name in span), None)
     try:
-        return int(str(value))
+        nanos = int(str(value))
     except ValueError:
-        message = f"{names[0]} must be nanoseconds since the epoch, got {value!r}"
-        raise ValueError(message) from None
+        nanos = -1
+    if not 0 <= nanos < 1 << 64:
+        message = f"{names[0]} must be nanoseconds since the epoch, got {printable(repr(value))[:60]}"
+        raise ValueError(message)
+    return nanos
 
 
 def _method(span: dict[str, Any], attributes: dict[str, Any]) -> str:
@@ -139,13 +143,29 @@ def _method(span: dict[str, Any], attributes: dict[str, Any]) -> str:
 
 
 def _attributes(owner: dict[str, Any]) -> dict[str, Any]:
-    """Attributes by key, of which OTLP writes integers as text."""
+    """Attributes by key, of which OTLP writes integers as text.
+
+    Raises:
+        TypeError: One is none.
+    """
     found: dict[str, Any] = {}
     for pair in owner.get("attributes") or ():
         value: dict[str, Any] = pair.get("value") or {}
         kind, plain = next(iter(value.items()), ("", None))
-        found[pair["key"]] = int(str(plain)) if kind in {"intValue", "int_value"} else plain
+        key: Any = pair.get("key")
+        if not isinstance(key, str):
+            message = f"the key of an attribute must be text, got {printable(repr(key))[:60]}"
+            raise TypeError(message)
+        found[key] = _integer(plain) if kind in {"intValue", "int_value"} else plain
     return found
+
+
+def _integer(value: object) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        message = f"an intValue must be an integer, got {printable(repr(value))[:60]}"
+        raise TypeError(message) from None
 
 
 def _list(owner: dict[str, Any], *names: str) -> list[dict[str, Any]]:

@@ -54,6 +54,8 @@ class Lines:
         try:
             line = self._stream.readline(LONGEST_LINE + 1)
         except EOFError:
+            if not self.number:
+                raise RecordError(self.source, None, "is cut off: its gzip stream ends before the first line") from None
             self._notes.doubt("A file is cut off: its gzip stream has no end. The rest is missing.", self.where)
             raise StopIteration from None
         except (OSError, zlib.error) as error:

@@ -60,6 +60,8 @@ def test_spellings_of_a_status(tmp_path: Path, status: object) -> None:
         ({"time": 12.5}, "time must be"),
         ({"time": True}, "time must be"),
         ({"time": float("nan")}, "time must be"),
+        ({"time": 10**400}, "time must be"),
+        ({"duration": 10**400}, "duration must be"),
         ({"duration": -0.001}, "duration must be seconds, 0 or more, got -0.001"),
         ({"duration": float("inf")}, "duration must be"),
         ({"duration": 1e12}, "duration must be"),
@@ -124,6 +126,8 @@ def test_unknown_keys_are_left_out_with_a_warning(tmp_path: Path) -> None:
             2,
             "a change must have a state, a time and a breaker",
         ),
+        (lines({"change": "open", "time": float("nan"), "breaker": "x"}), 2, "time must be seconds since the epoch"),
+        (lines({"change": "open", "time": True, "breaker": "x"}), 2, "time must be seconds since the epoch"),
         ('{"data": [{"traceID": "1"}]}\n', 1, "looks like JSON of Jaeger's own"),
         (lines().encode() + b'{"method": "\xff"}\n', 2, "is not UTF-8: invalid start byte at byte 12"),
         (lines({"dropped": 1}), None, "there is no call in it that was made"),
@@ -279,6 +283,13 @@ def test_gzip_that_is_cut_off(tmp_path: Path) -> None:
     report = read(tmp_path, whole[: len(whole) // 2], horizon=10_000)
     assert 0 < report.calls < 5000
     assert "its gzip stream has no end" in said(report)
+
+
+def test_gzip_that_is_cut_off_before_its_first_line(tmp_path: Path) -> None:
+    """It is an error that says so: the file is not empty."""
+    line, found = problem(tmp_path, gzip.compress(lines(row(0.5)).encode())[:12])
+    assert line is None
+    assert "its gzip stream ends before the first line" in found
 
 
 def test_gzip_that_is_broken(tmp_path: Path) -> None:
@@ -475,6 +486,13 @@ def test_a_span_with_doubts(tmp_path: Path) -> None:
         ('{"resourceSpans": null}\n', 1, "there is no client span"),
         ('{"resourceSpans": [\n', 1, "is no JSON"),
         (json.dumps(document(span(0, 1, ("rpc.grpc.status_code", 0), startTimeUnixNano="x"))), 1, "nanoseconds"),
+        (json.dumps(document(span(0, 1, ("rpc.grpc.status_code", 0), endTimeUnixNano=10**400))), 1, "nanoseconds"),
+        (json.dumps(document(span(0, 1, (None, 0)))), 1, "the key of an attribute must be text, got None"),
+        (
+            json.dumps(document(span(0, 1, attributes=[{"key": "a", "value": {"intValue": "x"}}]))),
+            1,
+            "an intValue must be an integer, got 'x'",
+        ),
         (json.dumps(document(span(0, 1, ("rpc.grpc.status_code", 77), spanId="ab"))), 1, "span ab: status must be"),
         (json.dumps(document(span(0, -1, ("rpc.grpc.status_code", 0)))), 1, "duration must be seconds, 0 or more"),
         (f"{json.dumps(document(span(0, 1, ('rpc.grpc.status_code', 0))))}\n{{]\n", 2, "is no JSON"),
