@@ -25,7 +25,7 @@ from grpc_breaker._core.target import at_target
 from grpc_breaker._replay.health import Health
 from grpc_breaker._replay.policies import Played, played
 from grpc_breaker._replay.report import PolicyReport, Report
-from grpc_breaker._replay.text import seconds, table, times
+from grpc_breaker._replay.text import judged, seconds, table, times
 
 GUIDE_ERROR_RATE: Final = 20.0
 """Percent: the guide's example of an acceptable share of failures."""
@@ -37,6 +37,7 @@ _FEW: Final = 1000
 """Healthy answers below which a 99th percentile is of less than ten calls."""
 _RARE: Final = 1e-6
 """How likely stray failures may reach the rate in one window."""
+_ROUNDING: Final = 1e-9
 _MOST_RESULTS: Final = 10_000
 _MOST_METHODS: Final = 20
 
@@ -65,7 +66,7 @@ def utilisation(methods: int, probe_deadline: float, threads: int, reset_timeout
 
 
 def minimum_calls(stray: float, failure_rate: float) -> int | None:
-    """The least number of results with which stray failures reach a rate less often than once in a million windows.
+    """The number of results from which on stray failures reach a rate less often than once in a million windows.
 
     Args:
         stray: The share of calls that fail in healthy times.
@@ -76,7 +77,9 @@ def minimum_calls(stray: float, failure_rate: float) -> int | None:
     """
     count = 1
     while count <= _MOST_RESULTS:
-        if _at_least(math.ceil(failure_rate * count), count, stray) < _RARE:
+        failures = math.ceil(failure_rate * count - _ROUNDING)
+        most = int(failures / failure_rate + _ROUNDING)  # the more results it takes so many failures of, the likelier
+        if _at_least(failures, max(most, count), stray) < _RARE:
             return count
         count = count + 1 if count < 200 else int(count * 1.05)
     return None
@@ -118,6 +121,8 @@ class MethodAdvice:
     """Seconds: `p99`."""
     minimum_calls: int | None
     """See `minimum_calls`; `None` where there is no such number, or no healthy call."""
+    failure_rate: float
+    """The rate that `minimum_calls` is for: the policy's, or 0.5 where it has none."""
     guide_threshold: int
     """The guide's formula, with 20 % and 30 seconds."""
     cannot_say: tuple[str, ...]
@@ -142,10 +147,9 @@ class Advice:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
-        kept = ("name", "opened", "trips_in_healthy_time", "good_refused", "bad_spared", "sent_to_sick", "verdict")
         return {
             "methods": [asdict(it) for it in self.methods],
-            "played": [{name: getattr(it, name) for name in kept} for it in self.played],
+            "played": [{name: getattr(it, name) for name in _SHOWN} for it in self.played],
             "utilisation": self.utilisation,
             "threads": self.threads,
             "cannot_say": list(self.cannot_say),
@@ -170,13 +174,23 @@ class Advice:
         return "\n".join(lines) + "\n"
 
 
+_SHOWN: Final = (
+    "name",
+    "opened",
+    "trips_in_healthy_time",
+    "good_refused",
+    "bad_spared",
+    "sent_to_sick",
+    "outside_the_record",
+    "verdict",
+)
 _COLUMNS: Final = ("method", "p99", "deadline", "bulkhead", "probe deadline", "minimum calls", "guide's threshold")
 
 
 def _played(it: PolicyReport) -> str:
     """What a policy would have done."""
     return (
-        f"{printable(it.name)}, played: {it.verdict}; opened {times(it.opened)}, {it.trips_in_healthy_time} of these "
+        f"{printable(it.name)}, played: {judged(it)}; opened {times(it.opened)}, {it.trips_in_healthy_time} of these "
         f"in healthy time; refused {it.good_refused} good calls, spared {it.bad_spared} bad ones, "
         f"sent {it.sent_to_sick} to a sick server"
     )
@@ -196,8 +210,9 @@ def _arithmetic(it: MethodAdvice) -> Sequence[str]:
             f"  bulkhead        {it.calls_per_second:.1f} per second * p99 {seconds(it.p99)}, rounded up",
             f"  probe deadline  p99 {seconds(it.p99)}",
         ]
+    stray = f"{it.stray_failures:.3%} stray failures"
     lines += [
-        f"  minimum calls   {it.stray_failures:.3%} stray failures reach half of a window less than once in a million",
+        f"  minimum calls   {stray} reach {it.failure_rate:.3g} of a window less often than once in a million",
         f"  guide           {GUIDE_ERROR_RATE:g} * {it.calls_per_second:.1f} * {GUIDE_WINDOW:g} / 100",
     ]
     return [*lines, *[f"  CANNOT SAY: {words}" for words in it.cannot_say]]
@@ -286,7 +301,8 @@ def _of_method(name: str, health: Health, base: BreakerPolicy) -> MethodAdvice:
     stray = health.healthy_failures / health.healthy_calls if health.healthy_calls else 0.0
     if not health.healthy_failures and health.healthy_calls:
         stray = min(1.0, 3.0 / health.healthy_calls)  # the rule of three: with 95 % there are no more
-    least = minimum_calls(stray, base.failure_rate or 0.5) if health.healthy_calls else None
+    failure_rate = base.failure_rate or 0.5
+    least = minimum_calls(stray, failure_rate) if health.healthy_calls else None
     if least is not None and rate * base.window_seconds < least:
         cannot.append(
             f"that a failure rate ever opens: {rate * base.window_seconds:.1f} calls come in {base.window_seconds:g} "
@@ -302,6 +318,7 @@ def _of_method(name: str, health: Health, base: BreakerPolicy) -> MethodAdvice:
         bulkhead=None if p99 is None else max(1, math.ceil(rate * p99)),
         probe_deadline=p99,
         minimum_calls=least,
+        failure_rate=failure_rate,
         guide_threshold=max(1, round(guide_threshold(GUIDE_ERROR_RATE, rate, GUIDE_WINDOW))),
         cannot_say=tuple(cannot),
     )

@@ -323,5 +323,6 @@ def definitions() -> str:
     return (
         "Good and bad are recorded endings by gRPC's statuses. A method is sick in stretches (at least 5 s and 10 "
         f"calls, at most a minute) in which at least {SICK:.0%} of its calls failed. A trip is in healthy time where "
-        f"at most {HEALTHY:.0%} failed in its stretch, in the one before, and in the one after."
+        f"at most {HEALTHY:.0%} failed in its stretch, in the one before, and in the one after. "
+        f"(!) marks a policy that is outside the record: it refuses more than {OUTSIDE:.0%} of the calls."
     )

@@ -13,7 +13,7 @@ from typing import Any, Final
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._replay.policies import Played, played
 from grpc_breaker._replay.report import PolicyReport, Report
-from grpc_breaker._replay.text import seconds, table
+from grpc_breaker._replay.text import judged, seconds, table
 
 VALUES: Final[dict[str, tuple[float, ...]]] = {
     "failure_threshold": (2, 5, 10, 20, 50, 100),
@@ -91,7 +91,15 @@ class Sensitivity:
         return "\n".join([*lines, "", *table(_COLUMNS, rows)]) + "\n"
 
 
-_SHOWN: Final = ("opened", "trips_in_healthy_time", "good_refused", "bad_spared", "sent_to_sick", "not_closed_seconds")
+_SHOWN: Final = (
+    "opened",
+    "trips_in_healthy_time",
+    "good_refused",
+    "bad_spared",
+    "sent_to_sick",
+    "not_closed_seconds",
+    "outside_the_record",
+)
 _COLUMNS: Final = (
     "field",
     "value",
@@ -115,7 +123,7 @@ def _row(field: str, value: str, report: PolicyReport) -> tuple[str, ...]:
         str(report.good_refused),
         str(report.bad_spared),
         str(report.sent_to_sick),
-        report.verdict,
+        judged(report),
     )
 
 

@@ -95,6 +95,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
             yield "  ".join("-" * width for width in widths)
 
 
+def judged(policy: PolicyReport) -> str:
+    """The verdict on a policy, and whether the record can say it."""
+    return f"{policy.verdict}, outside the record" if policy.outside_the_record else policy.verdict
+
+
 def seconds(time: float) -> str:
     """A duration for people."""
     if time < 1:

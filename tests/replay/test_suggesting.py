@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from grpc_breaker import BreakerPolicy
@@ -34,6 +36,17 @@ def test_minimum_calls(stray: float, rate: float, least: int | None) -> None:
         assert minimum_calls(min(1.0, stray + 0.1), rate) != found
 
 
+@pytest.mark.parametrize(("stray", "rate"), [(0.0003, 0.25), (0.01, 0.1), (0.05, 0.2), (0.01, 0.07)])
+def test_minimum_calls_holds_for_more_calls_too(stray: float, rate: float) -> None:
+    """A window with some more results than the least number is no likelier to reach the rate."""
+    least = minimum_calls(stray, rate)
+    assert least is not None
+    for count in range(least, 2 * least):
+        failures = next(it for it in range(count + 1) if it / count >= rate)
+        below = sum(math.comb(count, it) * stray**it * (1 - stray) ** (count - it) for it in range(failures))
+        assert 1 - below < 1.0001e-6
+
+
 def test_everything_fails() -> None:
     """Then no number of results is enough."""
     assert minimum_calls(1.0, 0.5) is None
@@ -56,6 +69,28 @@ def test_advice_and_its_arithmetic() -> None:
     assert "deadline        p99 10 ms * 1.5" in text
     assert "the guide's formula, played: " in text
     assert "probes take 0.5% of 2 threads" in text
+
+
+def test_the_arithmetic_of_minimum_calls_names_the_policys_rate() -> None:
+    """The rate is that of the policy the advice is for."""
+    given = advice(outage(), BreakerPolicy(failure_rate=0.2, minimum_calls=10))
+    assert given.methods[0].failure_rate == 0.2
+    assert "stray failures reach 0.2 of a window" in given.text()
+
+
+def test_advice_outside_the_record_is_marked() -> None:
+    """What is advised may refuse so many calls that the record cannot say what comes of it."""
+    given = advice(outage())
+    assert all(it.outside_the_record for it in given.played)
+    assert "as advised, played: opens when sick, outside the record; opened once" in given.text()
+    assert given.as_dict()["played"][0]["outside_the_record"] is True
+
+
+def test_a_variant_outside_the_record_is_marked() -> None:
+    """In the table and in the data."""
+    found = sensitivity(outage())
+    assert "opens when sick, outside the record" in found.text()
+    assert any(it["outside_the_record"] for it in found.as_dict()["varied"])
 
 
 def test_advice_as_plain_data() -> None:
