@@ -17,8 +17,8 @@ from pathlib import Path
 
 from grpc_breaker.replay import replay, scenario, write_record
 
-RATE = 100.0
-"""Calls per second in the record."""
+RATES = (100.0, 10_000.0)
+"""Calls per second in the record: the more begin within the horizon, the more are held back at once."""
 POLICIES = {1: ["default"], 4: ["default", "consecutive_failures=3", "failure_rate=0.2", "failure_threshold=50"]}
 
 
@@ -32,20 +32,18 @@ def main() -> None:
         _play(*options.play)
         return
     print("### A replay\n")
-    print("| calls | policies | seconds of CPU | µs a call | most memory, MB |")
-    print("|---|---|---|---|---|")
+    print("| calls | per second | policies | seconds of CPU | µs a call | most memory, MB |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for calls in (options.calls // 10, options.calls):
-            path = Path(folder) / f"{calls}.jsonl"
-            write_record(scenario("oscillating", seconds=calls / RATE, calls_per_second=RATE), path)
+        for calls, rate in ((options.calls // 10, RATES[0]), *((options.calls, rate) for rate in RATES)):
+            path = Path(folder) / "traffic.jsonl"
+            write_record(scenario("oscillating", seconds=calls / rate, calls_per_second=rate), path)
             for policies in POLICIES:
                 command = [sys.executable, "-m", "benchmarks.replay", "--play", str(path), str(policies)]
                 printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 seconds, played, memory = map(float, re.findall(r"[\d.]+", printed))
-                print(
-                    f"| {played:,.0f} | {policies} | {seconds:.1f} | {seconds / played * 1e6:.1f} | {memory:.0f} |",
-                    flush=True,
-                )
+                cells = f"{policies} | {seconds:.1f} | {seconds / played * 1e6:.1f} | {memory:.0f}"
+                print(f"| {played:,.0f} | {rate:,.0f} | {cells} |", flush=True)
 
 
 def _play(path: str, policies: str) -> None:

@@ -27,6 +27,9 @@ VERSION: Final = 1
 
 _KNOWN: Final = frozenset(Call._fields)
 _NEEDED: Final = ("time", "method", "duration", "status")
+_STATUS_NAMES: Final = {name: name for name in STATUSES}
+MOST_NAMES: Final = 10_000
+"""Names of methods that calls share: each line brings a text of its own, which calls that are held back would keep."""
 _ODD: Final = frozenset({"", "/", " "})
 _EXAMPLE: Final = '{"grpc_breaker_traffic": 1, "started": 1764250000.0}'
 _CLOCKS: Final = 1.0
@@ -45,6 +48,7 @@ def calls_of_lines(first: str, lines: Lines, notes: Notes) -> Iterator[tuple[Cal
         RecordError: A line is wrong.
     """
     loads, started = json.loads, None
+    shared: dict[str, str] = {}
     line: str | None = first
     while line is not None:
         try:
@@ -62,7 +66,7 @@ def calls_of_lines(first: str, lines: Lines, notes: Notes) -> Iterator[tuple[Cal
         if started is None or HEADER in row:
             started = _header(row, lines, notes)
         elif "method" in row or "duration" in row:
-            call = _call(row, lines, notes)
+            call = _call(row, shared, lines, notes)
             if call.time + call.duration < started - _CLOCKS:
                 words = "Calls ended before the recorder had started, by its header: two clocks, or a wrong header."
                 notes.doubt(words, lines.where)
@@ -87,8 +91,8 @@ def _header(row: dict[str, Any], lines: Lines, notes: Notes) -> float:
     return float(started)
 
 
-def _call(row: dict[str, Any], lines: Lines, notes: Notes) -> Call:
-    """The call of a line."""
+def _call(row: dict[str, Any], shared: dict[str, str], lines: Lines, notes: Notes) -> Call:
+    """The call of a line. Those that are held back share the names of their methods and statuses."""
     get = row.get
     time: Any = get("time")
     method: Any = get("method")
@@ -106,7 +110,9 @@ def _call(row: dict[str, Any], lines: Lines, notes: Notes) -> Call:
         and status in STATUSES
         and method[:1] not in _ODD
     ):
-        return Call(time, method, duration, status, deadline)
+        if len(shared) < MOST_NAMES:
+            method = shared.setdefault(method, method)
+        return Call(time, method, duration, _STATUS_NAMES[status], deadline)
     try:
         call = call_of(**{key: value for key, value in row.items() if key in _KNOWN})
     except (KeyError, TypeError, ValueError) as error:

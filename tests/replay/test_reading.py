@@ -210,6 +210,13 @@ def test_a_plain_record_has_no_warning(tmp_path: Path) -> None:
 # ── Order ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_more_methods_than_share_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their calls are played as the others."""
+    monkeypatch.setattr("grpc_breaker._replay.json_lines.MOST_NAMES", 1)
+    report = read(tmp_path, lines(row(0), row(1, method="a.B/C"), row(2, method="a.B/D"), row(3, method="a.B/C")))
+    assert report.methods == (GET, "a.B/C", "a.B/D")
+
+
 def test_lines_in_the_order_of_ends(tmp_path: Path) -> None:
     """A call that took long stands behind those that began after it, and is played where it began."""
     report = read(tmp_path, lines(*[row(it + 0.5) for it in range(100)], row(0.2, duration=100.0)))
@@ -487,7 +494,7 @@ def test_a_span_with_doubts(tmp_path: Path) -> None:
         ('{"resourceSpans": [\n', 1, "is no JSON"),
         (json.dumps(document(span(0, 1, ("rpc.grpc.status_code", 0), startTimeUnixNano="x"))), 1, "nanoseconds"),
         (json.dumps(document(span(0, 1, ("rpc.grpc.status_code", 0), endTimeUnixNano=10**400))), 1, "nanoseconds"),
-        (json.dumps(document(span(0, 1, (None, 0)))), 1, "the key of an attribute must be text, got None"),
+        (json.dumps(document(span(0, 1, attributes=[{}]))), 1, "the key of an attribute must be text, got None"),
         (
             json.dumps(document(span(0, 1, attributes=[{"key": "a", "value": {"intValue": "x"}}]))),
             1,
