@@ -97,7 +97,9 @@ def test_recording_knows_neither_adapters_nor_players(name: str) -> None:
 def test_a_replay_is_played_without_adapters(path: Path) -> None:
     """What reads, plays and shows a record knows the core, service configs and the meaning of a status, and no more."""
     for it in imports(path):
-        assert not {*ADAPTERS, "telemetry", "admin", "_commands", "opentelemetry", "matplotlib"} & set(it.split(".")), it
+        assert not {*ADAPTERS, "telemetry", "admin", "_commands", "opentelemetry", "matplotlib"} & set(it.split(".")), (
+            it
+        )
 
 
 def test_rpc_knows_neither_adapter_nor_telemetry() -> None:

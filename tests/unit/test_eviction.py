@@ -347,7 +347,9 @@ def test_memory_of_evicted_names_is_bounded() -> None:
 
     grown = memory_grown(flood, range(500), range(500, 2000))
     assert len(breakers) <= 10
-    assert grown < 30_000  # what 1,500 would leave is more, and what threads of earlier tests take at the moment is less
+    assert (
+        grown < 30_000
+    )  # what 1,500 would leave is more, and what threads of earlier tests take at the moment is less
     assert sum(type(it) is CircuitBreaker and it.name.startswith("flood") for it in gc.get_objects()) <= 10
 
 
@@ -360,7 +362,9 @@ def test_memory_of_a_shared_breakers_names_is_bounded() -> None:
             breakers.breaker_for(f"/flood.S/M{n}")
 
     grown = memory_grown(flood, range(500), range(500, 2000))
-    assert grown < 30_000  # what 1,500 would leave is more, and what threads of earlier tests take at the moment is less
+    assert (
+        grown < 30_000
+    )  # what 1,500 would leave is more, and what threads of earlier tests take at the moment is less
 
 
 @pytest.mark.parametrize("most", [1, 10])
@@ -374,4 +378,6 @@ def test_memory_of_targets_is_bounded(most: int) -> None:
             breakers.breaker_for("/grpc.health.v1.Health/Check", f"host-{n}")
 
     grown = memory_grown(flood, range(500), range(500, 2000))
-    assert grown < 30_000  # what 1,500 would leave is more, and what threads of earlier tests take at the moment is less
+    assert (
+        grown < 30_000
+    )  # what 1,500 would leave is more, and what threads of earlier tests take at the moment is less

@@ -194,7 +194,9 @@ def test_memory_of_targets_that_are_gone_is_bounded() -> None:
             call(breakers, f"pod-{number}")
 
     grown = memory_grown(make, range(500), range(500, 2000))
-    assert grown < 30_000  # what 1,500 would leave is more, and what threads of earlier tests take at the moment is less
+    assert (
+        grown < 30_000
+    )  # what 1,500 would leave is more, and what threads of earlier tests take at the moment is less
 
 
 def test_method_that_is_left_alone_is_looked_for_once() -> None:
