@@ -38,6 +38,7 @@ from grpc_breaker import (
     StateChange,
     Throttle,
 )
+from grpc_breaker._core.overview import summary_of
 from grpc_breaker._core.traffic import TrafficQueue
 from grpc_breaker.testing import FakeClock
 from tests.support.core import WATCHED, WATCHED_NAMES
@@ -235,6 +236,7 @@ def operators(stage: Stage) -> None:
     stage.breakers.reset("pkg.S")
     stage.breaker.reconfigure(BreakerPolicy(consecutive_failures=1, window_calls=20))
     stage.breaker.snapshot()
+    summary_of(stage.breaker)
     stage.breaker.tallies()
     repr(stage.breaker)
 

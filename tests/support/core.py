@@ -31,6 +31,7 @@ WATCHED_NAMES: Final = (
     "machine.py",
     "names.py",
     "operators.py",
+    "overview.py",
     "permit.py",
     "plain_code.py",
     "policy.py",
