@@ -31,7 +31,6 @@ from grpc_breaker._rpc import settle, verdict
 _DEFAULT: Final = BreakerPolicy()
 _SUCCESS: Final = Outcome.SUCCESS
 _FAILURE: Final = Outcome.FAILURE
-_LONGEST_DEADLINE: Final = 7e9
 
 _Running = tuple[float, int, Call, list[Permit | None]]
 """A call by its end, a number that no other has, and the permit that each policy gave it."""
@@ -276,8 +275,6 @@ class Game:
             counts[1][slot] += 1
         if stream:
             self.streams += 1
-        if deadline is not None and deadline >= _LONGEST_DEADLINE:
-            deadline = None  # as the adapters take it: never
         permits: list[Permit | None] = []
         for player in self.players:
             permit = player.admit(method, target, not stream, deadline)

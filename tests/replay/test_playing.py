@@ -69,8 +69,11 @@ def test_a_trip_in_healthy_time_is_a_false_alarm() -> None:
 
 
 def test_a_trip_as_the_outage_begins_is_none() -> None:
-    """A stretch that was healthy until its last half second is judged with the one after it."""
-    assert play(outage()).policies[0].trips_in_healthy_time == 0
+    """A stretch that was healthy until its last quarter of a second is judged with the one after it."""
+    calls = [*every(0.05, 0, 64.7), *every(0.05, 64.7, 90, "UNAVAILABLE"), *every(0.05, 90, 150)]
+    policy = play(calls).policies[0]
+    assert policy.openings[0].opened < BEGINS + 65
+    assert policy.trips_in_healthy_time == 0
 
 
 def test_refusing_more_good_calls_than_bad_ones_is_said() -> None:
@@ -233,9 +236,10 @@ def test_a_hung_call_counts_before_its_end() -> None:
     assert policy.openings[0].opened < BEGINS + 2
 
 
-def test_a_deadline_without_an_end_is_none() -> None:
-    """As the adapters take a deadline that is too long for grpcio."""
-    assert play(every(0.1, 0, 5, deadline=1e10)).policies[0].opened == 0
+def test_a_call_that_ends_as_another_begins_has_ended() -> None:
+    """The one that begins sees what the other has done."""
+    calls = [call(0.0, "UNAVAILABLE", 0.125), call(0.125)]
+    assert play(calls, BreakerPolicy(consecutive_failures=1, reset_timeout=60)).policies[0].good_refused == 1
 
 
 def test_plain_code_fails_by_its_exceptions() -> None:

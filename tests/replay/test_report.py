@@ -157,6 +157,15 @@ def test_the_picture_shows_when_a_breaker_was_open() -> None:
     assert blocks(picture, "half-open")
 
 
+def test_the_worst_state_of_a_column_is_shown() -> None:
+    """A moment of open is not hidden by what came after it in the same column."""
+    calls = [call(0), call(100.1, "UNAVAILABLE"), call(100.4, duration=0.3), call(1000)]
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=0.2, reset_timeout_jitter=0, half_open_max_calls=1)
+    picture = svg(replay(calls, {"one": policy}))
+    assert len(blocks(picture, "open")) == 1
+    assert not blocks(picture, "half-open")
+
+
 def test_breakers_of_one_policy_have_lanes() -> None:
     """Each with its name; where there are too many, the others share one."""
     calls = sorted(it for name in "abcdefgh" for it in outage(f"pkg.Service/{name}"))
