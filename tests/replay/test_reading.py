@@ -207,6 +207,13 @@ def test_a_plain_record_has_no_warning(tmp_path: Path) -> None:
     assert said(read(tmp_path, lines(*[row(it + 0.5) for it in range(100)]))) == ""
 
 
+def test_a_pause_is_no_gap(tmp_path: Path) -> None:
+    """Half a minute without a call, however many come else; nor a long time where calls are rare."""
+    busy = [*[row(it / 7) for it in range(900)], row(158.3)]
+    rare = [row(it * 200 + 0.5) for it in range(20)]
+    assert said(read(tmp_path, lines(*busy))) == said(read(tmp_path, lines(*rare))) == ""
+
+
 # ── Order ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
