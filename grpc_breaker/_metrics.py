@@ -20,9 +20,17 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from grpc_breaker import _semconv as names
 from grpc_breaker._core.breaker import CircuitBreaker
-from grpc_breaker._core.counts import FAILURE, FALLBACK, REJECTED, RETRY, UNENFORCED, LabelledCounts, summed
+from grpc_breaker._core.counts import (
+    FAILURE,
+    FALLBACK,
+    HUNG_STATUS,
+    REJECTED,
+    RETRY,
+    UNENFORCED,
+    LabelledCounts,
+    summed,
+)
 from grpc_breaker._core.events import StateChange
-from grpc_breaker._core.machine import _HUNG
 from grpc_breaker._core.policy import STATUS_NAMES
 from grpc_breaker._core.state import TRANSITIONS, RefusalReason, State
 from grpc_breaker._core.target import split_target
@@ -176,7 +184,7 @@ class BreakerMetrics:
         for label, breaker in self._labelled():
             begun[label, REJECTED, _BREAKER] = 0
             if breaker.policy.hung_after is not None:
-                begun[label, FAILURE, _HUNG] = 0
+                begun[label, FAILURE, HUNG_STATUS] = 0
         for (label, outcome, status), calls in {**begun, **self._totals()}.items():
             if outcome in {RETRY, FALLBACK}:
                 continue

@@ -17,12 +17,12 @@ import math
 from collections.abc import Collection
 from typing import Final
 
-from grpc_breaker._core.counts import UNENFORCED
+from grpc_breaker._core.counts import HUNG_STATUS, UNENFORCED
 from grpc_breaker._core.events import deliver
 from grpc_breaker._core.generation import Generation, HalfOpen, Ramping
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.machine import Machine
-from grpc_breaker._core.permit import LEASE_GRACE, NO_GENERATION, Permit, Probe
+from grpc_breaker._core.permit import HUNG, LEASE_GRACE, NO_GENERATION, Permit, Probe
 from grpc_breaker._core.refusing import Refusing, Rejection, Unenforced, rejection_of
 from grpc_breaker._core.state import Reason, RefusalReason, State
 from grpc_breaker._core.succession import chance
@@ -272,6 +272,23 @@ class Admission(Machine):
                     break
                 self._take_in_hung(permit, now, hung_after)
         self._none_before = none_before
+
+    def _take_in_hung(self, permit: Permit, now: float, hung_after: float) -> None:
+        """Count a call in flight as a failure, because it has been there for too long; once.
+
+        It stays in flight, with all that it holds, and its end is stale. What ends it takes the permit out and then
+        reads its number; here the number is changed, and then the permit is looked for: at most one of the two counts.
+        """
+        number, permit.generation = permit.generation, HUNG  # without a call: no thread comes in between
+        generation = self._latest()
+        if number != generation.number or now >= permit.lease_end or permit not in self._in_flight:
+            return
+        self._counts.add_failure(HUNG_STATUS)
+        slow = now - permit.started > self._slow_after
+        details = f"no answer after {hung_after:g} s"
+        reason = generation.fail(now, _NEVER, slow, HUNG_STATUS, details, self._policy)
+        if reason is not None:
+            self._leave(generation, reason, now, permit, HUNG_STATUS, details)
 
     def _tidy(self, now: float) -> None:
         """What an admission does now and then."""

@@ -30,6 +30,9 @@ RETRY: Final = "retry"
 FALLBACK: Final = "fallback"
 """Kept with the calls, and no outcomes: attempts after the first, and calls that a fallback answered, by its kind."""
 
+HUNG_STATUS: Final = "HUNG"
+"""The status under which a hung call is counted."""
+
 _MAX_STATUSES: Final = 100
 """Pairs of outcome and status counted by name; more can only come from free text, and count as "other"."""
 

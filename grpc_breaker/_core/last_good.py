@@ -9,8 +9,8 @@
 
 Threads. There is no lock: to enter an answer, to find it, to evict the oldest, and to move one to the end are single
 steps of a dictionary. The bytes are the sum of what every entry *counts for*, and an entry that is not in the
-dictionary counts for nothing: whoever finds one that is not, because another thread evicted it meanwhile, puts that
-right. An exception that arrives between two steps can leave an evicted entry counted, until the last one is evicted.
+dictionary counts for nothing: a caller that finds one, because another thread evicted it meanwhile, puts that right. An
+exception that arrives between two steps can leave an evicted entry counted, until the last one is evicted.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.limits import Limits
 from grpc_breaker._core.log import printable
 from grpc_breaker._core.method_policy import MethodPolicy
-from grpc_breaker._core.permit import HUNG, Permit, Probe
+from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.recording import PLAIN, Recorders
 from grpc_breaker._core.refusing import Rejection
@@ -56,9 +56,6 @@ the client is spared by waiting longer then, and the channel has a back-off of i
 
 _ALL: Final = 100.0
 """Percent."""
-
-_HUNG: Final = "HUNG"
-"""The status under which a hung call is counted."""
 
 _BY_OPERATORS: Final = frozenset({State.FORCED_OPEN, State.DISABLED})
 
@@ -207,23 +204,6 @@ class Machine:
                 reason = None
         if reason is not None:
             self._leave(generation, reason, now, permit, status, details, pushback)
-
-    def _take_in_hung(self, permit: Permit, now: float, hung_after: float) -> None:
-        """Count a call in flight as a failure, because it has been there for too long; once.
-
-        It stays in flight, with all that it holds, and its end is stale. What ends it takes the permit out and then
-        reads its number; here the number is changed, and then the permit is looked for: at most one of the two counts.
-        """
-        number, permit.generation = permit.generation, HUNG  # without a call: no thread comes in between
-        generation = self._latest()
-        if number != generation.number or now >= permit.lease_end or permit not in self._in_flight:
-            return
-        self._counts.add_failure(_HUNG)
-        slow = now - permit.started > self._slow_after
-        details = f"no answer after {hung_after:g} s"
-        reason = generation.fail(now, _NEVER, slow, _HUNG, details, self._policy)
-        if reason is not None:
-            self._leave(generation, reason, now, permit, _HUNG, details)
 
     def _take_back(self, permit: Permit, generation: Generation, status: str) -> None:
         """Take back a permit from which nothing was learned."""

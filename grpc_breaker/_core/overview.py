@@ -1,5 +1,5 @@
-"""What an overview of many breakers shows of each: cheap, because there may be a thousand, and comparable, so that
-whoever shows them again and again finds those of which something has changed.
+"""What an overview of many breakers shows of each: cheap, because there may be a thousand, and comparable, so that an
+overview that is shown again and again finds the breakers of which something has changed.
 """
 
 from __future__ import annotations

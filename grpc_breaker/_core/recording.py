@@ -1,12 +1,11 @@
-"""Permits of recorded calls: those whose end is told to somebody who records it.
+"""Permits of recorded calls: when such a call ends, the recorders of its breaker are told.
 
-While nobody records, a breaker hands out plain permits, and nothing here runs. While somebody does, its admissions look
-at more than the state, as they do for a limit, and hand out permits of the kinds below. So recording costs the calls of
-recorded breakers alone, and it begins and ends while calls are in flight: those admitted before it began are not told,
-nor is anybody who has left by then.
+Without a recorder a breaker hands out plain permits, and nothing here runs. With one its admissions look at more than
+the state, as they do for a limit, and hand out permits of the kinds below. So recording costs the calls of recorded
+breakers alone. It may begin and end while calls are in flight: of a call that was admitted before, no recorder is told.
 
-A call is told after its result has been taken in, once: by whichever caller settled its permit. What an exception from
-a signal handler costs between the two steps is one call that is not told.
+Recorders are told of a call once, by the caller that settled its permit, after its result was taken in. An exception
+from a signal handler between these two steps can cost that one call.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class Recorders(dict[object, Recorder]):
 
 
 def note_recorders(breaker: Recording) -> None:
-    """Have a breaker hand out permits of the right kinds. Whoever sets them last sees that they are right."""
+    """Have a breaker hand out permits of the right kinds. Of several callers at once, the last one finds them right."""
     while True:
         breaker._kinds = kinds = breaker._recorders.kinds(breaker.name)
         breaker._note_policy()

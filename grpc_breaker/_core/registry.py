@@ -312,7 +312,9 @@ class Registry:
             configured = configuration.configured
             room = _HARD_CAP * self._max_breakers * (1 + (split_target(name)[0] in configured))
             if len(self._breakers) >= room and name not in configured:
-                self._warn_of_names()
+                if not self._warned:
+                    self._warned = True
+                    _warn_of_names(len(self._breakers))
                 name, policy = OTHER, configuration.default or policy
         breaker = self._held.get(name)
         if breaker is None:
@@ -354,13 +356,12 @@ class Registry:
                 self._routes.pop(target, None)
                 routes.clear()  # a guard that has it asks for a new one, also for what is left alone
 
-    def _warn_of_names(self) -> None:
-        """Say once that names share a breaker."""
-        if not self._warned:
-            self._warned = True
-            warn(
-                "%d breakers and none of them is idle: from now on, methods with new names share the breaker %r; "
-                "are these names made up?",
-                len(self._breakers),
-                OTHER,
-            )
+
+def _warn_of_names(breakers: int) -> None:
+    """Say that names share a breaker."""
+    warn(
+        "%d breakers and none of them is idle: from now on, methods with new names share the breaker %r; "
+        "are these names made up?",
+        breakers,
+        OTHER,
+    )

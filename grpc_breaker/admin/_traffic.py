@@ -1,4 +1,4 @@
-"""Those who record the traffic of a process: what they are sent, and when it ends.
+"""The clients that record the traffic of a process: what they are sent, and when it ends.
 
 A call leaves an entry in a bounded queue, see `_core/traffic.py`; what is sent is made of it four times a second. A
 reader that is too slow is sent less, and how much is missing.
@@ -30,7 +30,7 @@ _LONGEST: Final = 10_000
 
 
 class TrafficWatcher(Listening):
-    """One who records the traffic: what it was sent, and when it ends."""
+    """A client that records the traffic: what it was sent, and when it ends."""
 
     def __init__(
         self, breakers: Registry, wanted: Recorded, wake: Callable[[], object], cancel: Callable[[], object]

@@ -1,4 +1,4 @@
-"""Those who watch the breakers of a process, and how they hear of changes.
+"""The clients that watch the breakers of a process, and how they are told of changes.
 
 A change of state happens on the thread of a caller, which only wakes the notifier: a thread that lives while anybody
 watches. It looks at the breakers once for all watchers, and wakes them. Each has its own pace: one that cannot send
@@ -40,7 +40,7 @@ STOPPING: Final = "the server stops"
 
 
 class Listening:
-    """One whose call goes on, and who is told of something now and then."""
+    """A client whose call goes on, and gets a response now and then."""
 
     def __init__(self, wake: Callable[[], object], cancel: Callable[[], object]) -> None:
         """Begin.
@@ -73,7 +73,7 @@ class Listening:
 
 
 class Watcher(Listening):
-    """One who watches: what it was told, and when it is told again."""
+    """A client that watches: what it was told, and when it is told again."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Watcher(Listening):
 
 
 class Watchers:
-    """All who watch, and their notifier. Safe to use from any thread."""
+    """All clients that watch, and what notifies them. Safe to use from any thread."""
 
     def __init__(self, breakers: Registry, overviews: OverviewCache, most: int) -> None:
         """Begin with nobody, without a listener or thread."""
