@@ -254,11 +254,6 @@ def _of_record(game: Game, notes: Notes) -> Iterable[Warned]:
             f"The record was made with a breaker at work: {notes.holes} calls were refused then, and are missing here. "
             "Where it was open, a policy has almost nothing to judge by."
         )
-    if notes.changes and not notes.holes:
-        yield Warned(
-            "The record has changes of a live breaker in it: what the server did may be the effect of what that "
-            "breaker refused."
-        )
     if notes.sampled:
         yield Warned(
             "The record is made of spans. Sampled traces bend rates: the fewer are kept, the later every count is "

@@ -277,7 +277,7 @@ def test_recorded_changes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     change = {"change": "open", "breaker": GET, "reason": "failure_rate", "time": BEGINS + 1}
     report = read(tmp_path, lines(row(0.5), change))
     assert [tuple(it) for it in report.recorded_changes] == [(BEGINS + 1, GET, "open", "failure_rate")]
-    assert "changes of a live breaker" in said(report)
+    assert said(report) == ""
     monkeypatch.setattr("grpc_breaker._replay.calls.MOST_CHANGES", 1)
     report = read(tmp_path, lines(row(0.5), change, change))
     assert "only the first 1 are shown" in said(report)
