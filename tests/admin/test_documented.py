@@ -39,7 +39,7 @@ def test_it_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     """The table has each command of `grpc-breaker` that looks or acts on breakers, and the files and shells."""
     with pytest.raises(SystemExit):
         main(["--help"])
-    commands = set(re.findall(r"^    ([a-z-]+) ", capsys.readouterr().out, re.MULTILINE))
+    commands = set(re.findall(r"^    ([a-z-]+)(?= |$)", capsys.readouterr().out, re.MULTILINE))
     assert {"list", "watch", "get", "force-open", "disable", "reset"} <= commands
     named = set(re.findall(r"^\| `([a-z-]+) ", PAGE, re.MULTILINE))
     assert {"list", "watch", "get", "force-open", "disable", "reset", "check", "completion"} <= named

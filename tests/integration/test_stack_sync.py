@@ -1158,3 +1158,14 @@ def test_probe_of_an_interceptor_that_is_there_twice(served: ProgrammedServer) -
         clock.advance(2)
         assert method(b"request") == b"answer"
     assert (breakers[UU].state, breakers[UU].in_flight) == (State.CLOSED, 0)
+
+
+def test_a_timeout_that_has_ended(served: ProgrammedServer) -> None:
+    """A caller's timeout that is over before the call says nothing of the server, with parts, too."""
+    served.act = answers
+    breakers = BreakerRegistry(default=MethodPolicy(retry=RetryPolicy()))
+    with grpc.insecure_channel(served.target) as bare:
+        method = grpc.intercept_channel(bare, CircuitBreakerInterceptor(breakers, telemetry=False)).unary_unary(UU)
+        assert failure(lambda: method(b"request", timeout=-1)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    totals = breakers[UU].snapshot()["totals"]
+    assert (totals.pop("ignored"), set(totals.values()), breakers[UU].in_flight) == (1, {0}, 0)
