@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import weakref
 from os import PathLike
 from pathlib import Path
 from threading import Event, Thread
@@ -91,7 +90,6 @@ class TrafficRecorder:
         self._queue = TrafficQueue(breakers, queue)
         self._lines = Lines(self._queue)
         self._run: _Run | None = None
-        _recorders.add(self)
 
     @property
     def path(self) -> Path:
@@ -114,6 +112,7 @@ class TrafficRecorder:
             message = f"this recorder is recording already, in {self._path}"
             raise RuntimeError(message)
         self._run = _Run(self._queue, self._lines, self._path, self._max_bytes, self._backups)
+        _recording.add(self)
 
     def stop(self) -> None:
         """End, with everything written that was recorded; waits 5 seconds for that at most. Also at exit.
@@ -121,6 +120,7 @@ class TrafficRecorder:
         Does nothing if it was not started.
         """
         run, self._run = self._run, None
+        _recording.discard(self)
         if run is not None:
             run.stop()
 
@@ -224,13 +224,14 @@ def _check(name: str, value: object, least: int, most: int | None) -> None:
         raise ValueError(message)
 
 
-_recorders: weakref.WeakSet[TrafficRecorder] = weakref.WeakSet()
-"""Every recorder of the process, for forked children."""
+_recording: set[TrafficRecorder] = set()
+"""The recorders that record, for forked children; kept here because nothing else may keep one that goes on."""
 
 
 def _after_fork_in_child() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
-    for recorder in tuple(_recorders):
+    for recorder in tuple(_recording):
         recorder._after_fork()
+    _recording.clear()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork

@@ -474,6 +474,34 @@ def test_forked_child(breakers: BreakerRegistry, tmp_path: Path) -> None:
     assert [line.get("method") for line in lines_of(one)] == [None, "parent"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_child_of_a_recorder_that_nobody_keeps(tmp_path: Path) -> None:
+    """A child closes its parent's file also where the program kept no reference to the recorder."""
+    program = f"""
+import gc, os
+from grpc_breaker import CircuitBreaker
+from grpc_breaker.replay import TrafficRecorder
+from tests.support.child import in_child
+
+def closed():
+    try:
+        os.fstat(last)
+    except OSError:
+        return True
+    return False
+
+breaker = CircuitBreaker("it")
+last = os.open(os.devnull, os.O_RDONLY)
+os.close(last)  # the recorder's file has this number next
+TrafficRecorder(breaker, {str(tmp_path / "lost")!r}).start()
+gc.collect()
+assert not closed()
+assert in_child(closed)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, cwd=ROOT)
+
+
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
