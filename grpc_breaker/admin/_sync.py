@@ -18,7 +18,7 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker.admin._requests import RefusedError
 from grpc_breaker.admin._service import NAME, AdminService, refuse, requests, who
 from grpc_breaker.admin._threads import DaemonPool, start
-from grpc_breaker.admin._watchers import STOPPING, Listening
+from grpc_breaker.admin._watchers import NO_THREAD, STOPPING, Listening
 
 _THREADS: Final = 4
 """For calls that are short: with the interpreter's lock, more would not be faster."""
@@ -68,7 +68,12 @@ def _watching(service: AdminService, begin: Callable[..., Listening], pool: Daem
             send(None)
             return iter(())
         context.add_callback(woken.set)  # where it has gone already, the thread finds out
-        start(lambda: _tell(service, watcher, woken, context, send))
+        try:
+            start(lambda: _tell(service, watcher, woken, context, send))
+        except RuntimeError:
+            service.watchers.remove(watcher)
+            refuse(context, RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, NO_THREAD))
+            send(None)
         return iter(())
 
     watch.experimental_thread_pool = pool  # type: ignore[attr-defined]

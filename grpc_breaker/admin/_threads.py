@@ -33,18 +33,32 @@ class DaemonPool(ThreadPoolExecutor):
         self._most = most
         self._count = 0
         self._counting = threading.Lock()
-        self._tasks: deque[Callable[[], None]] = deque()
+        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a function soon."""
+        """Run a function soon. Never raises: that would end the loop in which a server of `grpc` serves all calls."""
         future: Future[Any] = Future()
         with self._counting:
-            self._tasks.append(partial(_run, future, function, args, kwargs))
+            self._tasks.append((future, partial(function, *args, **kwargs)))
             if self._count == self._most:
                 return future
             self._count += 1
-        start(self._work)
+        try:
+            start(self._work)
+        except RuntimeError as error:
+            self._lack_a_thread(error)
         return future
+
+    def _lack_a_thread(self, error: RuntimeError) -> None:
+        """Go on with the threads there are. Without any, what waits has failed: it must not be done much later."""
+        with self._counting:
+            self._count -= 1
+            failed = [] if self._count else list(self._tasks)
+            if failed:
+                self._tasks.clear()
+        for future, _ in failed:
+            if future.set_running_or_notify_cancel():  # pragma: no branch - else its caller has gone meanwhile
+                future.set_exception(error)
 
     def _work(self) -> None:
         while True:
@@ -52,15 +66,15 @@ class DaemonPool(ThreadPoolExecutor):
                 if not self._tasks:
                     self._count -= 1
                     return
-                task = self._tasks.popleft()
-            task()
+                future, task = self._tasks.popleft()
+            _run(future, task)
 
 
-def _run(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _run(future: Future[Any], task: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():  # pragma: no cover - its caller has gone meanwhile
         return
     try:
-        result = function(*args, **kwargs)
+        result = task()
     except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
         future.set_exception(error)
     else:
@@ -68,5 +82,9 @@ def _run(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...
 
 
 def start(function: Callable[[], object]) -> None:
-    """Run a function in a daemon thread of its own."""
+    """Run a function in a daemon thread of its own.
+
+    Raises:
+        RuntimeError: The system has no more threads, or the interpreter ends.
+    """
     threading.Thread(target=function, name=NAME, daemon=True).start()

@@ -7,6 +7,7 @@ keeps nobody waiting, and is told what is true by then when it can.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -37,6 +38,9 @@ _MOMENT: Final = 0.2
 
 STOPPING: Final = "the server stops"
 """What a watch ends with then."""
+
+NO_THREAD: Final = "this process can start no thread; ListBreakers may work"
+"""What a watch is refused with then."""
 
 
 class Listening:
@@ -168,7 +172,7 @@ class Watchers:
         """Wake a watcher from now on.
 
         Raises:
-            RefusedError: Too many watch already, or the server stops.
+            RefusedError: Too many watch already, the server stops, or the system has no more threads.
         """
         with self._changing:
             if self.ended:  # pragma: no cover - it came in the moment in which the server stopped
@@ -176,12 +180,15 @@ class Watchers:
             if len(self._watchers) >= self._most:
                 message = f"{self._most} watch already, and more are not allowed; ListBreakers works"
                 raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+            if not self._notifying:
+                try:
+                    start(self._notify)  # which waits until it is woken
+                except RuntimeError:
+                    raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, NO_THREAD) from None
+                self._notifying = True
             if not self._watchers:
                 self._end_listening = self._breakers.on_state_change(self._wake_notifier)
             self._watchers.add(watcher)
-            if not self._notifying:
-                self._notifying = True
-                start(self._notify)
 
     def remove(self, watcher: Listening) -> None:
         """Wake a watcher no longer, and close it."""
@@ -200,7 +207,8 @@ class Watchers:
         for watcher in watchers:
             watcher.wake()
         if any(it.sending for it in watchers):
-            start(lambda: _cut_off(watchers))
+            with contextlib.suppress(RuntimeError):  # without a thread for it, it takes the grace of the server
+                start(lambda: _cut_off(watchers))
 
     def _wake_notifier(self, _change: StateChange) -> None:
         """Wake the notifier, on the thread of a caller."""
