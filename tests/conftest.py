@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conditions")
     group.addoption("--uvloop", action="store_true", help="run asyncio on uvloop")
     group.addoption("--switch-interval", type=float, metavar="SECONDS", help="how long a thread runs at most")
+    group.addoption("--part", default="1/1", metavar="N/OF", help="run every OF-th test, from the Nth on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     interval = config.getoption("--switch-interval")
     if interval:
         sys.setswitchinterval(interval)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one part of the tests, so that several processes can share them."""
+    number, parts = map(int, config.getoption("--part").split("/"))
+    items[:] = items[number - 1 :: parts]
 
 
 @pytest.fixture
