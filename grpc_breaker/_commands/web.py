@@ -16,7 +16,7 @@ PORT: Final = 8384
 def add_to(commands: Any) -> None:
     """Add the command to those of `grpc-breaker`."""
     summary = "Show the breakers of all processes as a live page in the browser."
-    more = "The page is on 127.0.0.1 alone, and only for whoever has the address that is printed. Ctrl-C ends it."
+    more = "The page is on 127.0.0.1 alone, and only for those who have the printed address. Ctrl-C ends it."
     parser = commands.add_parser("web", help=summary, description=f"{summary} {more}")
     parser.add_argument("--port", type=_port, default=PORT, help=f"default: {PORT}; 0 takes a free one")
     parser.add_argument("--no-open", action="store_true", help="print the address, and open no browser")

@@ -98,38 +98,18 @@ class RecordedPermit(Permit):
         pushback: float | None = None,
     ) -> bool:
         """End the call; see `Permit.settle`."""
-        ended = _now(self)
-        settled = Permit.settle(
-            self, outcome, status, details, incident=incident, unreached=unreached, pushback=pushback
-        )
+        breaker: Any = self.breaker
+        ended = breaker._now(self)
+        settled = super().settle(outcome, status, details, incident=incident, unreached=unreached, pushback=pushback)
         if settled:
-            _tell(self, ended, outcome, status, details, self.lease_end)
+            _tell(self, breaker, ended, outcome, status, details)
         return settled
 
 
-class RecordedProbe(Probe):
+class RecordedProbe(RecordedPermit, Probe):
     """The permit of a probe whose end is told."""
 
     __slots__ = ()
-
-    def settle(
-        self,
-        outcome: Outcome,
-        status: str = "",
-        details: str = "",
-        *,
-        incident: float | None = None,
-        unreached: bool = False,
-        pushback: float | None = None,
-    ) -> bool:
-        """End the call; see `Permit.settle`."""
-        ended = _now(self)
-        settled = Probe.settle(
-            self, outcome, status, details, incident=incident, unreached=unreached, pushback=pushback
-        )
-        if settled:
-            _tell(self, ended, outcome, status, details, self.deadline_lease_end)
-        return settled
 
 
 Kinds = tuple[type[Permit], type[Probe]]
@@ -138,17 +118,11 @@ PLAIN: Final[Kinds] = (Permit, Probe)
 RECORDED: Final[Kinds] = (RecordedPermit, RecordedProbe)
 
 
-def _now(permit: Permit) -> float:
-    breaker: Any = permit.breaker
-    now: float = breaker._now(permit)
-    return now
-
-
-def _tell(permit: Permit, ended: float, outcome: Outcome, status: str, details: str, lease_end: float) -> None:
-    """Tell all who record of a call that has ended."""
+def _tell(permit: Permit, breaker: Any, ended: float, outcome: Outcome, status: str, details: str) -> None:
+    """Tell all recorders of a call that has ended."""
     if outcome is _IGNORED and hasattr(permit, "had_answer"):
         outcome = Outcome.SUCCESS  # as it was counted
-    breaker: Any = permit.breaker
+    lease_end = permit.deadline_lease_end if isinstance(permit, Probe) else permit.lease_end
     call = (breaker, permit.started, ended, permit.method, outcome, status, details, lease_end, permit.timed)
     for recorder in list(breaker._recorders.values()):
         recorder.tell(call)

@@ -77,7 +77,7 @@ def test_default_folders(
 def test_a_folder_of_somebody_else_hides_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, breakers: BreakerRegistry
 ) -> None:
-    """Whoever makes our folder in the temp folder before us keeps nobody from looking at what is in the other one."""
+    """A folder of somebody else in the place of ours hides nothing of what is in the other one."""
     monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder.parent))
     theirs = folder.parent / f"grpc_breaker-{os.getuid()}"

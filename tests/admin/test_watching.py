@@ -180,7 +180,7 @@ def test_too_many_watchers_are_refused_at_once(serve: Serve, breakers: BreakerRe
 
 
 def test_nothing_is_left_of_watches(serve: Serve, breakers: BreakerRegistry) -> None:
-    """Threads and listeners end with the last watch: whoever is not asked pays nothing."""
+    """Threads and listeners end with the last watch: a process that is not asked pays nothing."""
     stub = serve(breakers)
     calls = [watch(stub, FAST) for _ in range(3)]
     for call in calls:
