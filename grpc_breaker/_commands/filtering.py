@@ -14,6 +14,18 @@ STATES: Final = {name: value for value, name in STATE_NAMES.items() if value}
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which breakers are shown."""
+    add_name(parser)
+    parser.add_argument(
+        "--state",
+        action="append",
+        default=[],
+        choices=STATES,
+        help="only those in this state; may be given several times",
+    )
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """Add the name alone, which may be left out."""
     parser.set_defaults(named=True)
     parser.add_argument(
         "name",
@@ -21,13 +33,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="NAME",
         help="a method pkg.Service/Method, a service, a group, at a target with @eu behind it; or @eu (default: all)",
-    )
-    parser.add_argument(
-        "--state",
-        action="append",
-        default=[],
-        choices=STATES,
-        help="only those in this state; may be given several times",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import grpc
 
-from grpc_breaker._commands import targets
+from grpc_breaker._commands import filtering, targets
 from grpc_breaker._commands.asking import DONE, EPILOG, INCOMPLETE, MISUSED, complain, find_targets
 from grpc_breaker._commands.holding import duration
 from grpc_breaker._commands.showing import number, say
@@ -39,14 +39,7 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "record", help="Record the traffic of processes, to be played again.", description=about, epilog=EPILOG
     )
-    parser.set_defaults(named=True)
-    parser.add_argument(
-        "name",
-        nargs="?",
-        default="",
-        metavar="NAME",
-        help="a method pkg.Service/Method, a service, a group, at a target with @eu behind it; or @eu (default: all)",
-    )
+    filtering.add_name(parser)
     parser.add_argument(
         "--for",
         dest="seconds",

@@ -7,7 +7,7 @@ socket. What is asked for the latter is looked for anew each time, because proce
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -147,7 +147,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--directory", type=Path, metavar="DIR", help="where the sockets of this host's processes are")
     group.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds(0.1, 600),
         default=TIMEOUT,
         metavar="SECONDS",
         help=f"how long a process may take to answer (default: {TIMEOUT:g})",
@@ -168,15 +168,20 @@ def _address(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> float:
-    message = f"a number of seconds from 0.1 to 600, not {text!r}"
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(message) from None
-    if not 0.1 <= seconds <= 600:
-        raise argparse.ArgumentTypeError(message)
-    return seconds
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """Reads an argument that is a number of seconds."""
+
+    def read(text: str) -> float:
+        message = f"a number of seconds from {least:g} to {most:g}, not {text!r}"
+        try:
+            given = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(message) from None
+        if not least <= given <= most:
+            raise argparse.ArgumentTypeError(message)
+        return given
+
+    return read
 
 
 def trouble_of(error: grpc.RpcError) -> str:

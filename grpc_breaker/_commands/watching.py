@@ -29,7 +29,11 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser("watch", help=about, description=about, epilog=EPILOG)
     filtering.add_options(parser)
     parser.add_argument(
-        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="how often counts are sent (default: 1)"
+        "--interval",
+        type=targets.seconds(0.2, 60),
+        default=1.0,
+        metavar="SECONDS",
+        help="how often counts are sent (default: 1)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document a line")
     targets.add_options(parser)
@@ -46,17 +50,6 @@ def run(options: argparse.Namespace) -> int:
         watch.run(first)
     watch.stop()
     return DONE
-
-
-def _interval(text: str) -> float:
-    message = f"a number of seconds from 0.2 to 60, not {text!r}"
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(message) from None
-    if not 0.2 <= seconds <= 60:
-        raise argparse.ArgumentTypeError(message)
-    return seconds
 
 
 class _Watch:

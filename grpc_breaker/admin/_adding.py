@@ -10,9 +10,12 @@ from grpc import aio
 
 from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker.admin import _aio, _sync
-from grpc_breaker.admin._service import AdminService
+from grpc_breaker.admin._service import NAME, AdminService, requests
+from grpc_breaker.admin._threads import DaemonPool
 
 MAX_WATCHERS: Final = 16
+THREADS: Final = 4
+"""For calls that are short: with the interpreter's lock, more would not be faster."""
 
 
 def add_breaker_admin_servicer(
@@ -50,10 +53,17 @@ def add_breaker_admin_servicer(
 
 def add_service(server: grpc.Server | aio.Server, service: AdminService) -> None:
     """Add the service to a server."""
-    if isinstance(server, grpc.Server):
-        _sync.add_to(server, service)
-    else:
-        _aio.add_to(server, service)
+    api: Any = _sync if isinstance(server, grpc.Server) else _aio
+    pool, read = DaemonPool(THREADS), requests()
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(api.unary(method, pool), request_deserializer=read[name])
+        for name, method in service.unary.items()
+    }
+    for name, begin in service.streaming.items():
+        handlers[name] = grpc.unary_stream_rpc_method_handler(
+            api.watching(service, begin, pool), request_deserializer=read[name]
+        )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
     _end_watches_with(server, service)
 
 

@@ -8,34 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
 from grpc_breaker.admin._requests import RefusedError
-from grpc_breaker.admin._service import NAME, AdminService, refuse, requests, who
+from grpc_breaker.admin._service import AdminService, refuse, who
 from grpc_breaker.admin._threads import DaemonPool
 from grpc_breaker.admin._watchers import STOPPING, Listening, Watchers
 
-_THREADS: Final = 4
 
-
-def add_to(server: grpc.aio.Server, service: AdminService) -> None:
-    """Have a server serve it."""
-    pool = DaemonPool(_THREADS)
-    read = requests()
-    handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(_unary(method, pool), request_deserializer=read[name])
-        for name, method in service.unary.items()
-    }
-    for name, begin in service.streaming.items():
-        handlers[name] = grpc.unary_stream_rpc_method_handler(
-            _watching(service, begin, pool), request_deserializer=read[name]
-        )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
-
-
-def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[Any, Any], Awaitable[bytes]]:
+def unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[Any, Any], Awaitable[bytes]]:
     async def answer(request: Any, context: Any) -> bytes:
         try:
             return await asyncio.wrap_future(pool.submit(method, request, who(context)))
@@ -46,7 +29,7 @@ def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[A
     return answer
 
 
-def _watching(
+def watching(
     service: AdminService, begin: Callable[..., Listening], pool: DaemonPool
 ) -> Callable[[Any, Any], Awaitable[None]]:
     async def watch(request: Any, context: Any) -> None:

@@ -9,18 +9,16 @@ import threading
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import grpc
 
 from grpc_breaker._core.log import warn
 from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker.admin import _sockets
-from grpc_breaker.admin._adding import MAX_WATCHERS, add_service
+from grpc_breaker.admin._adding import MAX_WATCHERS, THREADS, add_service
 from grpc_breaker.admin._service import AdminService
 from grpc_breaker.admin._threads import DaemonPool
-
-_THREADS: Final = 4
 
 
 class AdminServer:
@@ -100,7 +98,7 @@ def serve_admin(
             message = f"this process serves breakers at {path} already; stop that first, or give another directory"
             raise RuntimeError(message)
         _sockets.prepare(folder)
-        server = grpc.server(DaemonPool(_THREADS))
+        server = grpc.server(DaemonPool(THREADS))
         add_service(server, service)
         try:
             server.add_insecure_port(_sockets.address_of(listening))

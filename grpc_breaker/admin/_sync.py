@@ -16,34 +16,16 @@ import grpc
 
 from grpc_breaker._core.log import log_once
 from grpc_breaker.admin._requests import RefusedError
-from grpc_breaker.admin._service import NAME, AdminService, refuse, requests, who
+from grpc_breaker.admin._service import AdminService, refuse, who
 from grpc_breaker.admin._threads import DaemonPool, start
 from grpc_breaker.admin._watchers import NO_THREAD, STOPPING, Listening
-
-_THREADS: Final = 4
-"""For calls that are short: with the interpreter's lock, more would not be faster."""
 
 _WRAPPED: Final = "an interceptor of this server leaves the service no threads to watch in; ListBreakers works"
 
 Send = Callable[[Any], None]
 
 
-def add_to(server: grpc.Server, service: AdminService) -> None:
-    """Have a server serve it."""
-    pool = DaemonPool(_THREADS)
-    read = requests()
-    handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(_unary(method, pool), request_deserializer=read[name])
-        for name, method in service.unary.items()
-    }
-    for name, begin in service.streaming.items():
-        handlers[name] = grpc.unary_stream_rpc_method_handler(
-            _watching(service, begin, pool), request_deserializer=read[name]
-        )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
-
-
-def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[Any, Any], bytes]:
+def unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[Any, Any], bytes]:
     def answer(request: Any, context: Any) -> bytes:
         try:
             return method(request, who(context))
@@ -55,7 +37,7 @@ def _unary(method: Callable[[Any, str], bytes], pool: DaemonPool) -> Callable[[A
     return answer
 
 
-def _watching(service: AdminService, begin: Callable[..., Listening], pool: DaemonPool) -> Callable[..., Iterator[Any]]:
+def watching(service: AdminService, begin: Callable[..., Listening], pool: DaemonPool) -> Callable[..., Iterator[Any]]:
     def watch(request: Any, context: Any, send: Send | None = None) -> Iterator[Any]:
         if send is None:
             refuse(context, RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, _WRAPPED))
