@@ -64,7 +64,7 @@ def two_steps(breaker: CircuitBreaker) -> Loop:
     def loop(count: int) -> None:
         admit = breaker.try_admit
         for _ in range(count):
-            admit().settle(SUCCESS, "OK")  # type: ignore[union-attr]
+            admit("pkg.Service/Method", None, True, 1.0).success()  # type: ignore[union-attr]
 
     return loop
 
@@ -117,8 +117,8 @@ def failing() -> dict[str, Loop]:
         def loop(count: int) -> None:
             admit = breaker.try_admit
             for _ in range(count):
-                admit().settle(FAILURE, "UNAVAILABLE", "ill")  # type: ignore[union-attr]
-                admit().settle(SUCCESS, "OK")  # type: ignore[union-attr]
+                admit("pkg.Service/Method", None, True, 1.0).settle(FAILURE, "UNAVAILABLE", "ill")  # type: ignore[union-attr]
+                admit("pkg.Service/Method", None, True, 1.0).success()  # type: ignore[union-attr]
 
         return loop
 
@@ -146,6 +146,11 @@ def refused() -> dict[str, Loop]:
     ours = CircuitBreaker("refused")
     ours.force_open()
 
+    def returned(count: int) -> None:
+        admit = ours.try_admit
+        for _ in range(count):
+            admit("pkg.Service/Method", None, True, 1.0)
+
     def raised() -> None:
         try:
             ours.admit()
@@ -159,7 +164,7 @@ def refused() -> dict[str, Loop]:
         return repeat(refusal)
 
     return {
-        "grpc_breaker, returned (as the interceptors do)": repeat(ours.try_admit),
+        "grpc_breaker, returned (as the interceptors do)": returned,
         "grpc_breaker, raised": repeat(raised),
         **{name: refusal_of(guard) for name, guard in sync_peers().items()},
     }

@@ -317,7 +317,7 @@ def settle(
     try:
         policy = permit.policy
         if code is OK and policy.plain:
-            permit.settle(_SUCCESS, "OK")
+            permit.success()
             return
         if not isinstance(code, grpc.StatusCode):
             permit.settle(_IGNORED)

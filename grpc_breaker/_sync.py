@@ -186,7 +186,7 @@ class CircuitBreakerInterceptor(
             raise
         try:
             if type(call) is _ENDED_WELL and type(call._call) is _CALL and permit.policy.plain:  # noqa: SLF001 - see there
-                permit.settle(_SUCCESS, "OK")
+                permit.success()
             elif hasattr(call, "add_callback"):
                 _follow(permit, call, call_details)
             elif hasattr(call, "__next__"):

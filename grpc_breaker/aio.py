@@ -258,7 +258,7 @@ async def _unary_unary(permit: Any, continuation: Callable[[Any, Any], Any], cal
     else:
         try:
             if permit.policy.plain:
-                permit.settle(_SUCCESS, "OK")
+                permit.success()
             else:
                 _settle_ended(permit, call, call_details)
         except BaseException as error:  # noqa: BLE001  # pragma: no cover - rule 6; test_interrupted_adapters.py

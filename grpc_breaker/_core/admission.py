@@ -60,19 +60,21 @@ class Admission(Machine):
             if now >= self._tidy_at:
                 self._tidy(now)
             return permit
-        refusing = generation.refusing
-        if now >= refusing.until or self._lenient:
+        if now < generation.refuses_all_until:
+            refusing = generation.refusing
+            self._counts.rejected += 1
+        else:
             decided = self._decide(generation, now, method, context, timed, timeout)
             if isinstance(decided, Permit):
                 return decided
             refusing = decided
-        if refusing.reason is _BREAKER:
-            self._counts.rejected += 1
-        else:
-            try:
-                self._counts.others[refusing.counted] += 1
-            except KeyError:
-                self._counts.add(*refusing.counted)
+            if refusing.reason is _BREAKER:
+                self._counts.rejected += 1
+            else:
+                try:
+                    self._counts.others[refusing.counted] += 1
+                except KeyError:
+                    self._counts.add(*refusing.counted)
         rejection = Rejection()
         rejection._refusing = refusing
         rejection.at = now

@@ -50,6 +50,7 @@ class Generation:
         "history",
         "number",
         "passing",
+        "refuses_all_until",
         "refusing",
         "reopenings",
         "sequence",
@@ -77,6 +78,8 @@ class Generation:
         self.window = window
         """What was counted since the breaker last closed; kept for display while it is open and half-open."""
         self.refusing = refusing
+        self.refuses_all_until = _LONG_AGO
+        """Until then every call is refused without a further look: what calls find out next."""
         self.reopenings = reopenings
         """How often it has opened since it was last closed, by itself; what the open period grows with."""
         self.sequence = 0

@@ -47,12 +47,8 @@ from grpc_breaker._core.state import TRANSITIONS, Outcome, Reason, State
 from grpc_breaker._core.succession import after, first
 
 _NEVER: Final = math.inf
-_FAILURE: Final = Outcome.FAILURE
+_LONG_AGO: Final = -math.inf
 _IGNORED: Final = Outcome.IGNORED
-
-_UNREACHED_REOPENINGS: Final = 2
-"""How often the open period grows while probes reach no server: to four seconds, where it doubles from one. Nobody but
-the client is spared by waiting longer then, and the channel has a back-off of its own."""
 
 _ALL: Final = 100.0
 """Percent."""
@@ -77,7 +73,6 @@ class Machine:
         "_in_flight",
         "_in_force",
         "_kinds",
-        "_lenient",
         "_limits",
         "_looks",
         "_none_before",
@@ -120,7 +115,7 @@ class Machine:
         """The permits that are not settled, the oldest first; those whose lease has ended until the next sweep."""
         self._has_streams = False
         """Whether there may be streams among the calls in flight; noticed where a bulkhead needs to know it."""
-        self._none_before = -math.inf
+        self._none_before = _LONG_AGO
         """When the oldest call began, at the earliest, that is in flight and may yet be counted as hung."""
         self._limits: Limits | None = None
         """The bulkhead, rate limit and throttle; `None` without any."""
@@ -128,7 +123,7 @@ class Machine:
         """What the registry wanted last of a breaker that it has made."""
         self._in_force: MethodPolicy | None = None
         """The same, once it is in force, whatever an operator has changed since; `None` while it is being changed."""
-        self._used = -math.inf
+        self._used = _LONG_AGO
         """When a call was last admitted, within a second."""
         self._change_listeners: Listeners[StateChange] = Listeners()
         self._rejection_listeners: Listeners[Rejection] = Listeners()
@@ -139,7 +134,7 @@ class Machine:
         self._kinds = self._recorders.kinds(name)
         """The kinds of permits it hands out."""
         self._reconfigured = False
-        self._tidy_at = -math.inf
+        self._tidy_at = _LONG_AGO
         self._note_policy()
 
     @property
@@ -152,30 +147,22 @@ class Machine:
         self._slow_after = _NEVER if duration is None else duration
         hung_after = self._policy.hung_after
         self._hung_after = _NEVER if hung_after is None else hung_after
-        self._lenient = self._policy.enforcement_percentage < _ALL
-        """Whether calls may pass that the state refuses."""
-        self._looks = self._limits is not None or self._lenient or hung_after is not None or self._kinds is not PLAIN
+        lenient = self._policy.enforcement_percentage < _ALL  # calls may pass that the state refuses
+        self._looks = self._limits is not None or lenient or hung_after is not None or self._kinds is not PLAIN
         """Whether an admission has to look at more than the state."""
         self._note_admission(self._latest())
 
     def _note_admission(self, generation: Generation) -> None:
-        """Note whether calls pass without a look. No call between reading and writing: no thread comes in between."""
+        """Note which calls need no look. No call between reading and writing: no thread comes in between."""
         looks = generation.ramps or (generation.hold is not None and generation.hold.until < _NEVER)
         generation.admits_all = generation.passes and not looks and not self._looks
+        lenient = self._policy.enforcement_percentage < _ALL
+        generation.refuses_all_until = _LONG_AGO if lenient else generation.refusing.until
 
     # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _take_in(
-        self,
-        permit: Permit,
-        outcome: Outcome,
-        status: str,
-        details: str,
-        incident: float | None,
-        unreached: bool,
-        pushback: float | None,
-    ) -> None:
-        """Take in the result of a permit that has just been settled."""
+    def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None:
+        """Take in a success, or an ignored result, of a permit that has just been settled."""
         generation = self._current
         if generation.successor:  # pragma: no cover - another caller was faster: tests/model
             generation = self._latest()
@@ -186,24 +173,16 @@ class Machine:
         if permit.generation != generation.number or now >= permit.lease_end:
             self._counts.add(STALE, status)
             return
-        slow = now - permit.started > self._slow_after and permit.timed
-        if outcome is _FAILURE:  # a probe keeps its slot, so that no call passes before the change that follows
-            self._counts.add_failure(status)
-            began = _NEVER if incident is None else permit.started - incident
-            reason = generation.fail(now, began, slow, status, details, self._policy)
-            if unreached:
-                generation.reopenings = min(generation.reopenings, _UNREACHED_REOPENINGS)
-        else:  # a success, as an ignored result is after an answer
-            self._counts.add_success(status)
-            if slow:
-                reason = generation.be_slow(now, self._policy)
-            elif generation.passes or generation.free(permit):
-                reason = generation.succeed(now, self._policy)
-            else:  # a stream whose first answer was its success
-                generation.window.in_a_row = 0
-                reason = None
+        self._counts.add_success(status)
+        reason = None
+        if now - permit.started > self._slow_after and permit.timed:
+            reason = generation.be_slow(now, self._policy)
+        elif generation.passes or generation.free(permit):
+            reason = generation.succeed(now, self._policy)
+        else:  # a stream whose first answer was its success
+            generation.window.in_a_row = 0
         if reason is not None:
-            self._leave(generation, reason, now, permit, status, details, pushback)
+            self._leave(generation, reason, now, permit, status, details)
 
     def _take_back(self, permit: Permit, generation: Generation, status: str) -> None:
         """Take back a permit from which nothing was learned."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 from grpc_breaker._core.admission import Admission
 from grpc_breaker._core.callables import is_coroutine_function, is_generator_function, name_of
 from grpc_breaker._core.errors import refusal_of
-from grpc_breaker._core.refusing import Rejection
-from grpc_breaker._core.state import Outcome
+from grpc_breaker._core.permit import Permit
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_SUCCESS: Final = Outcome.SUCCESS
 
 # Without a classifier a call that ended well is settled here, as `permit.conclude()` does it one function later.
 
@@ -45,8 +42,8 @@ def _guarded_function(machine: Admission, function: Callable[P, R]) -> Callable[
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        permit = admit()
-        if isinstance(permit, Rejection):
+        permit = admit("", None, True, None)  # defaults would cost more than to name them
+        if not isinstance(permit, Permit):
             raise refusal_of(permit)
         try:
             result = function(*args, **kwargs)
@@ -54,7 +51,7 @@ def _guarded_function(machine: Admission, function: Callable[P, R]) -> Callable[
             permit.conclude(error)
             raise
         if machine._policy.classify is None:
-            permit.settle(_SUCCESS, "OK")
+            permit.success()
         else:
             permit.conclude(None, result)
         return result
@@ -67,8 +64,8 @@ def _guarded_coroutine(machine: Admission, function: Callable[P, Awaitable[R]]) 
 
     @wraps(function)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        permit = admit()
-        if isinstance(permit, Rejection):
+        permit = admit("", None, True, None)  # defaults would cost more than to name them
+        if not isinstance(permit, Permit):
             raise refusal_of(permit)
         try:
             result = await function(*args, **kwargs)
@@ -76,7 +73,7 @@ def _guarded_coroutine(machine: Admission, function: Callable[P, Awaitable[R]]) 
             permit.conclude(error)
             raise
         if machine._policy.classify is None:
-            permit.settle(_SUCCESS, "OK")
+            permit.success()
         else:
             permit.conclude(None, result)
         return result

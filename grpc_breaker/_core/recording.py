@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.state import Outcome
 
+_SUCCESS: Final = Outcome.SUCCESS
 _IGNORED: Final = Outcome.IGNORED
 
 RecordedCall = tuple[Any, float, float, str, Outcome, str, str, float, bool]
@@ -104,6 +105,10 @@ class RecordedPermit(Permit):
         if settled:
             _tell(self, breaker, ended, outcome, status, details)
         return settled
+
+    def success(self) -> bool:
+        """Settle as a success; see `Permit.success`."""
+        return self.settle(_SUCCESS, "OK")
 
 
 class RecordedProbe(RecordedPermit, Probe):
