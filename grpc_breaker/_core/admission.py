@@ -197,7 +197,7 @@ class Admission(Machine):
             if now >= generation.ends:
                 generation.ramps = False
                 self._note_admission(generation)
-            elif len(self._in_flight) >= self._policy.half_open_max_calls:  # so many at once the probes were, too
+            elif self._are_in_flight(self._policy.half_open_max_calls, now):  # so many at once the probes were, too
                 return generation.refuses(now, chance(self._random))
             return None
         if generation.passes:
@@ -225,14 +225,18 @@ class Admission(Machine):
             return limits.full(self.name, generation.state)
         return None if limits.rate is None else limits.rate.refuses(self.name, generation.state, now)
 
-    def _is_full(self, limits: Limits, now: float) -> bool:
-        """Whether as many calls are in flight as the bulkhead allows, where that many calls and streams are.
+    def _are_in_flight(self, calls: float, now: float) -> bool:
+        """Whether so many calls and streams are in flight.
 
         Those whose lease has ended are not, which is noticed within a second.
         """
-        if now >= self._tidy_at:
+        if now >= self._tidy_at and len(self._in_flight) >= calls:
             self._tidy(now)
-        return len(self._counted_by(limits)) >= limits.most
+        return len(self._in_flight) >= calls
+
+    def _is_full(self, limits: Limits, now: float) -> bool:
+        """Whether as many calls are in flight as the bulkhead allows, of those that it counts."""
+        return self._are_in_flight(limits.most, now) and len(self._counted_by(limits)) >= limits.most
 
     def _is_one_too_many(self, permit: Permit, limits: Limits) -> bool:
         """Whether a permit that has just come in is above the bulkhead's size, because others came in meanwhile.

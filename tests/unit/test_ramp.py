@@ -168,6 +168,20 @@ def test_calls_that_are_in_flight_still_count_as_those_at_once() -> None:
     assert isinstance(method.breaker.try_admit(METHOD), Permit)
 
 
+def test_calls_whose_lease_has_ended_are_not_those_at_once() -> None:
+    """A call that was never heard of again occupies nothing once it is given up, though no other call was admitted."""
+    method = Guarded(quick(ramp=10))
+    method.admit(timeout=6)
+    method.fail()
+    method.clock.advance(10)
+    method.succeed()
+    method.chance.next = 0.9999
+    assert method.refusal()
+    method.clock.advance(1)
+    assert method.breakers.wait_until_admitted(METHOD, 0)
+    assert isinstance(method.breaker.try_admit(METHOD), Permit)
+
+
 def test_waiting_is_told_of_the_ramp() -> None:
     """A wait is over as soon as a call would be admitted."""
     method = closed_again()
