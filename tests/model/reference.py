@@ -44,6 +44,8 @@ class Call:
     """When it is given up, if it has not ended by then."""
     deadline_lease_end: float
     """The same for its deadline alone: an answered probe has no other lease."""
+    timed: bool = True
+    """Whether it can be slow; a stream cannot."""
     settled: bool = False
     answered: bool = False
 
@@ -82,20 +84,34 @@ class Reference:
 
     def admit(self, timeout: float | None = None) -> Call | None:
         """A call comes that has `timeout` seconds."""
-        if self.state == "open" and self.now >= self.open_until:
-            self.go("half_open", "reset_timeout")
-        if self.state in {"closed", "disabled"}:
-            return self.hand_out(timeout, probe=False)
-        if self.state == "half_open" and self.slots_taken() < self.rules.half_open_max_calls:
-            return self.hand_out(timeout, probe=True)
+        if self.admits():
+            return self.let_in(timeout)
         self.totals["rejected"] += 1
         return None
 
-    def hand_out(self, timeout: float | None, *, probe: bool) -> Call:
-        """Admit it."""
+    def admits(self) -> bool:
+        """Whether the state admits a call that comes now."""
+        match self.state:
+            case "closed" | "disabled":
+                return True
+            case "open":
+                return self.now >= self.open_until
+            case "half_open":
+                return self.slots_taken() < self.rules.half_open_max_calls
+            case _:
+                return False
+
+    def let_in(self, timeout: float | None, *, timed: bool = True) -> Call:
+        """A call that the state admits goes its way; the first after an open period makes it half-open."""
+        if self.state == "open":
+            self.go("half_open", "reset_timeout")
+        return self.hand_out(timeout, probe=self.state == "half_open", timed=timed)
+
+    def hand_out(self, timeout: float | None, *, probe: bool, timed: bool = True) -> Call:
+        """Note a call that is under way."""
         deadline_lease_end = math.inf if timeout is None else self.now + timeout + LEASE_GRACE
         lease_end = min(deadline_lease_end, self.now + self.rules.probe_timeout if probe else math.inf)
-        call = Call(self.generation, self.now, probe, lease_end, deadline_lease_end)
+        call = Call(self.generation, self.now, probe, lease_end, deadline_lease_end, timed)
         self.calls.append(call)
         return call
 
@@ -115,8 +131,8 @@ class Reference:
         """Calls admitted that have neither ended nor been given up."""
         return sum(not call.settled and not self.expired(call) for call in self.calls)
 
-    def settle(self, call: Call, outcome: str) -> None:
-        """A call ends."""
+    def settle(self, call: Call, outcome: str, pushback: float = 0.0) -> None:
+        """A call ends. If that opens the breaker, it stays open for `pushback` seconds at least."""
         if call.settled:
             return
         held_slot = call.probe and not call.answered
@@ -135,12 +151,16 @@ class Reference:
                     + min(self.rules.probe_timeout, self.rules.reset_timeout) / self.rules.half_open_max_calls
                 )
             return
-        failed = outcome == "failure"
-        slow = self.rules.slow_call_duration is not None and self.now - call.started > self.rules.slow_call_duration
+        self.count(call, failed=outcome == "failure", held_slot=held_slot, pushback=pushback)
+
+    def count(self, call: Call, *, failed: bool, held_slot: bool, pushback: float = 0.0) -> None:
+        """Count what a call of the present generation says about the server."""
+        limit = self.rules.slow_call_duration
+        slow = limit is not None and call.timed and self.now - call.started > limit
         self.in_a_row = self.in_a_row + 1 if failed else 0
         if self.state == "half_open":
             if failed or slow:
-                self.go("open", "probe_failed" if failed else "probe_slow")
+                self.go("open", "probe_failed" if failed else "probe_slow", pushback)
             elif held_slot:
                 self.win()
             return
@@ -148,7 +168,7 @@ class Reference:
         if self.state == "closed" and (failed or slow):
             reason = self.tripped()
             if reason:
-                self.go("open", reason)
+                self.go("open", reason, pushback)
 
     def answer(self, call: Call) -> None:
         """The first answer of a stream comes."""
@@ -198,7 +218,7 @@ class Reference:
                 return "slow_call_rate"
         return None
 
-    def go(self, state: str, reason: str) -> None:
+    def go(self, state: str, reason: str, pushback: float = 0.0) -> None:
         """Change the state."""
         previous, self.state = self.state, state
         self.generation += 1
@@ -211,7 +231,7 @@ class Reference:
             period = self.rules.reset_timeout * self.rules.reset_timeout_multiplier**self.reopened
             if self.rules.reset_timeout_multiplier > 1:
                 period = min(period, self.rules.max_reset_timeout)
-            self.open_until = self.now + period
+            self.open_until = self.now + max(period, min(pushback, self.rules.max_reset_timeout))
         else:
             self.open_until = math.inf if state == "forced_open" else -math.inf
         if state in {"closed", "disabled"}:
