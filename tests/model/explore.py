@@ -14,9 +14,9 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit
 from grpc_breaker.testing import FakeClock
@@ -198,12 +198,32 @@ class World:
 
 def explore(scope: str, depth: int) -> tuple[int, int]:
     """Reach every state that `depth` steps can lead to; returns how many states and transitions there were."""
-    start = World(SCOPES[scope], TIMEOUTS.get(scope, (None,)), HELD.get(scope))
+    return reach(World(SCOPES[scope], TIMEOUTS.get(scope, (None,)), HELD.get(scope)), depth)
+
+
+class Explorable(Protocol):
+    """What can be explored: a world after some history."""
+
+    def steps(self) -> Iterable[Step]:
+        """What can happen next."""
+        ...
+
+    def after(self, step: Step) -> Self:
+        """The world one step later."""
+        ...
+
+    def key(self) -> Hashable:
+        """All that matters for the future."""
+        ...
+
+
+def reach(start: Explorable, depth: int) -> tuple[int, int]:
+    """Go everywhere from a world in so many steps; returns how many states and transitions there were."""
     seen = {start.key()}
     frontier = [start]
     transitions = 0
     for _ in range(depth):
-        following: list[World] = []
+        following: list[Explorable] = []
         for world in frontier:
             for step in world.steps():
                 transitions += 1
