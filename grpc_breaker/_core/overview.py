@@ -13,8 +13,8 @@ from grpc_breaker._core.events import DETAILS_LENGTH, FailureReason
 from grpc_breaker._core.holds import Hold
 from grpc_breaker._core.holds_by_name import Name, meant_by, parse_name
 from grpc_breaker._core.log import printable
-from grpc_breaker._core.permit import HUNG
 from grpc_breaker._core.registry import Registry
+from grpc_breaker._core.snapshot import hanging
 from grpc_breaker._core.state import State
 
 
@@ -100,7 +100,7 @@ def summary_of(breaker: Admission) -> Summary:
         until=refusing.until,
         hold=hold,
         in_flight=breaker._sweep(now) if in_flight else 0,
-        hung=sum(permit.generation == HUNG for permit in list(in_flight)) if in_flight else 0,
+        hung=hanging(breaker, now) if in_flight else 0,
         totals=_totals_of(breaker),
         window=window,
         last_failure=_last_failure(generation.window.last_failures()) if window[1] or not generation.passes else None,

@@ -8,7 +8,6 @@ from typing import Any
 from grpc_breaker._core.admission import Admission
 from grpc_breaker._core.counts import RETRY
 from grpc_breaker._core.events import plain
-from grpc_breaker._core.permit import HUNG
 from grpc_breaker._core.target import split_target
 
 
@@ -25,7 +24,7 @@ def snapshot_of(breaker: Admission) -> dict[str, Any]:
         "reason": None if generation.passes else str(generation.refusing.condition),
         "hold": None if generation.hold is None else generation.hold.as_dict(now),
         "in_flight": breaker._sweep(now),
-        "hung": sum(permit.generation == HUNG for permit in list(breaker._in_flight)),
+        "hung": hanging(breaker, now),
         "generation": generation.number,
         "sequence": generation.sequence,
         "window": {
@@ -44,3 +43,14 @@ def snapshot_of(breaker: Admission) -> dict[str, Any]:
         "changes": [plain(change) for change in generation.history],
         "policy": breaker._policy.as_dict(),
     }
+
+
+def hanging(breaker: Admission, now: float) -> int:
+    """How many calls have been in flight for longer than `hung_after`, counted as failures or not.
+
+    Told by their time alone: the calls that an open breaker refuses look for none.
+    """
+    hung_after = breaker._policy.hung_after
+    if hung_after is None:
+        return 0
+    return sum(permit.timed and now - permit.started > hung_after for permit in list(breaker._in_flight))

@@ -64,7 +64,12 @@ SCOPES = {
     "throttle": Scope(Parts(throttle=(1.0, 10.0, 2)), quick(), chances=(0.4375, 0.96875), begins=(*FAILURE, *FAILURE)),
     "hung": Scope(Parts(hung_after=2.0), quick(consecutive_failures=2), streams=True, timeout=1.0),
     "hung, one probe": Scope(Parts(hung_after=2.0), quick(half_open_max_calls=2)),
-    "ramp": Scope(Parts(ramp=4.0), quick(), chances=(0.4375, 0.5, 0.96875), begins=RECOVERY),
+    "ramp": Scope(
+        Parts(ramp=4.0),
+        quick(half_open_max_calls=2, half_open_successes=1),
+        chances=(0.4375, 0.5, 0.96875),
+        begins=RECOVERY,
+    ),
     "trial": Scope(Parts(enforcement_percentage=0.0), quick(), streams=True, begins=FAILURE),
     "half a trial": Scope(
         Parts(enforcement_percentage=50.0), quick(half_open_max_calls=2), chances=(0.4375, 0.5), begins=FAILURE

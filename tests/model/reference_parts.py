@@ -65,8 +65,7 @@ class WholeReference(Reference):
 
     def ask(self, chance: float, *, timed: bool = True, timeout: float | None = None) -> Call | None:
         """A call comes; `None` if it is refused. A stream is not `timed`."""
-        if self.parts.enforcement_percentage < 100 or not self.is_shut():
-            self.notice_hung()
+        self.notice_hung()
         by_breaker = self.breaker_refuses(chance)
         if by_breaker is not None and self.enforces(chance):
             self.refuse(by_breaker)
@@ -98,10 +97,6 @@ class WholeReference(Reference):
         return not self.is_full(timed=True) and not (self.rate is not None and self.rate.wait(self.now) > 0)
 
     # ── The parts ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def is_shut(self) -> bool:
-        """Whether calls are told no without a look at anything: an operator says so, or the open period is not over."""
-        return self.state == "forced_open" or (self.state == "open" and self.now < self.open_until)
 
     def breaker_refuses(self, chance: float) -> Refusal | None:
         """The breaker: its state, or in a ramp the number of calls in flight, and above that chance."""
@@ -150,22 +145,23 @@ class WholeReference(Reference):
         """The calls that are in flight."""
         return [call for call in self.calls if not call.settled and not self.expired(call)]
 
-    def notice_hung(self) -> None:
-        """Hung calls: each one in flight for longer than `hung_after` is one failure now, and its end is stale."""
+    def hanging(self) -> list[Call]:
+        """The calls in flight for longer than `hung_after`. A stream may take any time."""
         limit = self.parts.hung_after
-        for call in self.under_way():
-            if limit is None or not call.timed or call in self.hung or self.now - call.started <= limit:
-                continue
-            counts = call.generation == self.generation
-            call.generation = NO_GENERATION
-            self.hung.append(call)
-            if counts:
-                self.totals["failure"] += 1
-                self.count(call, failed=True, held_slot=False)
+        if limit is None:
+            return []
+        return [call for call in self.under_way() if call.timed and self.now - call.started > limit]
 
-    def hanging(self) -> int:
-        """Calls in flight that are known to hang."""
-        return sum(call in self.hung for call in self.under_way())
+    def notice_hung(self) -> None:
+        """Each call that hangs is one failure, once; its end is stale."""
+        for call in self.hanging():
+            if call not in self.hung:
+                counts = call.generation == self.generation
+                call.generation = NO_GENERATION
+                self.hung.append(call)
+                if counts:
+                    self.totals["failure"] += 1
+                    self.count(call, failed=True, held_slot=False)
 
     # ── What changes ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -217,6 +217,22 @@ def test_shorter_time_is_in_force_at_once() -> None:
     assert method.breaker.snapshot()["hung"] == 1
 
 
+def test_hung_calls_are_shown_whether_another_call_has_come_or_not() -> None:
+    """What hangs is shown by its time alone, also while the breaker is open and calls find nothing; no stream is."""
+    method = watched(failures=1)
+    method.admit()
+    method.admit(timed=False)
+    method.fail()
+    method.clock.advance(2.0)
+    assert method.breaker.snapshot()["hung"] == 0
+    method.clock.advance(0.25)
+    assert method.refusal()
+    assert (method.breaker.state, method.breaker.snapshot()["hung"]) == (State.OPEN, 1)
+    method.breaker.force_open()
+    assert method.breaker.snapshot()["hung"] == 1
+    assert method.breaker.snapshot()["totals"]["failure"] == 1
+
+
 def test_hook_that_calls_again_counts_each_once() -> None:
     """A listener of the change that hung calls cause asks again in the middle: none is counted twice."""
     method = watched(failures=2)
@@ -246,7 +262,7 @@ def test_interrupted_search_leaves_the_breaker_whole() -> None:
     end()
     ask(method)
     snapshot = method.breaker.snapshot()
-    assert (snapshot["state"], snapshot["hung"], snapshot["in_flight"]) == ("open", 1, 2)
+    assert (snapshot["state"], snapshot["hung"], snapshot["in_flight"]) == ("open", 2, 2)
 
 
 def crowd(breaker: CircuitBreaker, kinds: Callable[[int], bool], calls: int) -> None:
