@@ -1,8 +1,8 @@
 """Every small history of a breaker with parts: as `explore.py`, with one scope for each part, and one for all together.
 
-The steps are: a call comes, or a stream where that matters, with each number that chance may give; any outstanding call
-ends, with each outcome and each pushback; the clock moves to the next moment at which anything ends, or stops just
-before it; an operator resets the breaker.
+The steps are: a call comes, or a stream where that matters, with each number that chance may give; somebody asks whether
+a call would be admitted; any outstanding call ends, with each outcome and each pushback; the clock moves to the next
+moment at which anything ends, or stops just before it; an operator resets the breaker.
 
     python -m tests.model.explore_parts --depth 7
 """
@@ -104,8 +104,9 @@ class World:
         both = self.both
         match step:
             case ("ask", float(chance), bool(timed), timeout):
-                both.ask_whether(chance)
                 both.ask(chance, timed=timed, timeout=timeout)
+            case ("ask whether", float(chance)):
+                both.ask_whether(chance)
             case ("settle", int(n), Outcome() as outcome, pushback):
                 both.settle(both.pairs.pop(n), outcome, pushback)
             case ("answer", int(n)):
@@ -120,6 +121,8 @@ class World:
         """What can happen next."""
         scope, model = self.scope, self.both.model
         room = len(self.both.pairs) < MAX_OUTSTANDING
+        for chance in scope.chances:
+            yield ("ask whether", chance)
         for chance in scope.chances if room else ():
             yield ("ask", chance, True, scope.timeout)
             if scope.streams:
