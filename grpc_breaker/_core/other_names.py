@@ -1,7 +1,7 @@
-"""What other circuit breakers call the things of this one: what an AttributeError says to users who come from them.
+"""What other circuit breakers call the things of this one: what an error says to users who come from them.
 
-A descriptor explains each name, and not `__getattr__`: with that, CPython 3.11 reads every other attribute of the class
-more slowly, and an admitted call takes a third more time.
+A descriptor explains each attribute, and not `__getattr__`: with that, CPython 3.11 reads every other attribute of the
+class more slowly, and an admitted call takes a third more time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,34 @@ _OURS: Final = {
     "protect_async": "write '@breaker' above the coroutine function",
 }
 """By the name that is not here: what to write instead. docs/migrating.md has the whole tables."""
+
+FIELDS: Final = {
+    "break_duration": "reset_timeout",
+    "default_threshold": "consecutive_failures",
+    "default_ttl": "reset_timeout",
+    "exclude": "classify",
+    "expected_exception": "classify",
+    "fail_max": "consecutive_failures",
+    "failure_rate_threshold": "failure_rate",
+    "failure_ratio": "failure_rate",
+    "ignore_exceptions": "classify",
+    "max_requests": "half_open_max_calls",
+    "minimum_number_of_calls": "minimum_calls",
+    "minimum_throughput": "minimum_calls",
+    "permitted_number_of_calls_in_half_open_state": "half_open_max_calls",
+    "record_exceptions": "classify",
+    "recovery_timeout": "reset_timeout",
+    "sampling_duration": "window_seconds",
+    "sliding_window_size": "window_calls",
+    "slow_call_duration_threshold": "slow_call_duration",
+    "slow_call_rate_threshold": "slow_call_rate",
+    "success_threshold": "half_open_successes",
+    "timeout_duration": "reset_timeout",
+    "wait_duration_in_open_state": "reset_timeout",
+}
+"""By their name of a setting, in Python's spelling: the field of `BreakerPolicy`. The most alike name is often a wrong
+one: `failure_threshold` for resilience4j's `failureRateThreshold`.
+"""
 
 
 class _NotHere:

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from grpc_breaker._core.log import printable
 from grpc_breaker._core.method_policy import MethodPolicy
 from grpc_breaker._core.policy import BreakerPolicy
-from grpc_breaker._core.spelling import nearest
+from grpc_breaker._core.spelling import nearest_field
 from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker._service_config import read
 
@@ -129,7 +129,7 @@ def parsed(text: str) -> BreakerPolicy:
     for part in text.split(","):
         name, equals, value = (it.strip() for it in part.partition("="))
         if name not in names:
-            near = nearest(name, names)
+            near = nearest_field(name, names)
             hint = f"; did you mean {near!r}?" if near else ""
             message = f"a policy is 'default' or FIELD=VALUE,…, and has no field {printable(name)!r}{hint}"
             raise ValueError(message)

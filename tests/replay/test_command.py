@@ -106,6 +106,7 @@ def test_what_a_script_may_ask_for(record: str, wanted: str, ends: int) -> None:
         (["FILE", "--write-record", "x"], "--write-record writes a --scenario"),
         (["FILE", "--policy", "consecutive_failure=3"], "did you mean 'consecutive_failures'?"),
         (["FILE", "--policy", "xyz=3"], "has no field 'xyz'"),
+        (["FILE", "--policy", "fail_max=3"], "has no field 'fail_max'; did you mean 'consecutive_failures'?"),
         (["FILE", "--policy", "consecutive_failures"], "consecutive_failures needs one value"),
         (["FILE", "--policy", "minimum_calls=3,minimum_calls=4"], "minimum_calls needs one value"),
         (["FILE", "--policy", "consecutive_failures=many"], "consecutive_failures must be an integer, got 'many'"),
