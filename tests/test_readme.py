@@ -20,6 +20,7 @@ from examples.pricing.v1.pricing_pb2 import GetPriceRequest, GetPriceResponse, P
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
 from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, State
 from grpc_breaker._rpc import verdict
+from grpc_breaker.replay import scenario, write_record
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -27,6 +28,9 @@ POLICY = (ROOT / "docs" / "policy.md").read_text("utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
 REGISTRY = (ROOT / "docs" / "registry.md").read_text("utf-8")
 PARTS = (ROOT / "docs" / "parts.md").read_text("utf-8")
+RECORDING = (ROOT / "docs" / "recording.md").read_text("utf-8")
+REPLAY = (ROOT / "docs" / "replay.md").read_text("utf-8")
+TELEMETRY = (ROOT / "docs" / "telemetry.md").read_text("utf-8")
 
 
 def blocks(text: str) -> list[str]:
@@ -42,10 +46,10 @@ def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
 
 
-def run(code: str) -> str:
+def run(code: str, folder: Path = ROOT) -> str:
     """Run code in a process of its own, as a user who copies it does; returns what it prints."""
     command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -251,3 +255,19 @@ def test_policy_page_classifies_results() -> None:
         raise LookupError
     totals = breaker.snapshot()["totals"]
     assert (totals["success"], totals["failure"]) == (1, 2)
+
+
+@pytest.mark.parametrize("code", [*blocks(RECORDING), *blocks(TELEMETRY)])
+def test_each_block_about_recording_and_telemetry_runs_alone(code: str, tmp_path: Path) -> None:
+    """Each Python block of these pages runs as printed, alone, in a process and a folder of its own."""
+    run(code, tmp_path)
+
+
+def test_the_example_of_a_replay_prints_its_report(tmp_path: Path) -> None:
+    """The Python block about a replay plays its two policies, with files of the names that are in it."""
+    write_record(scenario("short-burst", seconds=60), tmp_path / "traffic.jsonl")
+    (tmp_path / "now.json").write_text('{"methodConfig": [{"name": [{}], "circuitBreaker": {}}]}', "utf-8")
+    (code,) = blocks(REPLAY)
+    said = run(code, tmp_path)
+    assert "\nnow: " in said
+    assert "\nnext: " in said
