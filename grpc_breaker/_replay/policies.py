@@ -56,6 +56,10 @@ def played(name: str, policy: Policy) -> Played:
         ValueError: It is wrong; of a service config, all that is wrong (`ServiceConfigError`).
     """
     policy = BreakerPolicy() if policy is None else policy
+    if not isinstance(policy, BreakerPolicy | MethodPolicy | Mapping | str | PathLike):
+        allowed = "a BreakerPolicy, a MethodPolicy, policies by method, a service config, or None"
+        message = f"policy {name!r} must be {allowed}, got {policy!r}"
+        raise TypeError(message)
     policies: Mapping[Any, BreakerPolicy | MethodPolicy] = {}
     default: BreakerPolicy | MethodPolicy | None = BreakerPolicy()
     base: BreakerPolicy | None = None

@@ -340,6 +340,8 @@ def test_policies_that_are_none() -> None:
         replay(outage(), [FIVE])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="replay needs a policy to play"):
         replay(outage(), {})
+    with pytest.raises(TypeError, match=r"^policy 'next' must be a BreakerPolicy, .* or None, got 3$"):
+        replay(outage(), {"next": 3})  # type: ignore[dict-item]
 
 
 def _peak(seconds: float) -> int:
