@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from grpc_breaker import __version__
 from grpc_breaker._commands import checking, completing, getting, holding, listing, recording, replaying, watching, web
 
 COMMANDS: Final = (listing, watching, getting, holding, recording, replaying, web, checking, completing)
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="grpc-breaker", description="Look at the circuit breakers of processes, and act on them."
     )
+    whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc_breaker import BreakerPolicy, BreakerRegistry, State
+from grpc_breaker import BreakerPolicy, BreakerRegistry, State, __version__
 from grpc_breaker._cli import main
 from grpc_breaker.admin import serve_admin
 from tests.admin.conftest import fail
@@ -436,6 +436,11 @@ complete_line() {{
 }}
 {lines}
 """
+
+
+def test_version(command: Command) -> None:
+    """The command says which version it is of."""
+    assert command("--version", where=()) == (0, f"grpc-breaker {__version__}\n", "")
 
 
 def test_completion_is_a_script(command: Command) -> None:
