@@ -184,10 +184,21 @@ METHOD_KEYS: Final = frozenset({"name", "hedgingPolicy", *READ, *GRPC_CHECKS})
 TOP_KEYS: Final = frozenset(
     {"methodConfig", "retryThrottling", "loadBalancingConfig", "loadBalancingPolicy", "healthCheckConfig"}
 )
-PYTHON_NAMES: Final[Mapping[str, str]] = {
+_INSIDE: Final = {"throttle": THROTTLE, "bulkhead": BULKHEAD} | {part: section for part, (_, section) in PARTS.items()}
+"""The parts by their keys. The throttle is first: of two parts with a key of one name the later one is meant."""
+
+MEANT: Final[Mapping[str, str]] = {
+    **dict.fromkeys(READ, "methodConfig"),
+    **{
+        name: part
+        for part, section in _INSIDE.items()
+        for key, field in section.fields.items()
+        if key != key.lower()  # a key of one word, such as "group", may be anybody's
+        for name in (key, field)
+    },
     "breaker": "circuitBreaker",
-    "maxConcurrentCalls": "bulkhead",
-    "max_concurrent_calls": "bulkhead",
     "retry": "retryPolicy",
 }
-"""What fields of `MethodPolicy` with other names are called in the document."""
+"""What was probably meant by a key that has no meaning where it stands: the object that it belongs in, or what a field
+of `MethodPolicy` with another name is called in the document.
+"""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
+from grpc_breaker._core.other_names import FIELDS
 from grpc_breaker._core.spelling import nearest
+from grpc_breaker._service_config.keys import camel
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _LONGEST_VALUE: Final = 100
@@ -15,6 +17,9 @@ _LONGEST_VALUE: Final = 100
 
 _MOST_COMPARED: Final = 1000
 """Unknown names that are compared with those that exist: with a million of them it would take minutes."""
+
+_THEIRS: Final = {camel(theirs): camel(ours) for theirs, ours in FIELDS.items()}
+"""Settings of other circuit breakers as keys, and the keys of the same meaning."""
 
 
 class ServiceConfigError(ValueError):
@@ -71,9 +76,11 @@ class Problems:
         allowed = allowed.replace("or None", "or null").replace("True or False", "true or false")
         self.add(f"{path} must be {allowed}, got {shown(value)}{_meant(near)}{hint}")
 
-    def unknown(self, path: str, what: str, name: str, known: Iterable[str]) -> None:
-        """Note a name that does not exist, with the nearest of those that do."""
-        self.add(f"{path}: there is no {what} {shown(name)}" + _meant(self.nearest(name, known)))
+    def unknown(self, path: str, what: str, name: str, known: Collection[str]) -> None:
+        """Note a name that does not exist, with the one that was probably meant."""
+        ours = _THEIRS.get(name, "")
+        near = ours if ours in known else self.nearest(name, known)
+        self.add(f"{path}: there is no {what} {shown(name)}" + _meant(near))
 
     def nearest(self, name: str, known: Iterable[str], alike: float = 0.6) -> str:
         """The nearest of the names that exist; empty where none is near, or too many were looked for."""

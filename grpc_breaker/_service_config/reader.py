@@ -26,9 +26,9 @@ from grpc_breaker._service_config.keys import (
     FALLBACK,
     GRPC_CHECKS,
     LAST_GOOD,
+    MEANT,
     METHOD_KEYS,
     PARTS,
-    PYTHON_NAMES,
     RETRY_THROTTLING,
     TIMEOUTS,
     TOP_KEYS,
@@ -320,11 +320,11 @@ class _Reader:
     # ── What is gRPC's own ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _misspelt(self, path: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
-        """Find keys that are almost those that are read: every other key passes through, as gRPC lets it."""
+        """Find keys that are almost those that are read, or belong elsewhere: all others pass through, as in gRPC."""
         for key in given:
             if key in known:
                 continue
-            near = PYTHON_NAMES.get(key, "")
+            near = MEANT.get(key, "")
             near = near if near in known else self.problems.nearest(key.replace("_", ""), known, 0.75)
             if near:
                 self.problems.add(f"{path}: there is no key {shown(key)}; did you mean {shown(near)}?")

@@ -286,6 +286,11 @@ def test_part_that_is_no_object(part: str) -> None:
     [
         ("circuitBreaker", {"failureRates": 0.5}, ': there is no key "failureRates"; did you mean "failureRate"?'),
         ("circuitBreaker", {"colour": 1}, ': there is no key "colour"'),
+        (
+            "circuitBreaker",
+            {"failureRateThreshold": 50},
+            ': there is no key "failureRateThreshold"; did you mean "failureRate"?',
+        ),
         ("bulkhead", {"streams": True}, ' must have the key "maxConcurrentCalls", got {"streams": true}'),
         ("rateLimit", {"burst": 5}, ' must have the key "callsPerSecond", got {"burst": 5}'),
         ("throttle", {"windowSeconds": "1s"}, ': there is no key "windowSeconds"; did you mean "window"?'),
@@ -350,17 +355,24 @@ def test_keys_that_grpc_has_or_may_have_pass() -> None:
         ("fallbacks", "fallback"),
         ("timeouts", "timeout"),
         ("names", "name"),
+        ("failureRate", "circuitBreaker"),
+        ("failure_rate", "circuitBreaker"),
+        ("minimumCalls", "circuitBreaker"),
+        ("callsPerSecond", "rateLimit"),
+        ("maxAttempts", "retryPolicy"),
+        ("lastGood", "fallback"),
     ],
 )
 def test_misspelt_key_of_an_entry(key: str, meant: str) -> None:
-    """A key that is almost one that is read, or its name in Python, would do nothing: it is an error."""
+    """A key that is almost one that is read, its name in Python, or one of a part would do nothing: it is an error."""
     assert problem_of(**{key: {}}) == f'{AT}: there is no key "{key}"; did you mean "{meant}"?'
 
 
 def test_misspelt_key_of_a_document() -> None:
-    """A key of the document that is almost one that is read is an error; a breaker at the top means nothing."""
+    """A key of the document that is almost one that is read is an error, and so is one that belongs in an entry."""
     assert problems({"method_config": []}) == ('$: there is no key "method_config"; did you mean "methodConfig"?',)
     assert problems({"retryThrotling": {}}) == ('$: there is no key "retryThrotling"; did you mean "retryThrottling"?',)
+    assert problems({"circuitBreaker": {}}) == ('$: there is no key "circuitBreaker"; did you mean "methodConfig"?',)
 
 
 @pytest.mark.parametrize(
