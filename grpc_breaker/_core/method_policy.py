@@ -29,7 +29,7 @@ from grpc_breaker._core.checks import (
     status_of_failure,
 )
 from grpc_breaker._core.fallback import Fallback
-from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.policy import CONDITIONS, BreakerPolicy
 from grpc_breaker._core.spelling import names_nearest_field
 
 _DEFAULT_BREAKER: Final = BreakerPolicy()
@@ -278,7 +278,7 @@ def _breaker_policy(breaker: BreakerPolicy | None, throttle: Throttle | None) ->
     if breaker is not None and throttle is None:
         return breaker
     policy = copy.copy(breaker or _DEFAULT_BREAKER)  # copied, not made: without a trip condition none can be made
-    for condition in ("failure_threshold", "failure_rate", "consecutive_failures", "slow_call_duration"):
+    for condition in CONDITIONS:
         object.__setattr__(policy, condition, None)
     if throttle is not None:
         object.__setattr__(policy, "window_seconds", throttle.window)

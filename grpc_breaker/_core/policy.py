@@ -41,7 +41,7 @@ _REASON: Final = "reason:"
 _UNNAMED: Final[Any] = ...
 """Stands for a trip condition that was not given."""
 
-_CONDITIONS: Final[dict[str, Any]] = {
+CONDITIONS: Final[dict[str, Any]] = {
     "failure_threshold": None,
     "failure_rate": 0.5,
     "consecutive_failures": 5,
@@ -279,9 +279,9 @@ class BreakerPolicy:
 
     def _choose_conditions(self) -> None:
         """Those that are named, and no other; the defaults where none is."""
-        given = [getattr(self, name) for name in _CONDITIONS]
+        given = [getattr(self, name) for name in CONDITIONS]
         named = any(value is not _UNNAMED and value is not None for value in given)
-        for name, default in _CONDITIONS.items():
+        for name, default in CONDITIONS.items():
             if getattr(self, name) is _UNNAMED:
                 object.__setattr__(self, name, None if named else default)
 

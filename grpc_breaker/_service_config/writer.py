@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 from grpc_breaker._core.callables import name_of
 from grpc_breaker._core.fallback import Fallback, LastGood
 from grpc_breaker._core.method_policy import MethodPolicy, RetryThrottling
-from grpc_breaker._core.policy import BreakerPolicy
+from grpc_breaker._core.policy import CONDITIONS, BreakerPolicy
 from grpc_breaker._core.target import split_target
 from grpc_breaker._service_config.keys import (
     CIRCUIT_BREAKER,
@@ -26,12 +26,13 @@ from grpc_breaker._service_config.keys import (
     RETRY_THROTTLING,
     Section,
     as_duration,
+    camel,
 )
 from grpc_breaker._service_config.problems import Problems, ServiceConfigError, shown
 from grpc_breaker._service_config.reader import DEFAULT, check_functions
 from grpc_breaker._service_config.source import TEXT
 
-_CONDITIONS: Final = ("failureThreshold", "failureRate", "consecutiveFailures", "slowCallDuration")
+_CONDITIONS: Final = tuple(camel(it) for it in CONDITIONS)
 """What a policy has when it names none of them depends on all: they are written together, or not at all."""
 
 
