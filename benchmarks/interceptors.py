@@ -7,6 +7,7 @@ Whole calls, in which the caches are cold, are in `whole_calls.py`.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import tempfile
 from collections.abc import Callable, Generator
@@ -151,4 +152,9 @@ def print_tables(stack: ExitStack) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.interceptors",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

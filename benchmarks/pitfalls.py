@@ -9,6 +9,7 @@ as `benchmarks/peers.py` says. A peer for asyncio only is in the second table al
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import threading
 import time
@@ -322,4 +323,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.pitfalls", description=__doc__).parse_args()
     main()

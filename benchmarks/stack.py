@@ -8,6 +8,7 @@ the third a part refuses the call. The fourth is what others take for one call o
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
@@ -215,4 +216,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.stack", description=__doc__).parse_args()
     main()

@@ -11,6 +11,7 @@ and the wall clock. The first is the least noisy.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import statistics
@@ -205,4 +206,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.whole_calls",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()
