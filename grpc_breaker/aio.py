@@ -85,6 +85,8 @@ from grpc_breaker._stack import for_probe
 from grpc_breaker._waiting import check_timeout, pauses
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
+__all__ = ["GuardingInterceptor", "interceptors", "wait_until_admitted"]
+
 _SUCCESS: Final = Outcome.SUCCESS
 
 _LOOKS: Final = (0.0, 0.0, 0.0, 0.001, 0.005, 0.02, 0.07)

@@ -136,3 +136,17 @@ def test_every_file_says_what_it_is() -> None:
     """Each file begins with a docstring."""
     for path in FILES:
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
+
+
+PUBLIC = [
+    *(path for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")),
+    PACKAGE / "__init__.py",
+    PACKAGE / "admin" / "__init__.py",
+]
+
+
+@pytest.mark.parametrize("path", PUBLIC, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_a_public_module_says_which_names_are_public(path: Path) -> None:
+    """A public module has `__all__`, so that what it imports for itself is not taken for a part of it."""
+    assigned = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.Assign)]
+    assert "__all__" in {target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)}
