@@ -69,7 +69,9 @@ def checked_policies(
     """
     if policies is not None and not isinstance(policies, Mapping):
         allowed = "a mapping of method name to BreakerPolicy or MethodPolicy"
-        message = f"BreakerRegistry policies must be {allowed}, got {policies!r}"
+        for_all = isinstance(policies, BreakerPolicy | MethodPolicy)
+        hint = "; give a policy for every method as default" if for_all else ""
+        message = f"BreakerRegistry policies must be {allowed}, got {policies!r}{hint}"
         raise TypeError(message)
     checked: dict[str, MethodPolicy] = {}
     for key, policy in (policies or {}).items():

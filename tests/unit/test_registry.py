@@ -185,7 +185,7 @@ def test_wildcards_are_no_names(name: str) -> None:
     [
         ({"policies": [METHOD]}, "policies must be a mapping"),
         ({"policies": BreakerRegistry()}, "policies must be a mapping"),
-        ({"policies": METHOD}, "policies must be a mapping"),
+        ({"policies": METHOD}, "; give a policy for every method as default"),
         ({"policies": {"pkg.S": {"reset_timeout": 5}}}, "policy for 'pkg.S' must be a BreakerPolicy"),
         ({"policies": {b"pkg.S": METHOD}}, "a method name must be a string"),
         ({"policies": {"pkg.S": METHOD, "/pkg.S": METHOD}}, "two policies for 'pkg.S'"),
