@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import math
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any, Final, cast
@@ -21,6 +20,8 @@ LONGEST_NAME: Final = 1000
 LONGEST_REASON: Final = 200
 LONGEST_TTL: Final = 7 * 24 * 3600.0
 ORDERS: Final = ("force-open", "disable", "reset")
+_UNNAMED: Final = 80
+"""The port that browsers leave out."""
 _FIELDS: Final = {"force-open": {"name", "ttl", "reason"}, "disable": {"name", "ttl", "reason"}, "reset": {"name"}}
 
 
@@ -50,7 +51,8 @@ def check_origin(headers: Message[str, str], port: int, *, changes: bool) -> Non
     Raises:
         RefusedError: It is not.
     """
-    hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    names = {"127.0.0.1", "localhost", "[::1]"}
+    hosts = {f"{name}:{port}" for name in names} | (names if port == _UNNAMED else set())
     host, origin = headers.get("Host", ""), headers.get("Origin")
     if host.lower() not in hosts:
         raise RefusedError(403, f"this server is 127.0.0.1:{port} and no other; the request was for {host!r}")
@@ -125,4 +127,4 @@ def _is_text(value: Any, longest: int) -> bool:
 
 def _is_time(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and 0 < value <= LONGEST_TTL
+    return number and 0 < value <= LONGEST_TTL  # false for what is not a number, or has too many digits for a float

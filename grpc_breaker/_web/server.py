@@ -15,7 +15,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any, Final, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from grpc_breaker._web.calls import Calls
 from grpc_breaker._web.fleet import Fleet
@@ -105,6 +105,14 @@ class PageServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+def _url_of(path: str) -> SplitResult:
+    """The path and the query that a request is for."""
+    try:
+        return urlsplit(path)
+    except ValueError:  # as of "http://["
+        raise RefusedError(400, "the address of the request cannot be read") from None
+
+
 def _name_in(query: str) -> str:
     """The name that a query asks for; empty where it has none."""
     try:
@@ -136,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, answer: Any, *, changes: bool) -> None:
         try:
             check_origin(self.headers, self._page.server_port, changes=changes)
-            answer(urlsplit(self.path))
+            answer(_url_of(self.path))
         except RefusedError as refused:
             self._send_json(refused.status, {"error": str(refused)})
 

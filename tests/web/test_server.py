@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from grpc_breaker._commands.targets import Targets
 from grpc_breaker._web.calls import Calls
 from grpc_breaker._web.fleet import Fleet
-from grpc_breaker._web.requests import LONGEST_BODY
+from grpc_breaker._web.requests import LONGEST_BODY, RefusedError, check_origin
 from grpc_breaker._web.server import PageServer
 from grpc_breaker._web.watchers import Watchers
 from grpc_breaker.admin.v1 import admin_pb2 as pb
@@ -122,6 +123,17 @@ def test_another_host_is_refused(page: Page, host: str | None, path: str) -> Non
 def test_the_names_of_this_machine_are_accepted(page: Page, host: str) -> None:
     """The page may be opened by each name that loopback has, also through a tunnel to the same port."""
     assert page.ask("GET", "/", Host=f"{host}:{page.port}")[0] == 200
+
+
+def test_port_80_need_not_be_named() -> None:
+    """Browsers leave out port 80, and no other one."""
+    at_80, elsewhere = Message(), Message()
+    at_80["Host"], at_80["Origin"] = "127.0.0.1", "http://127.0.0.1"
+    check_origin(at_80, 80, changes=True)
+    elsewhere["Host"] = "evil.example"
+    for headers, port in ((at_80, 8080), (elsewhere, 80)):
+        with pytest.raises(RefusedError, match="the request was for"):
+            check_origin(headers, port, changes=True)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +255,8 @@ def test_an_order_that_is_none_is_refused(page: Page, body: str, wrong: str) -> 
         ("ttl", "300"),
         ("ttl", float("nan")),
         ("ttl", float("inf")),
+        ("ttl", 10**400),
+        ("ttl", -(10**400)),
         ("ttl", 7 * 24 * 3600 + 1),
         ("more", 1),
     ],
@@ -270,6 +284,14 @@ def test_what_is_not_there_is_not_found(page: Page) -> None:
         assert page.ask("GET", path)[0] == 404
     status, text, _ = page.ask("POST", "/nothing", "{}")
     assert (status, json.loads(text)["error"]) == (404, "the orders are force-open, disable, reset")
+
+
+def test_an_address_that_is_none_is_refused(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that cannot be read is refused, and the terminal stays the operator's."""
+    for verb, body in (("GET", None), ("POST", "{}")):
+        status, text, _ = page.ask(verb, "http://[/", body)
+        assert (status, json.loads(text)["error"]) == (400, "the address of the request cannot be read")
+    assert capsys.readouterr().err == ""
 
 
 def test_every_answer_has_the_headers_of_safety(page: Page) -> None:
