@@ -49,7 +49,7 @@ class Rates:
 
     def _move_marks(self, now: float) -> None:
         age = now - self._mark[0]
-        if age >= 2 * SPAN:  # nothing was counted meanwhile
+        if age >= 2 * SPAN or age < -SPAN:  # nothing was counted meanwhile, or the clock was set back
             self._older = self._mark = (now - SPAN, self._counts)
         elif age >= SPAN:
             self._older, self._mark = self._mark, (now, self._counts)

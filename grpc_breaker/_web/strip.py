@@ -61,7 +61,8 @@ class Strip:
 
     def _move_on(self, now: float) -> None:
         new = min(CELLS, cell_of(now) - self._number)
-        if new > 0:  # the clock may be set back
+        if new > 0 or new < -1:  # -1: another thread was faster; less: the clock was set back
             self._number = cell_of(now)
+        if new > 0:
             self._letters[:] = self._letters[new:] + [self._letter] * new
             self._failures[:] = self._failures[new:] + [0] * new

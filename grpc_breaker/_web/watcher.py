@@ -7,6 +7,8 @@ interval. One that is silent for longer is ended: a process that was stopped, or
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -35,6 +37,7 @@ class Watcher:
         timeout: float = TIMEOUT,
         pause: float = 1.0,
         poll_every: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = target.address
         self._fleet = fleet
@@ -43,7 +46,9 @@ class Watcher:
         self._poll_every = poll_every
         self._stopping = threading.Event()
         self._farewell = ""
-        self._heard = fleet.now()
+        self._clock = clock
+        """For silence. That of the fleet is set, and goes on while the machine sleeps."""
+        self._heard = clock()
         self._stream: Any = None
         self._channel = target.channel()
         self.stub = stub_of(self._channel)
@@ -67,7 +72,7 @@ class Watcher:
 
     def check_silence(self) -> None:
         """End the stream where nothing was heard for too long."""
-        if self._fleet.now() - self._heard > SILENCE:
+        if self._clock() - self._heard > SILENCE:
             self._cancel()
 
     def _cancel(self) -> None:
@@ -96,13 +101,13 @@ class Watcher:
         return "it has ended the watch"
 
     def _watch(self) -> None:
-        self._heard = self._fleet.now()
+        self._heard = self._clock()
         self._stream = self.stub.WatchBreakers(pb.WatchBreakersRequest(interval=Duration(seconds=COUNTS_EVERY)))
         if self._stopping.is_set():  # `stop` may have come when there was nothing to cancel
             self._cancel()
         first = True
         for response in self._stream:
-            self._heard = self._fleet.now()
+            self._heard = self._clock()
             if first:
                 self._fleet.connected(self._address, response.process, response.breakers, polled=False)
             else:

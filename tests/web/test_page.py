@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from grpc_breaker._web.watchers import Watchers
 from grpc_breaker.admin.v1 import admin_pb2 as pb
 from tests.support.chromium import Chromium
 from tests.support.programs import required
+from tests.web.conftest import Clock
 from tests.web.shop import Shop
 from tests.web.standin import StandIn, breaker
 
@@ -46,9 +48,9 @@ def browser(_browser: Chromium) -> Iterator[Chromium]:
 
 
 @contextmanager
-def page(targets: Targets, browser: Chromium | None) -> Iterator[str]:
+def page(targets: Targets, browser: Chromium | None, clock: Callable[[], float] = time.time) -> Iterator[str]:
     """The page that watches these; its address. A browser leaves it before it ends, and so logs no error."""
-    fleet = Fleet()
+    fleet = Fleet(clock)
     watchers = Watchers(fleet, targets.now)
     server = PageServer(0, fleet, Calls(fleet, watchers.stub), "a-token")
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
@@ -277,6 +279,16 @@ def test_a_reload_keeps_the_last_minutes(browser: Chromium) -> None:
         process.push(breaker(), changed=True)
         browser.wait("document.querySelector('#rows .row.closed')")
         browser.open(address)
+        browser.wait("document.querySelector('#rows canvas').getAttribute('aria-label').startsWith('open ')")
+
+
+def test_a_strip_goes_on_when_the_clock_is_set_back(browser: Chromium, clock: Clock) -> None:
+    """What happens by an earlier time than the last is shown in the strip at once, not when that time comes again."""
+    with StandIn(breaker()) as process, page(Targets([process.target]), browser, clock) as address:
+        browser.open(address)
+        browser.wait(rows(1))
+        clock.now -= 3600
+        process.push(breaker(state=pb.STATE_OPEN), changed=True)
         browser.wait("document.querySelector('#rows canvas').getAttribute('aria-label').startsWith('open ')")
 
 

@@ -45,6 +45,18 @@ def test_the_first_second_makes_no_rate_of_thousands() -> None:
     assert rates.read(NOW)[0] == 5
 
 
+@pytest.mark.parametrize("back", [3600.0, 8.0, 0.01])
+def test_a_clock_that_is_set_back_makes_no_rate_of_thousands(back: float) -> None:
+    """Calls are those of the last seconds, whatever time it is now."""
+    rates = Rates(NOW)
+    for second in range(1, 61):
+        rates.add(NOW + second, Counts(20, 0, 0))
+    for second in range(1, 61):
+        rates.add(NOW + 60 - back + second, Counts(20, 0, 0))
+        assert rates.read(NOW + 60 - back + second)[0] <= 200
+    assert rates.read(NOW + 60 - back + 60)[0] == pytest.approx(20, rel=0.2)
+
+
 def test_a_rate_has_three_digits() -> None:
     """A rate that hardly changes is the same text, so it is not sent again."""
     rates = Rates(NOW)
@@ -92,8 +104,10 @@ def test_failures_are_a_digit(failures: int, digit: int) -> None:
 
 
 def test_a_clock_that_is_set_back_harms_no_strip() -> None:
-    """What comes by an earlier time counts in the newest cell."""
+    """What comes by an earlier time counts in the newest cell, and time goes on from there."""
     strip = Strip(NOW)
     strip.note(NOW, "c")
     strip.add_failures(NOW - 3600, 1)
     assert strip.text(NOW - 3600, 1) == "c1"
+    strip.note(NOW - 3600 + SECONDS, "o")
+    assert strip.text(NOW - 3600 + SECONDS, 2) == "c1o0"

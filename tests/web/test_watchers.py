@@ -26,15 +26,21 @@ from tests.web.standin import GET_PRICE, StandIn, breaker
 class Watching:
     """The merged state of what is found at some addresses."""
 
-    def __init__(self, *addresses: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *addresses: str,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.found = list(addresses)
         self.fleet = Fleet(clock)
+        self.steady = steady
         self.watchers = Watchers(self.fleet, lambda: [Target(it) for it in self.found], self._make, publish_every=0.02)
         self.calls = Calls(self.fleet, self.watchers.stub)
         self.watchers.start()
 
     def _make(self, target: Target, fleet: Fleet) -> Watcher:
-        return Watcher(target, fleet, pause=0.02, poll_every=0.01)
+        return Watcher(target, fleet, pause=0.02, poll_every=0.01, clock=self.steady)
 
     def until(self, condition: Callable[[], Any]) -> None:
         end = time.monotonic() + PATIENCE
@@ -92,7 +98,7 @@ def test_a_process_that_dies_is_lost_and_found_again(process: StandIn, watching:
 def test_a_silent_process_is_unreachable(process: StandIn) -> None:
     """A stream that says nothing for too long is ended, because a process that was stopped ends none."""
     clock = Clock()
-    watching = Watching(process.target, clock=clock)
+    watching = Watching(process.target, steady=clock)
     watching.until_status("connected")
     clock.now += SILENCE / 2
     watching.watchers.look()
@@ -106,6 +112,20 @@ def test_a_silent_process_is_unreachable(process: StandIn) -> None:
     assert watching.fleet.statuses()[0]["why"] == "it does not answer"
     process.held.set()
     watching.until_status("connected")
+    watching.watchers.close()
+
+
+def test_a_clock_that_is_set_silences_nobody(process: StandIn) -> None:
+    """A stream goes on when the clock of the machine is set on, or the machine has slept."""
+    clock = Clock()
+    watching = Watching(process.target, clock=clock)
+    watching.until_status("connected")
+    assert process.watched.acquire(timeout=PATIENCE)
+    clock.now += 3600
+    watching.watchers.look()
+    process.push(breaker(in_flight=1))
+    watching.until(lambda: watching.fleet.having(GET_PRICE)[0][1].said.in_flight == 1)
+    assert not process.watched.acquire(blocking=False)
     watching.watchers.close()
 
 

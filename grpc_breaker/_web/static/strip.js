@@ -24,6 +24,7 @@ export class Strip {
 
   // Go on to a cell in the state of a row. What came before the last two cells, which are in `recent`, had no failures.
   moveOn(cell, state) {
+    if (this.cell > cell + 1) this.cell = cell; // the clock was set back
     for (; this.cell < cell; this.cell += 1) {
       this.letters.push(LETTERS[state]);
       this.failures.push(0);

@@ -119,7 +119,7 @@ export class Table {
     const cell = Math.floor(now / this.seconds);
     for (const row of this.rows.values()) {
       this.writeWhy(row);
-      if (row.strip && row.strip.cell < cell && cell - row.strip.cell < 200) {
+      if (row.strip && row.strip.cell !== cell && cell - row.strip.cell < 200) {
         row.strip.moveOn(cell, row.data.state);
         row.stale = true;
       }
