@@ -147,10 +147,11 @@ def hold_of(request: Any, breakers: Registry) -> HoldRequest:
     elif not 1e-6 <= ttl <= LONGEST_HOLD:
         wrong.append(f"ttl must be above 0 and at most 7 days, got {ttl:g} s")
     reason = request.reason
+    strange = next((it for it in reason if not it.isprintable()), "")
     if not reason.strip():
         wrong.append(f"reason is missing: why, in 1 to {_LONGEST_REASON} characters")
-    elif len(reason) > _LONGEST_REASON or not reason.isprintable():
-        got = f"{len(reason)} characters" if reason.isprintable() else "control characters in it"
+    elif len(reason) > _LONGEST_REASON or strange:
+        got = f"{strange!r} in it" if strange else f"{len(reason)} characters"
         wrong.append(f"reason must be 1 to {_LONGEST_REASON} printable characters, got {got}")
     _refuse(wrong)
     return HoldRequest(request.name, ttl, reason)

@@ -214,7 +214,11 @@ def test_changes_are_refused_unless_allowed(method: str, serve: Serve, breakers:
         (held(pb.ForceOpenRequest, GET, 1, "x" * 201), ["reason must be 1 to 200 printable characters, got 201"]),
         (
             held(pb.ForceOpenRequest, GET, 1, "a\nb"),
-            ["reason must be 1 to 200 printable characters, got control characters in it"],
+            [r"reason must be 1 to 200 printable characters, got '\n' in it"],
+        ),
+        (
+            held(pb.ForceOpenRequest, GET, 1, "保守\u3000作業"),
+            [r"reason must be 1 to 200 printable characters, got '\u3000' in it"],
         ),
     ],
 )
