@@ -52,7 +52,9 @@ def check_origin(headers: Message[str, str], port: int, *, changes: bool) -> Non
         RefusedError: It is not.
     """
     names = {"127.0.0.1", "localhost", "[::1]"}
-    hosts = {f"{name}:{port}" for name in names} | (names if port == _UNNAMED else set())
+    hosts = {f"{name}:{port}" for name in names}
+    if port == _UNNAMED:
+        hosts |= names
     host, origin = headers.get("Host", ""), headers.get("Origin")
     if host.lower() not in hosts:
         raise RefusedError(403, f"this server is 127.0.0.1:{port} and no other; the request was for {host!r}")
