@@ -15,13 +15,14 @@ _SCRIPT: Final = """\
 # eval "$(grpc-breaker completion bash)", in ~/.bashrc
 _grpc_breaker() {{
     local line="${{COMP_LINE:0:COMP_POINT}}" command="${{COMP_WORDS[1]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}"
-    local word="${{line##*[[:space:]]}}" words=""
+    local word="${{line##*[[:space:]]}}" words="" name
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
         words="{commands}"
     elif [[ $before == --state ]]; then
         words="{states}"
     elif [[ $before == --*file || $before == --directory ]]; then
+        compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
     elif [[ $word == -* ]]; then
@@ -30,12 +31,16 @@ _grpc_breaker() {{
         esac
     else
         case $command in
-            {named}) words="$("$1" list --names 2>/dev/null)" ;;
+            {named})
+                # A name is whatever a client called: bash must not expand it, so it is no word for compgen.
+                while IFS= read -r name; do
+                    [[ $name == "$word"* ]] && printf -v name %q "$name" && COMPREPLY+=("$name")
+                done < <("$1" list --names 2>/dev/null) ;;
             completion) words="bash" ;;
-            *) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+            *) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         esac
     fi
-    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
+    mapfile -t -O "${{#COMPREPLY[@]}}" COMPREPLY < <(compgen -W "$words" -- "$word")
     # Bash takes a word apart at ":" and "@", and wants only the last part back.
     local part="${{COMP_WORDS[COMP_CWORD]}}"
     [[ $part == [:@=] ]] && part=""

@@ -466,3 +466,27 @@ def test_completion(folder: Path, breakers: BreakerRegistry) -> None:
     with serve_admin(breakers, directory=folder):
         done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.splitlines() == ["watch", "--reason", "forced_open", LIST, "eu", "bash"]
+
+
+@pytest.mark.once
+def test_completion_runs_nothing(folder: Path, tmp_path: Path) -> None:
+    """A name is whatever a client called: bash neither runs what is in it, nor gets it onto the line without quotes."""
+    breakers = BreakerRegistry()
+    for name in (
+        "shop.v1.Shop/$(touch${IFS}made)",
+        "shop.v1.Shop/`echo>made`",
+        "shop.v1.Shop/it's",
+        "shop.v1.Shop/Get",
+    ):
+        breakers[name]
+    line = "complete_line 'grpc-breaker get shop.v1.Shop/' grpc-breaker get shop.v1.Shop/"
+    here = "\n".join([f"cd {tmp_path}", line])
+    script = COMPLETE.format(python=f"env PYTHONPATH={ROOT} {sys.executable}", folder=folder, lines=here)
+    with serve_admin(breakers, directory=folder):
+        done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+    assert list(tmp_path.iterdir()) == []
+    assert done.stderr == ""
+    assert done.stdout == (
+        r"shop.v1.Shop/\$\(touch\$\{IFS\}made\) shop.v1.Shop/Get shop.v1.Shop/\`echo\>made\` shop.v1.Shop/it\'s"
+        "\n"
+    )
