@@ -149,7 +149,7 @@ class Permit:
         """Whether the first answer of a stream would be news: for a probe, and where failures have been counted."""
         return self._breaker._awaits_answer(self)
 
-    def settle(
+    def settle(  # noqa: C901 - each further function would cost every failure
         self,
         outcome: Outcome,
         status: str = "",
