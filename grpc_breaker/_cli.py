@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from grpc_breaker import __version__
 from grpc_breaker._commands import checking, completing, getting, holding, listing, recording, replaying, watching, web
+from grpc_breaker._commands.asking import INCOMPLETE, complain
 
 COMMANDS: Final = (listing, watching, getting, holding, recording, replaying, web, checking, completing)
 """Each has `add_to(commands)`, which adds its subcommand, with `run(options)` as what it does."""
@@ -40,13 +44,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         What the process is to end with; see each command. Wrong arguments end the process with 2.
     """
+    _prepare_streams()
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:  # as in `grpc-breaker list | head`
+    except OSError as error:  # of the output: what a command cannot read or ask, it says itself
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to complain at the end
-        return _NOBODY_READS
+        if isinstance(error, BrokenPipeError):  # as in `grpc-breaker list | head`
+            return _NOBODY_READS
+        with contextlib.suppress(OSError):  # both may be full
+            complain(f"the output cannot be written: {error.strerror}")
+        return INCOMPLETE
     return code
+
+
+def _prepare_streams() -> None:
+    """Have an output where the command was started without one, and write out what its encoding does not have."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -19,7 +19,8 @@ NO: Final = 1
 MISUSED: Final = 2
 """The command was called wrongly."""
 INCOMPLETE: Final = 3
-"""A process could not be asked, or did not allow what was asked; what others answered is shown."""
+"""A process could not be asked, or did not allow what was asked, and what others answered is shown; or the output could
+not be written."""
 
 EPILOG: Final = (
     f"Ends with {DONE} where all was done, {NO} where the answer is no, {MISUSED} where it was called wrongly, and "

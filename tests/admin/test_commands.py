@@ -415,6 +415,65 @@ def test_nobody_reads_here(folder: Path, breakers: BreakerRegistry, monkeypatch:
         monkeypatch.undo()
 
 
+def run_with(redirection: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run the command from a shell that redirects its output: its exit code, and what comes through all the same."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m grpc_breaker "$@" {redirection}', sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("redirection", "complaint"),
+    [
+        (">/dev/full", "grpc-breaker: the output cannot be written: No space left on device\n"),
+        (">/dev/full 2>&1", ""),
+    ],
+)
+def test_full_disk(folder: Path, breakers: BreakerRegistry, redirection: str, complaint: str) -> None:
+    """Where the output cannot be written, that is not the answer no: the command says so without a traceback."""
+    with serve_admin(breakers, directory=folder):
+        assert run_with(redirection, "list", "--exit-code", "--directory", str(folder)) == (3, complaint)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_output(folder: Path, breakers: BreakerRegistry, redirection: str) -> None:
+    """Started without an output, or without one for complaints, the command does the same, and says it to nobody."""
+    with serve_admin(breakers, directory=folder) as server:
+        asked = ("--target", str(server.path), "--target", f"unix:{folder}/0.sock")
+        code, out = run_with(redirection, "list", *asked)
+    assert code == 3
+    assert "Traceback" not in out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_here(folder: Path, breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of the function: a full disk, and no output at all."""
+    with Path("/dev/full").open("w") as output, serve_admin(breakers, directory=folder):
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main(["list", "--directory", str(folder)]) == 3
+        monkeypatch.setattr(sys, "stdout", None)
+        assert main(["list", "--directory", str(folder)]) == 0
+        sys.stdout.close()
+        monkeypatch.undo()
+
+
+def test_output_without_unicode(folder: Path, breakers: BreakerRegistry) -> None:
+    """What the encoding of the output does not have is written out."""
+    breakers["shop.v1.Läden/Öffnen"]
+    with serve_admin(breakers, directory=folder):
+        code, out = run_with("", "list", "--names", "--directory", str(folder), PYTHONIOENCODING="ascii")
+    assert (code, out.splitlines()[-2]) == (0, r"shop.v1.L\xe4den/\xd6ffnen")
+
+
 def test_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends the command without a traceback."""
     from grpc_breaker._commands import listing
