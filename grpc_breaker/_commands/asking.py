@@ -11,6 +11,7 @@ from typing import Any, Final
 import grpc
 
 from grpc_breaker._commands.targets import Target, Targets, stub_of, trouble_of
+from grpc_breaker._core.log import printable
 
 DONE: Final = 0
 """Everything was done."""
@@ -52,7 +53,7 @@ class Answer:
 
 def process_name(target: Target, process: Any) -> str:
     """A process as people call it: by its program and id on this host, else by its address."""
-    return f"{process.program}:{process.pid}" if target.address.startswith("unix:") else str(target)
+    return printable(f"{process.program}:{process.pid}") if target.address.startswith("unix:") else str(target)
 
 
 def ask(targets: Sequence[Target], method: str, request: Any, timeout: float) -> list[Answer]:

@@ -6,6 +6,7 @@ import argparse
 from typing import Final
 
 from grpc_breaker._commands.plain import STATE_NAMES
+from grpc_breaker._commands.targets import unicode_text
 from grpc_breaker.admin.v1 import admin_pb2
 
 STATES: Final = {name: value for value, name in STATE_NAMES.items() if value}
@@ -31,6 +32,7 @@ def add_name(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         default="",
+        type=unicode_text,
         metavar="NAME",
         help="a method pkg.Service/Method, a service, a group, at a target with @eu behind it; or @eu (default: all)",
     )

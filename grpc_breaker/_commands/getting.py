@@ -5,25 +5,30 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
 from grpc_breaker._commands import targets
 from grpc_breaker._commands.asking import DONE, EPILOG, NO, Answer, ask, complain, complain_of, find_targets
 from grpc_breaker._commands.listing import exit_code
-from grpc_breaker._commands.plain import STATE_NAMES, plain_breaker, plain_change, plain_process, plain_snapshot
+from grpc_breaker._commands.plain import plain_breaker, plain_change, plain_process, plain_snapshot, state_name
 from grpc_breaker._commands.showing import change, clock, failure, number, say, seconds_of, span, why
 from grpc_breaker._commands.targets import trouble_of
 from grpc_breaker._core.log import printable
 from grpc_breaker.admin.v1 import admin_pb2
+
+_NOTHING: Final[dict[str, Any]] = {"window": {}, "refusals": {}, "policy": {}, "last_failures": []}
+"""What is looked at of a snapshot. A process of another version may leave it out."""
 
 
 def add_to(commands: Any) -> None:
     """Add the command."""
     about = "Show everything about one breaker: its counts, its policy, its last changes and failures."
     parser: argparse.ArgumentParser = commands.add_parser("get", help=about, description=about, epilog=EPILOG)
-    parser.add_argument("name", metavar="NAME", help="the name of a breaker, as `list` shows it")
+    parser.add_argument(
+        "name", type=targets.unicode_text, metavar="NAME", help="the name of a breaker, as `list` shows it"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     targets.add_options(parser)
     parser.set_defaults(run=run, named=True)
@@ -50,25 +55,25 @@ def run(options: argparse.Namespace) -> int:
 
 def _about(answer: Answer) -> list[str]:
     response, breaker = answer.response, answer.response.breaker
-    process, snapshot = response.process, plain_snapshot(response.snapshot)
+    process, snapshot = response.process, {**_NOTHING, **plain_snapshot(response.snapshot)}
     facts = {
-        "state": STATE_NAMES[breaker.state],
+        "state": state_name(breaker.state),
         "why": why(breaker),
         "since": _since(breaker),
         "next probe": _wait(breaker),
         "held for": _left(breaker),
         "in flight": f"{breaker.in_flight}, {breaker.hung} of them hung" if breaker.hung else str(breaker.in_flight),
         "window": f"{breaker.window_failures} of {number(breaker.window_calls, 'call')} failed, "
-        f"{breaker.window_slow} slow, {snapshot['window']['consecutive_failures']} failures in a row",
+        f"{breaker.window_slow} slow, {snapshot['window'].get('consecutive_failures', '?')} failures in a row",
         "calls": f"{breaker.successes} succeeded, {breaker.failures} failed, {breaker.ignored} ignored, "
         f"{breaker.stale} too late to count",
         "refused": str(breaker.rejected) + _listed(snapshot["refusals"], ", by "),
         "policy": _listed({key: it for key, it in snapshot["policy"].items() if it not in (None, [], {})}),
     }
-    lines = [f"{printable(breaker.name)}  in {answer.process} on {process.host}, grpc_breaker {process.version}"]
+    lines = [printable(f"{breaker.name}  in {answer.process} on {process.host}, grpc_breaker {process.version}")]
     lines += [f"  {name:<11}{text}" for name, text in facts.items() if text]
     lines += ["  last changes", *(f"    {clock(it.time)}  {change(it)}" for it in response.changes)]
-    failures = [failure(admin_pb2.Failure(**it)) for it in snapshot["last_failures"]]
+    failures = [printable(failure(admin_pb2.Failure(**it))) for it in snapshot["last_failures"]]
     lines += ["  last failures", *(f"    {it}" for it in failures)]
     return [it for it, after in zip(lines, [*lines[1:], ""], strict=True) if not _is_empty(it, after)]
 

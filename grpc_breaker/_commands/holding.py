@@ -32,7 +32,10 @@ def add_to(commands: Any) -> None:
     for command, about in abouts.items():
         parser: argparse.ArgumentParser = commands.add_parser(command, help=about, description=about, epilog=EPILOG)
         parser.add_argument(
-            "name", metavar="NAME", help="a method, a service, a group, at a target with @eu behind it; or @eu"
+            "name",
+            type=targets.unicode_text,
+            metavar="NAME",
+            help="a method, a service, a group, at a target with @eu behind it; or @eu",
         )
         if command != "reset":
             parser.add_argument(
@@ -43,7 +46,9 @@ def add_to(commands: Any) -> None:
                 metavar="TIME",
                 help="for how long: 90s, 10m, 1h30m, 2d; at most 7d",
             )
-            parser.add_argument("--reason", required=True, help="why, for everyone who will see it")
+            parser.add_argument(
+                "--reason", type=targets.unicode_text, required=True, help="why, for everyone who will see it"
+            )
         parser.add_argument("--json", action="store_true", help="one JSON document")
         targets.add_options(parser)
         parser.set_defaults(run=run, named=True)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from grpc_breaker._commands.asking import process_name
 from grpc_breaker._commands.following import News
-from grpc_breaker._commands.plain import STATE_NAMES, plain_breaker, plain_change, plain_process
+from grpc_breaker._commands.plain import plain_breaker, plain_change, plain_process, state_name
 from grpc_breaker._commands.showing import REFUSING, Look, change, clock, number, say, summary, table, why
 from grpc_breaker._commands.targets import Target
 from grpc_breaker._core.log import printable
@@ -62,7 +62,7 @@ def _is_worth_it(breaker: Any, before: dict[str, Any], told: set[str]) -> bool:
 
 def _now(breaker: Any, old: Any) -> str:
     since = clock(breaker.since) if breaker.HasField("since") else " " * 8
-    arrow = STATE_NAMES[breaker.state] if old is None else f"{STATE_NAMES[old.state]} -> {STATE_NAMES[breaker.state]}"
+    arrow = state_name(breaker.state) if old is None else f"{state_name(old.state)} -> {state_name(breaker.state)}"
     cause = why(breaker)
     return f"{since}  {printable(breaker.name)}  {arrow}{f'  {cause}' if cause else ''}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
 from google.protobuf.json_format import MessageToDict
@@ -11,6 +11,12 @@ from grpc_breaker.admin.v1 import admin_pb2
 
 STATE_NAMES: Final = {value: name.removeprefix("STATE_").lower() for name, value in admin_pb2.State.items()}
 """The states as `grpc_breaker.State` spells them, by their numbers."""
+
+UNKNOWN: Final = "unknown"
+"""A state that only a newer version knows."""
+
+_YEAR_9999: Final = 253_370_764_800
+"""In seconds since the epoch. Python has no later years, and none but those of the present are meant."""
 
 COUNTS: Final = (
     "in_flight",
@@ -25,6 +31,18 @@ COUNTS: Final = (
     "window_failures",
     "window_slow",
 )
+
+
+def state_name(state: admin_pb2.State.ValueType) -> str:
+    """A state as `grpc_breaker.State` spells it."""
+    return STATE_NAMES.get(state, UNKNOWN)
+
+
+def moment_of(time: Any) -> datetime | None:
+    """A time; `None` for one that is none, because a process may say anything."""
+    if not 0 <= time.seconds < _YEAR_9999:
+        return None
+    return datetime.fromtimestamp(time.seconds, UTC) + timedelta(microseconds=time.nanos // 1000)
 
 
 def plain_process(process: Any) -> dict[str, Any]:
@@ -48,7 +66,7 @@ def plain_breaker(breaker: Any) -> dict[str, Any]:
     }
     return {
         "name": breaker.name,
-        "state": STATE_NAMES[breaker.state],
+        "state": state_name(breaker.state),
         "condition": breaker.condition,
         "since": _time(breaker, "since"),
         "retry_after": _seconds(breaker, "retry_after"),
@@ -66,8 +84,8 @@ def plain_change(change: Any) -> dict[str, Any]:
         "sequence": change.sequence,
         "breaker": change.breaker,
         "method": change.method,
-        "previous": STATE_NAMES[change.previous],
-        "state": STATE_NAMES[change.state],
+        "previous": state_name(change.previous),
+        "state": state_name(change.state),
         "reason": change.reason,
         "time": _time(change, "time"),
         "calls": change.calls,
@@ -98,12 +116,9 @@ def _failure(failure: Any) -> dict[str, Any]:
 
 
 def _time(message: Any, field: str) -> str | None:
-    """A time as ISO 8601 has it; `None` where it is unset."""
-    if not message.HasField(field):
-        return None
-    time = getattr(message, field)
-    moment = datetime.fromtimestamp(time.seconds, UTC).replace(microsecond=time.nanos // 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """A time as ISO 8601 has it; `None` where it is unset, or none."""
+    moment = moment_of(getattr(message, field)) if message.HasField(field) else None
+    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _seconds(message: Any, field: str) -> float | None:

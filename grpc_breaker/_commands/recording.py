@@ -20,6 +20,7 @@ from grpc_breaker._commands.asking import DONE, EPILOG, INCOMPLETE, MISUSED, com
 from grpc_breaker._commands.holding import duration
 from grpc_breaker._commands.showing import number, say
 from grpc_breaker._commands.targets import Target, stub_of, trouble_of
+from grpc_breaker._core.log import printable
 from grpc_breaker.admin.v1 import admin_pb2
 
 _TURN: Final = 0.1
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     found = find_targets(options)
     output: Path = options.output
     if output.exists():
-        complain(f"{output}: it exists already; name a new file")
+        complain(f"{printable(str(output))}: it exists already; name a new file")
         return MISUSED
     request = admin_pb2.RecordTrafficRequest(filter=admin_pb2.Filter(name=options.name), max_calls=options.max_calls)
     request.duration.seconds = options.seconds
@@ -80,9 +81,9 @@ def run(options: argparse.Namespace) -> int:
         recording.stop()
         if recording.path is not None:
             dropped = f", {recording.dropped} dropped" if recording.dropped else ""
-            say(f"{recording.path}: {number(recording.calls, 'call')}{dropped}")
+            say(f"{printable(str(recording.path))}: {number(recording.calls, 'call')}{dropped}")
         if recording.trouble:
-            complain(f"{recording.target}: {recording.trouble}")
+            complain(f"{recording.target}: {printable(recording.trouble)}")
     if any(it.wrong for it in recordings):
         return MISUSED
     return INCOMPLETE if any(it.trouble for it in recordings) else DONE
@@ -154,8 +155,12 @@ class _Recording:
             self.trouble = f"{error.filename or self.path}: {error.strerror}"
 
     def _write(self, responses: Iterator[Any]) -> None:
-        first = next(responses)
-        self.path = self._name(json.loads(first.lines[0]))
+        first = next(responses, admin_pb2.RecordTrafficResponse())
+        try:
+            self.path = self._name(json.loads(first.lines[0]))
+        except (LookupError, RecursionError, TypeError, ValueError):
+            self.trouble = "what it sends is no record of traffic"
+            return
         with self.path.open("x", encoding="utf-8") as file:
             for response in chain([first], responses):
                 self._heard = time.monotonic()

@@ -12,10 +12,9 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, TextIO
 
-from grpc_breaker._commands.plain import STATE_NAMES
+from grpc_breaker._commands.plain import moment_of, state_name
 from grpc_breaker._core.log import printable
 from grpc_breaker.admin.v1 import admin_pb2
 
@@ -59,7 +58,7 @@ class Look:
 
     def paint(self, line: str, state: str) -> str:
         """A line whose first word is a state, with its colour."""
-        colour = _COLOURS[state] if self.coloured else 0
+        colour = _COLOURS.get(state, 0) if self.coloured else 0
         return f"\x1b[{colour}m{state}\x1b[0m{line[len(state) :]}" if colour and line.startswith(state) else line
 
 
@@ -78,7 +77,7 @@ def table(rows: Iterable[Row], look: Look) -> list[str]:
         widths[_BREAKER] = min(widths[_BREAKER], max(look.width // 3, look.width - others))
     lines = [look.cut(_line(cells[0], widths))]
     for (_, breaker), line in zip(ordered, cells[1:], strict=True):
-        lines.append(look.paint(look.cut(_line(line, widths)), STATE_NAMES[breaker.state]))
+        lines.append(look.paint(look.cut(_line(line, widths)), state_name(breaker.state)))
         if look.width is not None and line[-1]:
             lines.append(look.cut(f"{' ' * widths[0]}    {line[-1]}"))
     return lines
@@ -103,7 +102,7 @@ def _cells(process: str, breaker: Any) -> tuple[str, ...]:
     window = f"{breaker.window_failures}/{breaker.window_calls} failed"
     since = span(time.time() - seconds_of(breaker.since)) if breaker.HasField("since") else "-"
     return (
-        STATE_NAMES[breaker.state],
+        state_name(breaker.state),
         printable(breaker.name),
         since,
         _next(breaker),
@@ -126,29 +125,30 @@ def why(breaker: Any) -> str:
     """Why it does not admit calls as usual; empty where it does."""
     said = [] if breaker.enforced else ["on trial, refuses nothing"]
     if breaker.HasField("hold"):
-        said.append(printable(breaker.hold.reason) or "held, no reason given")
+        said.append(breaker.hold.reason or "held, no reason given")
     elif breaker.condition:
         said.append(breaker.condition)
         if breaker.HasField("last_failure"):
             said.append(failure(breaker.last_failure))
-    return ": ".join(said)
+    return printable(": ".join(said))
 
 
 def failure(it: Any) -> str:
-    """A failure."""
-    return printable(f"{it.status} {it.details}".strip())
+    """A failure, which may have control characters in it."""
+    return f"{it.status} {it.details}".strip()
 
 
 def change(it: Any) -> str:
     """A change of state."""
-    arrow = f"{STATE_NAMES[it.previous]} -> {STATE_NAMES[it.state]}"
-    cause = "" if it.status == "OK" else printable(f"{it.status} {it.details}".strip())
-    return f"{printable(it.breaker)}  {arrow}  {it.reason}{f': {cause}' if cause else ''}"
+    arrow = f"{state_name(it.previous)} -> {state_name(it.state)}"
+    cause = "" if it.status == "OK" else failure(it)
+    return printable(f"{it.breaker}  {arrow}  {it.reason}{f': {cause}' if cause else ''}")
 
 
 def clock(moment: Any) -> str:
-    """The time of day of a moment, here."""
-    return datetime.fromtimestamp(seconds_of(moment)).astimezone().strftime("%H:%M:%S")
+    """The time of day of a moment, here; blank for one that is none."""
+    time = moment_of(moment)
+    return " " * 8 if time is None else time.astimezone().strftime("%H:%M:%S")
 
 
 def seconds_of(it: Any) -> float:

@@ -156,10 +156,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ca-file", metavar="FILE", help="TLS, checked against these authorities (PEM)")
     group.add_argument("--cert-file", metavar="FILE", help="the client's certificate (PEM), with --key-file")
     group.add_argument("--key-file", metavar="FILE", help="the client's key (PEM)")
-    group.add_argument("--server-name", metavar="NAME", help="the name in the server's certificate, if not HOST")
+    group.add_argument(
+        "--server-name", type=unicode_text, metavar="NAME", help="the name in the server's certificate, if not HOST"
+    )
+
+
+def unicode_text(text: str) -> str:
+    """Reads an argument that is sent to processes, or is part of an address. Neither takes other bytes than UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"a text in the encoding of the terminal, not {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+    return text
 
 
 def _address(text: str) -> str:
+    text = unicode_text(text)
     if text.startswith("/"):
         return address_of(Path(text))
     if ":" not in text:
