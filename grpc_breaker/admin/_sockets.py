@@ -39,18 +39,19 @@ _LEFT_BEHIND: Final = 60.0
 def folders() -> list[Path]:
     """The folders where a user's processes have their sockets, the one for new ones first.
 
-    A service may have been started without `$XDG_RUNTIME_DIR`, so both places are looked at.
+    A service may have been started without `$XDG_RUNTIME_DIR`, so both places are looked at. A relative one is
+    ignored, as its standard says.
     """
     if not hasattr(socket, "AF_UNIX"):  # pragma: no cover - Windows
         return []
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     ours = Path(tempfile.gettempdir(), f"grpc_breaker-{os.getuid()}")
-    return [Path(runtime, "grpc_breaker"), ours] if runtime else [ours]
+    return [Path(runtime, "grpc_breaker"), ours] if runtime and Path(runtime).is_absolute() else [ours]
 
 
 def address_of(path: Path) -> str:
     """The address of a socket as gRPC wants it."""
-    return "unix:" + quote(str(path))
+    return "unix:" + quote(os.fsencode(path))
 
 
 def prepare(folder: Path) -> None:

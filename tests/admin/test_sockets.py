@@ -89,10 +89,20 @@ def test_a_folder_of_somebody_else_hides_nothing(
         Targets().now()
 
 
-def test_odd_folders(breakers: BreakerRegistry) -> None:
-    """A folder may have any name."""
+def test_a_relative_runtime_directory(folder: Path, breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative `$XDG_RUNTIME_DIR` is as good as none: it would be another place in each directory."""
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
+    with serve_admin(breakers) as server:
+        assert server.path.parent == folder.parent / f"grpc_breaker-{os.getuid()}"
+
+
+@pytest.mark.parametrize("prefix", ["gb ä%41#?", "gb-\udcff"])
+def test_odd_folders(breakers: BreakerRegistry, prefix: str) -> None:
+    """A folder may have any name, also one that is no Unicode."""
     with (
-        tempfile.TemporaryDirectory(prefix="gb ä%41#?") as name,
+        tempfile.TemporaryDirectory(prefix=prefix) as name,
         serve_admin(breakers, directory=f"{name}/x") as server,
     ):
         (target,) = Targets(directory=server.path.parent).now()
