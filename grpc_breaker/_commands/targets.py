@@ -88,15 +88,16 @@ class Targets:
 
         Raises:
             OSError: A file with a certificate or key cannot be read.
-            ValueError: A certificate without its key, or the reverse, with which grpcio would abort the process.
+            ValueError: One is no PEM: with an empty file of authorities grpcio would trust the well-known ones. Or a
+                certificate without its key, or the reverse, with which grpcio would abort the process.
         """
-        if bool(options.cert_file) is not bool(options.key_file):
+        if (options.cert_file is None) is not (options.key_file is None):
             message = "--cert-file and --key-file belong together: one is missing"
             raise ValueError(message)
+        files = (options.ca_file, options.key_file, options.cert_file)
         credentials = None
-        if options.tls or options.ca_file or options.cert_file or options.key_file:
-            files = (options.ca_file, options.key_file, options.cert_file)
-            credentials = grpc.ssl_channel_credentials(*[it and Path(it).read_bytes() for it in files])
+        if options.tls or any(it is not None for it in (*files, options.server_name)):
+            credentials = grpc.ssl_channel_credentials(*[None if it is None else _pem(Path(it)) for it in files])
         return cls(
             options.target,
             directory=options.directory,
@@ -133,6 +134,14 @@ class Targets:
         return f"no process of this user serves its breakers here: looked in {places}; else name one with --target"
 
 
+def _pem(path: Path) -> bytes:
+    content = path.read_bytes()
+    if b"-----BEGIN " not in content:
+        message = f"{path} is no PEM file"
+        raise ValueError(message)
+    return content
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which processes are asked."""
     group = parser.add_argument_group("which processes", "Default: all of this user that serve them on a unix socket.")
@@ -157,7 +166,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cert-file", metavar="FILE", help="the client's certificate (PEM), with --key-file")
     group.add_argument("--key-file", metavar="FILE", help="the client's key (PEM)")
     group.add_argument(
-        "--server-name", type=unicode_text, metavar="NAME", help="the name in the server's certificate, if not HOST"
+        "--server-name",
+        type=unicode_text,
+        metavar="NAME",
+        help="TLS; the name in the server's certificate, if not HOST",
     )
 
 

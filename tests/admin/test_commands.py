@@ -352,6 +352,10 @@ def test_tls(command: Command, tmp_path: Path, breakers: BreakerRegistry) -> Non
     assert command("list", where=(*tls, "--server-name", "shop.test"))[0] == 0
     assert command("list", where=(*tls, "--server-name", "other.test"))[0] == 3
     assert command("list", where=("--target", target, "--tls"))[0] == 3
+    for file, content in (("empty.pem", b""), ("cert.der", b"\x30\x82")):
+        (tmp_path / file).write_bytes(content)
+        where = ("--target", target, "--ca-file", str(tmp_path / file), "--server-name", "shop.test")
+        assert command("list", where=where)[::2] == (2, f"grpc-breaker: {tmp_path / file} is no PEM file\n")
     server.stop(None)
     code, _, complaints = command("list", where=("--target", target, "--ca-file", str(tmp_path / "gone.pem")))
     assert code == 2
@@ -359,6 +363,18 @@ def test_tls(command: Command, tmp_path: Path, breakers: BreakerRegistry) -> Non
     for alone in ("--cert-file", "--key-file"):
         code, _, complaints = command("list", where=("--target", target, alone, cert))
         assert (code, complaints) == (2, "grpc-breaker: --cert-file and --key-file belong together: one is missing\n")
+
+
+@pytest.mark.parametrize(
+    "tls", [("--ca-file", ""), ("--cert-file", "", "--key-file", ""), ("--server-name", "shop.test")]
+)
+def test_nothing_is_asked_in_plain_text_that_was_to_be_tls(
+    command: Command, folder: Path, breakers: BreakerRegistry, tls: tuple[str, ...]
+) -> None:
+    """Whatever is said of certificates asks for TLS, also the empty value of a variable that is not set."""
+    with address_of("grpc", folder, breakers) as address:
+        assert command("list", where=("--target", address))[0] == 0
+        assert command("list", where=("--target", address, *tls))[0] in {2, 3}
 
 
 @pytest.mark.parametrize("colour", [True, False])
