@@ -17,6 +17,9 @@ MAX_WATCHERS: Final = 16
 THREADS: Final = 4
 """For calls that are short: with the interpreter's lock, more would not be faster."""
 
+_serving: Final[weakref.WeakSet[grpc.Server | aio.Server]] = weakref.WeakSet()
+"""The servers that have the service."""
+
 
 def add_breaker_admin_servicer(
     server: grpc.Server | aio.Server,
@@ -39,6 +42,7 @@ def add_breaker_admin_servicer(
         max_watchers: How many may watch at once; more are refused and can list. Default 16.
 
     Raises:
+        RuntimeError: The server has the service already: it serves one registry.
         TypeError: An argument of the wrong kind.
         ValueError: `max_watchers` is below 0.
     """
@@ -52,7 +56,15 @@ def add_breaker_admin_servicer(
 
 
 def add_service(server: grpc.Server | aio.Server, service: AdminService) -> None:
-    """Add the service to a server."""
+    """Add the service to a server.
+
+    Raises:
+        RuntimeError: The server has it already.
+    """
+    if server in _serving:  # grpcio would ask the first one alone, and say nothing
+        message = "this server has the admin service of a registry already; add the other one to another server"
+        raise RuntimeError(message)
+    _serving.add(server)
     api: Any = _sync if isinstance(server, grpc.Server) else _aio
     pool, read = DaemonPool(THREADS), requests()
     handlers: dict[str, Any] = {

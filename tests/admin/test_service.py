@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 
 from grpc_breaker import BreakerPolicy, BreakerRegistry, State
+from grpc_breaker.admin import add_breaker_admin_servicer
 from grpc_breaker.admin.v1 import admin_pb2 as pb
 from grpc_breaker.testing import FakeClock, hold_open
 from tests.admin.conftest import fail
@@ -290,3 +294,24 @@ def test_evicted_breakers_are_gone(serve: Serve) -> None:
     assert list(listed(stub)) == ["a.B/C"]
     breakers["a.B/D"].admit().success()
     assert list(listed(stub)) == ["a.B/D"]
+
+
+def test_one_registry_for_a_server(breakers: BreakerRegistry) -> None:
+    """A second registry is refused: nobody could ask for it, and its server would not end the watches of the first."""
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    add_breaker_admin_servicer(server, breakers)
+    with pytest.raises(RuntimeError, match="this server has the admin service of a registry already"):
+        add_breaker_admin_servicer(server, BreakerRegistry())
+    add_breaker_admin_servicer(grpc.server(futures.ThreadPoolExecutor(1)), breakers)
+
+
+def test_one_registry_for_a_server_of_asyncio(breakers: BreakerRegistry) -> None:
+    """The same on grpc.aio."""
+
+    async def twice() -> None:
+        server = grpc.aio.server()
+        add_breaker_admin_servicer(server, breakers)
+        with pytest.raises(RuntimeError, match="this server has the admin service of a registry already"):
+            add_breaker_admin_servicer(server, breakers)
+
+    asyncio.run(twice())
