@@ -100,17 +100,18 @@ def serve_admin(
         _sockets.prepare(folder)
         server = grpc.server(DaemonPool(THREADS))
         add_service(server, service)
-        try:
-            server.add_insecure_port(_sockets.address_of(listening))
-        except RuntimeError as error:
-            message = f"cannot listen at {path}: {error}"
-            raise OSError(message) from None
-        server.start()
-        try:
-            _sockets.publish(listening, path)
-        except OSError:
-            server.stop(None)
-            raise
+        with _sockets.claimed(path):
+            try:
+                server.add_insecure_port(_sockets.address_of(listening))
+            except RuntimeError as error:
+                message = f"cannot listen at {path}: {error}"
+                raise OSError(message) from None
+            server.start()
+            try:
+                listening.rename(path)
+            except OSError:
+                server.stop(None)
+                raise
         _running[path] = running = AdminServer(server, path)
     return running
 

@@ -4,9 +4,10 @@ Each process has one, `<pid>.sock`, in a folder that belongs to its user alone: 
 `grpc_breaker-<uid>` in the temp folder. Anyone can foresee that name and be there first, so a folder is used only if it
 is a real one, ours, and closed to others.
 
-A server listens under another name, `<pid>.new`, and is renamed then. So a socket that refuses a connection is that of
-a process that is gone, and never one that is about to listen; and grpcio, which unlinks the path of a server that
-stops, never unlinks another one's. A lock on the folder keeps those who sweep from those who publish.
+A server listens under another name, `<pid>.new`, and its socket is renamed then, so that grpcio, which unlinks the path
+of a server that stops, never unlinks another one's. Until then the process locks the folder. That keeps out those who
+sweep, for whom a socket that refuses a connection is that of a process that is gone; and a process of another container
+that shares the folder and has the same id, because grpcio would give the path to whichever comes last.
 """
 
 from __future__ import annotations
@@ -31,9 +32,7 @@ _LONGEST: Final = 107 if sys.platform == "linux" else 103
 _NAME: Final = re.compile(r"\d+\.(sock|new)")
 _LOCK: Final = ".lock"
 _LOCKED_FOR: Final = 5.0
-"""Seconds to wait for the lock, which is held for some microseconds."""
-_LEFT_BEHIND: Final = 60.0
-"""Seconds after which a socket that refuses connections was never published."""
+"""Seconds to wait for the lock, which is held for some milliseconds."""
 
 
 def folders() -> list[Path]:
@@ -97,8 +96,9 @@ def paths_of(folder: Path, pid: int) -> tuple[Path, Path]:
     return path.with_suffix(".new"), path
 
 
-def publish(listening: Path, path: Path) -> None:
-    """Give the socket of a server that listens its name.
+@contextlib.contextmanager
+def claimed(path: Path) -> Generator[None, None, None]:
+    """Have a path, and the folder that it is in, for oneself: to listen, and to publish the socket there.
 
     Raises:
         FileExistsError: A process that lives has it already, in another container that shares the folder.
@@ -107,7 +107,7 @@ def publish(listening: Path, path: Path) -> None:
     with _locked(path.parent, _LOCKED_FOR):
         if path.exists() and not is_dead(path):
             raise FileExistsError(errno.EEXIST, "another process listens there; give another directory", str(path))
-        listening.rename(path)
+        yield
 
 
 def found_in(folder: Path) -> list[Path]:
@@ -132,12 +132,8 @@ def _sweep(folder: Path) -> None:
     """Remove the sockets of processes that are gone; none while another process changes the folder."""
     with contextlib.suppress(TimeoutError, OSError), _locked(folder, 0.0):
         for path in folder.iterdir():
-            if _NAME.fullmatch(path.name) and is_dead(path) and (path.suffix == ".sock" or _was_left_behind(path)):
+            if _NAME.fullmatch(path.name) and is_dead(path):
                 path.unlink(missing_ok=True)
-
-
-def _was_left_behind(path: Path) -> bool:
-    return time.time() - path.lstat().st_mtime > _LEFT_BEHIND
 
 
 def is_dead(path: Path) -> bool:
@@ -164,6 +160,9 @@ def _locked(folder: Path, patience: float) -> Generator[None, None, None]:
                     message = f"another process holds {folder / _LOCK}"
                     raise TimeoutError(message) from None
                 time.sleep(0.01)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # to close it is not enough where a child was forked meanwhile
     finally:
         os.close(lock)

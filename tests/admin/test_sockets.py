@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import grpc
@@ -171,16 +170,13 @@ def test_wrong_arguments(folder: Path, breakers: BreakerRegistry) -> None:
 
 def test_dead_sockets_are_swept(kept: Path) -> None:
     """The command removes sockets whose process is gone, and nothing else."""
-    dead, starting = dead_socket(kept / "1.sock"), dead_socket(kept / "2.new")
-    left = dead_socket(kept / "3.new")
-    os.utime(left, (time.time() - 3600,) * 2)
+    dead, left = dead_socket(kept / "1.sock"), dead_socket(kept / "2.new")
     other = kept / "notes"
     other.touch()
     with shops(kept) as (shop,):
         assert found(kept) == [f"unix:{shop.path}"]
         assert not dead.exists()
         assert not left.exists()
-        assert starting.exists()
         assert other.exists()
         shop.kill()
         assert shop.path.exists()
@@ -248,19 +244,53 @@ def test_a_folder_that_another_process_has_locked(kept: Path, monkeypatch: pytes
 
     monkeypatch.setattr(_sockets, "_LOCKED_FOR", 0.05)
     dead = dead_socket(kept / "1.sock")
+    starting = dead_socket(kept / f"{os.getpid()}.new")
     with (kept / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert found(kept) == [f"unix:{dead}"]
+        before = starting.stat().st_ino
         with pytest.raises(TimeoutError, match="another process holds"):
             serve_admin(BreakerRegistry(), directory=kept)
+        assert starting.stat().st_ino == before  # of a process in another container that has the same id
     assert found(kept) == []
+    assert not starting.exists()
+
+
+def test_a_child_forked_meanwhile_does_not_keep_the_folder_locked(
+    kept: Path, breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that another thread forks while a server begins has the file of the lock, and not the lock."""
+    import fcntl
+
+    held: list[int] = []
+    lock_it = fcntl.flock
+
+    def flock(file: int, how: int) -> None:
+        lock_it(file, how)
+        if how & fcntl.LOCK_EX:
+            held.append(os.dup(file))  # as a fork does
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with serve_admin(breakers, directory=kept):
+        monkeypatch.undo()
+        dead = dead_socket(kept / "1.sock")
+        found(kept)
+        assert not dead.exists()
+    for file in held:
+        os.close(file)
 
 
 def test_where_it_cannot_listen(kept: Path, breakers: BreakerRegistry) -> None:
     """What the system refuses is an OSError that names the path."""
-    (kept / f"{os.getpid()}.new").mkdir()
+    listening, path = kept / f"{os.getpid()}.new", kept / f"{os.getpid()}.sock"
+    listening.mkdir()
     with pytest.raises(OSError, match=f"cannot listen at .*{os.getpid()}.sock"):
         serve_admin(breakers, directory=kept)
+    listening.rmdir()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=f"{os.getpid()}.sock"):
+        serve_admin(breakers, directory=kept)
+    assert not listening.exists()
 
 
 def test_a_forked_child_is_told(folder: Path) -> None:
