@@ -470,6 +470,12 @@ def test_closed_output(folder: Path, breakers: BreakerRegistry, redirection: str
     assert "Traceback" not in out
 
 
+def test_closed_input() -> None:
+    """Started without an input, the command reads nothing from it."""
+    complaint = "grpc-breaker replay: standard input: is empty: a record begins with a header\n"
+    assert run_with("<&-", "replay", "-") == (2, complaint)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_output_here(folder: Path, breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same of the function: a full disk, and no output at all."""
