@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from queue import SimpleQueue
+from queue import Queue
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -33,7 +34,7 @@ class Follower:
     """Follows one process in a thread of its own, which ends with `stop` or with the command."""
 
     def __init__(
-        self, target: Target, wanted: admin_pb2.Filter, interval: float, timeout: float, news: SimpleQueue[News]
+        self, target: Target, wanted: admin_pb2.Filter, interval: float, timeout: float, news: Queue[News]
     ) -> None:
         """Begin.
 
@@ -42,7 +43,7 @@ class Follower:
             wanted: Which of its breakers.
             interval: Seconds until counts are sent again.
             timeout: Seconds that an answer may be late.
-            news: Where what is learnt is put.
+            news: Where what is learnt is put; where it is full, the process is not read.
         """
         self.target = target
         self._request = admin_pb2.WatchBreakersRequest(filter=wanted)
@@ -83,8 +84,9 @@ class Follower:
         self._call = stub.WatchBreakers(self._request)
         try:
             for response in self._call:
-                self._heard = time.monotonic()
+                self._heard = math.inf  # it is not silent while nobody takes what it said
                 self._news.put(News(self.target, response))
+                self._heard = time.monotonic()
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # type: ignore[attr-defined, unused-ignore]
                 raise

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from typing import Any, Final
 
 from grpc_breaker._commands import filtering, targets
@@ -19,6 +19,9 @@ from grpc_breaker.admin.v1 import admin_pb2
 
 _TURN: Final = 0.25
 """Seconds between two looks at what has come."""
+_WAITING: Final = 16
+"""What may have come and not been shown, where a terminal is paused. Processes are not read then, and keep only the
+newest."""
 _SEARCH: Final = 1.0
 """Seconds between two searches for processes that came or went."""
 
@@ -60,7 +63,7 @@ class _Watch:
         self._wanted: admin_pb2.Filter = filtering.filter_of(options)
         self._options = options
         self._output = output
-        self._news: SimpleQueue[News] = SimpleQueue()
+        self._news: Queue[News] = Queue(_WAITING)
         self._followers: dict[Target, Follower] = {}
         self._processes: dict[Target, Process] = {}
 

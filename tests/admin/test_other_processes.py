@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from grpc_breaker._cli import main
 from grpc_breaker.admin.v1 import admin_pb2 as pb
-from tests.admin.test_watch_command import watching
+from tests.admin.test_watch_command import Output, watching
+from tests.support.server import PATIENCE
 from tests.web.standin import GET_PRICE, StandIn, breaker
 
 EVIL = "\x1b[31m\x07\u202eevil\n"
@@ -29,6 +35,38 @@ class Recorded(StandIn):
     def RecordTraffic(self, request: Any, context: Any) -> Iterator[pb.RecordTrafficResponse]:
         """Send it."""
         yield from self.responses
+
+
+class Talking(StandIn):
+    """A process that sends a lot, as fast as it is read."""
+
+    def __init__(self, *breakers: pb.Breaker) -> None:
+        super().__init__(*breakers)
+        self.said_all = threading.Event()
+
+    def WatchBreakers(self, request: Any, context: Any) -> Iterator[pb.WatchBreakersResponse]:
+        """Send it."""
+        yield pb.WatchBreakersResponse(process=self.about)
+        for number in range(300):
+            yield pb.WatchBreakersResponse(breakers=[breaker(f"a.B/{number}", condition="x" * 100_000)])
+        self.said_all.set()
+        while context.is_active():
+            yield pb.WatchBreakersResponse()
+            time.sleep(0.05)
+
+
+class Paused(Output):
+    """A terminal that takes nothing after its first line until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__(terminal=False)
+        self.go_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        """Take it."""
+        if self.getvalue():
+            assert self.go_on.wait(PATIENCE)
+        return super().write(text)
 
 
 def state_change(**fields: Any) -> pb.StateChange:
@@ -86,6 +124,28 @@ def test_states_of_a_newer_version(run: Run, folder: Path, monkeypatch: pytest.M
         assert document["breaker"]["state"] == document["changes"][0]["previous"] == "unknown"
         with watching(monkeypatch, folder, "--target", process.target, terminal=True) as watch:
             watch(lambda output: output.expect(r"unknown(?:\x1b\[0m)? +pricing"))
+
+
+def test_an_output_that_waits_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a terminal is paused, processes are not read either, and are not taken for silent when it goes on."""
+    output = Paused()
+    monkeypatch.setattr(sys, "stdout", output)
+    with Talking(breaker()) as process:
+        waited: list[bool] = []
+
+        def story() -> None:
+            waited.append(not process.said_all.wait(1.5))
+            output.go_on.set()
+            waited.append(process.said_all.wait(PATIENCE))
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=story)
+        thread.start()
+        code = main(["watch", "--json", "--target", process.target, "--interval", "0.2", "--timeout", "0.3"])
+        thread.join(PATIENCE)
+    assert code == 0
+    assert waited == [True, True]
+    assert "no answer in time" not in output.getvalue()
 
 
 @pytest.mark.parametrize("seconds", [-1, 10**15])
