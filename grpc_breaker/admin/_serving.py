@@ -116,7 +116,7 @@ def serve_admin(
     return running
 
 
-_changing = threading.Lock()
+_changing = threading.RLock()  # a signal handler may stop a server, whatever it interrupts
 _running: dict[Path, AdminServer] = {}
 """The servers of this process; held here, because grpcio stops a server that nobody holds."""
 
@@ -129,7 +129,7 @@ def _stop_all() -> None:  # pragma: no cover - runs when the process ends
 
 def _after_fork_in_child() -> None:  # pragma: no cover - runs in forked children, where coverage does not follow
     global _changing  # noqa: PLW0603 - another thread may have held it when the process forked
-    _changing = threading.Lock()
+    _changing = threading.RLock()
     for server in list(_running.values()):
         _inherited.append(server)  # to stop it would be to stop the parent's
         warn(

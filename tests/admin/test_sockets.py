@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,7 @@ from grpc_breaker.admin import add_breaker_admin_servicer, serve_admin
 from grpc_breaker.admin.v1.admin_pb2_grpc import BreakerAdminStub
 from tests.admin.serving import listed
 from tests.admin.shop import Shop, shops
+from tests.support.server import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -222,6 +224,25 @@ def test_a_live_socket_of_the_same_process_id(kept: Path, breakers: BreakerRegis
         with pytest.raises(FileExistsError, match="another process listens there; give another directory"):
             serve_admin(breakers, directory=kept)
         assert [path.name for path in kept.glob("[0-9]*")] == [f"{os.getpid()}.sock"]
+
+
+def test_a_signal_handler_may_stop_a_server_that_stops(
+    folder: Path, breakers: BreakerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler of SIGTERM may stop the server, whatever it interrupts: also another stop, in the same thread."""
+    server = serve_admin(breakers, directory=folder)
+    unlink = Path.unlink
+
+    def interrupted(path: Path, missing_ok: bool = False) -> None:
+        server.stop()
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive()
+    assert not server.path.exists()
 
 
 def test_what_replaced_the_socket_is_left_alone(kept: Path, breakers: BreakerRegistry) -> None:
