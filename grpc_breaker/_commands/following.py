@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
-from queue import Queue
+from queue import Full, Queue
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -85,7 +86,7 @@ class Follower:
         try:
             for response in self._call:
                 self._heard = math.inf  # it is not silent while nobody takes what it said
-                self._news.put(News(self.target, response))
+                self._put(News(self.target, response))
                 self._heard = time.monotonic()
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # type: ignore[attr-defined, unused-ignore]
@@ -104,12 +105,19 @@ class Follower:
                 admin_pb2.ListBreakersRequest(filter=self._request.filter), timeout=self._timeout
             )
             response = admin_pb2.WatchBreakersResponse(process=listed.process, breakers=listed.breakers)
-            self._news.put(News(self.target, response))
+            self._put(News(self.target, response))
             self._stopped.wait(self._interval)
+
+    def _put(self, news: News) -> None:
+        """Wait until there is room for what was learnt, or nobody wants it any more."""
+        while not self._stopped.is_set():  # pragma: no branch - else it was stopped in this very moment
+            with contextlib.suppress(Full):
+                self._news.put(news, timeout=_PAUSE)
+                return
 
     def _note(self, error: grpc.RpcError) -> None:
         code: Any = error.code()  # type: ignore[attr-defined, unused-ignore]
         if not self._stopped.is_set():
             silent = "no answer in time: stopped, or too busy"
             ours = code is grpc.StatusCode.CANCELLED
-            self._news.put(News(self.target, trouble=silent if ours else trouble_of(error)))
+            self._put(News(self.target, trouble=silent if ours else trouble_of(error)))
