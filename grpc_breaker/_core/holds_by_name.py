@@ -2,7 +2,8 @@
 
 A name is that of a method, "pkg.Service/Method", of a service, "pkg.Service", or of a group; at all targets or, with
 "@eu" after it, at one. "@eu" alone is everything at that target. The name of a method in a group means the group's
-breaker. A name that no breaker and no policy has is an error, because a misspelt one would hold nothing.
+breaker. A name that no breaker and no policy has is an error, because a misspelt one would hold nothing; and so is a
+service whose methods are all in a group, because the group may have methods of other services.
 
 Of several orders that cover one breaker the last counts, a reset, too. An order is kept until all are over, because an
 earlier one must not come back when a later one ends. To keep one is one step of a dictionary; a breaker that is made
@@ -42,14 +43,18 @@ def name_of(key: object, breakers: Iterable[CircuitBreaker], configuration: Conf
 
     Raises:
         TypeError: It is no string.
-        ValueError: No breaker and no policy has the name.
+        ValueError: No breaker and no policy has the name, or its methods are in a group.
     """
     if not isinstance(key, str):
         message = f"a name must be a string like 'pkg.Service/Method', 'pkg.Service' or '@target', got {key!r}"
         raise TypeError(message)
     name = parse_name(key, configuration)
     known = {*configuration.configured, *(breaker.name for breaker in breakers)}
-    if name == ("", "") or not any(name.covers(meant_by(it)) for it in known):
+    in_groups = {it: group for it, policy in configuration.policies.items() if (group := policy.breaker_policy.group)}
+    if name == ("", "") or not any(name.covers(meant_by(it)) for it in known - in_groups.keys()):
+        if group := in_groups.get(name.of):
+            message = f"no breaker has the name {key!r}: its methods share the breaker {group!r}"
+            raise ValueError(message)
         near = nearest(key, sorted(known | {it.rpartition("/")[0] for it in known if "/" in it}))
         hint = f"; did you mean {near!r}?" if near else ""
         message = f"no breaker and no policy has the name {key!r}{hint}"

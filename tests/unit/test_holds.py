@@ -260,6 +260,24 @@ def test_unknown_names_are_refused(breakers: BreakerRegistry, name: str, words: 
         breakers.force_open(("pkg.T", "eu"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["pkg.V", "/pkg.V", "pkg.V@eu"])
+def test_service_in_a_group(clock: FakeClock, name: str) -> None:
+    """The methods of a service whose policy has a group have no breaker of its name: the error says which they have."""
+    breakers = BreakerRegistry({"pkg.V": BreakerPolicy(group="shared"), "pkg.W": BreakerPolicy()}, clock=clock)
+    breakers.breaker_for("/pkg.V/A", "eu")
+    for order in (breakers.force_open, breakers.disable, breakers.reset):
+        with pytest.raises(ValueError, match=f"no breaker has the name '{name}': its methods share"):
+            order(name)
+    assert breakers.force_open("pkg.V/A") == ("shared@eu",)
+
+
+def test_method_beside_a_group(clock: FakeClock) -> None:
+    """Of a service in a group, a method with a policy of its own is held by the service's name."""
+    breakers = BreakerRegistry({"pkg.V": BreakerPolicy(group="shared"), "pkg.V/Own": BreakerPolicy()}, clock=clock)
+    assert breakers.force_open("pkg.V") == ()
+    assert (breakers["pkg.V/Own"].state, breakers["shared"].state) == (State.FORCED_OPEN, State.CLOSED)
+
+
 def test_a_service_without_policy_is_known_by_its_calls() -> None:
     """With a default policy alone, services and methods are known once they were called."""
     breakers = BreakerRegistry(clock=FakeClock())
