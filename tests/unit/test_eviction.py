@@ -107,6 +107,15 @@ def test_what_an_operator_did_is_kept() -> None:
     assert set(names(breakers)) == {"pkg.S/Policy", "pkg.S/Change", "flood.S/M10"}
 
 
+def test_policy_of_the_registry_keeps_no_breaker() -> None:
+    """A breaker that was reconfigured by itself, and then got another policy of the registry, may be evicted again."""
+    breakers = BreakerRegistry(max_breakers=1, clock=FakeClock())
+    breakers["pkg.S/Old"].reconfigure(POLICY)
+    breakers.reconfigure(default=DEFAULT)
+    breakers["pkg.S/New"]
+    assert names(breakers) == ["pkg.S/New"]
+
+
 def test_expired_probe_does_not_keep_a_breaker() -> None:
     """A breaker whose probe was lost is idle once it has closed and the lease has ended."""
     clock = FakeClock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -102,6 +103,9 @@ def test_the_later_order_counts(breaker: CircuitBreaker, clock: FakeClock) -> No
     breaker.force_open()
     clock.advance(1e9)
     assert (breaker.state, breaker.retry_after) == (State.FORCED_OPEN, None)
+    with pytest.raises(CircuitOpenError) as refused:
+        breaker.admit()
+    assert refused.value.condition == Reason.FORCED_OPEN
     breaker.disable(ttl=5)
     breaker.disable(ttl=1)
     clock.advance(1)
@@ -129,6 +133,33 @@ def test_snapshot_shows_the_hold(breaker: CircuitBreaker, clock: FakeClock) -> N
     shown = json.loads(json.dumps(breaker.snapshot()))["hold"]
     assert (shown["reason"], shown["seconds_left"]) == ("deploy", 6)
     assert shown["since"] == pytest.approx(breaker.changes[-1].time, abs=60)
+
+
+@pytest.mark.parametrize(("after", "left"), [(0, 10), (9.75, 0.25), (10, 0), (11, 0)])
+def test_time_that_is_left(breaker: CircuitBreaker, clock: FakeClock, after: float, left: float) -> None:
+    """A hold says for how long yet, down to nothing, also to who has kept it beyond its end."""
+    breaker.force_open(ttl=10)
+    hold = breaker.hold
+    assert hold is not None
+    assert hold.left(clock() + after) == left
+
+
+def test_end_by_the_wall_clock(breaker: CircuitBreaker) -> None:
+    """A hold says when it was given and when it ends, in seconds since the epoch; one for good never ends."""
+    breaker.force_open(ttl=64)
+    assert breaker.hold is not None
+    assert breaker.hold.ends == breaker.hold.since + 64
+    breaker.disable()
+    assert breaker.hold is not None
+    assert breaker.hold.ends == math.inf
+
+
+@pytest.mark.parametrize("order", ["force_open", "disable"])
+def test_longest_reason(breaker: CircuitBreaker, order: str) -> None:
+    """A reason may have 200 characters, and is kept whole."""
+    getattr(breaker, order)(reason="x" * 200)
+    assert breaker.hold is not None
+    assert breaker.hold.reason == "x" * 200
 
 
 @pytest.mark.parametrize("order", ["force_open", "disable"])
@@ -260,13 +291,20 @@ def test_unknown_names_are_refused(breakers: BreakerRegistry, name: str, words: 
         breakers.force_open(("pkg.T", "eu"))  # type: ignore[arg-type]
 
 
+def test_unknown_name_that_is_like_no_other(breakers: BreakerRegistry) -> None:
+    """Where no name is near, the error proposes none."""
+    with pytest.raises(ValueError, match="no breaker") as unknown:
+        breakers.reset("something.else")
+    assert str(unknown.value) == "no breaker and no policy has the name 'something.else'"
+
+
 @pytest.mark.parametrize("name", ["pkg.V", "/pkg.V", "pkg.V@eu"])
 def test_service_in_a_group(clock: FakeClock, name: str) -> None:
     """The methods of a service whose policy has a group have no breaker of its name: the error says which they have."""
     breakers = BreakerRegistry({"pkg.V": BreakerPolicy(group="shared"), "pkg.W": BreakerPolicy()}, clock=clock)
     breakers.breaker_for("/pkg.V/A", "eu")
     for order in (breakers.force_open, breakers.disable, breakers.reset):
-        with pytest.raises(ValueError, match=f"no breaker has the name '{name}': its methods share"):
+        with pytest.raises(ValueError, match=f"no breaker has the name '{name}': its methods share .*shared"):
             order(name)
     assert breakers.force_open("pkg.V/A") == ("shared@eu",)
 
@@ -276,6 +314,12 @@ def test_method_beside_a_group(clock: FakeClock) -> None:
     breakers = BreakerRegistry({"pkg.V": BreakerPolicy(group="shared"), "pkg.V/Own": BreakerPolicy()}, clock=clock)
     assert breakers.force_open("pkg.V") == ()
     assert (breakers["pkg.V/Own"].state, breakers["shared"].state) == (State.FORCED_OPEN, State.CLOSED)
+
+
+def test_name_with_an_at_sign(breakers: BreakerRegistry) -> None:
+    """A method may have an "@" in its name: what stands after the last one is the target."""
+    assert breakers.breaker_for("/pkg.S/Odd@home", "eu") is not None
+    assert breakers.disable("pkg.S/Odd@home@eu") == ("pkg.S/Odd@home@eu",)
 
 
 def test_a_service_without_policy_is_known_by_its_calls() -> None:

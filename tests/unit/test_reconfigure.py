@@ -162,6 +162,9 @@ def test_what_an_operator_reconfigured_stays_until_its_policy_changes(clock: Fak
     assert breaker.policy.reset_timeout == 99, "a timeout is none of the breaker's"
     breakers.reconfigure({"pkg.S": quick(reset_timeout=2)})
     assert breaker.policy.reset_timeout == 2
+    breaker.reconfigure(quick(reset_timeout=88))
+    breakers.reconfigure({"pkg.S": quick(reset_timeout=2)})
+    assert breaker.policy.reset_timeout == 88, "the registry's has not changed since"
 
 
 def test_what_an_operator_forced_stays(clock: FakeClock) -> None:
