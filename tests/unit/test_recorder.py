@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +381,49 @@ def test_call_that_is_settled_twice(breakers: BreakerRegistry, path: Path) -> No
         assert (permit.success(), permit.failure(), permit.ignore()) == (True, False, False)
 
     assert [line["status"] for line in recorded(breakers, path, calls)] == ["OK"]
+
+
+def story_of_failures(how: dict[str, Any], path: Path | None) -> list[Any]:
+    """What becomes of a breaker whose calls fail in one way, first two at once, then probes; recorded or not."""
+    clock = FakeClock()
+    breaker = CircuitBreaker("it", BreakerPolicy(consecutive_failures=2, reset_timeout_jitter=0), clock=clock)
+    with nullcontext() if path is None else TrafficRecorder(breaker, path):
+        for permit in [breaker.admit(), breaker.admit()]:
+            permit.settle(Outcome.FAILURE, "UNAVAILABLE", **how)
+        for _ in range(5):
+            clock.advance(breaker.retry_after or 0)
+            breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", **how)
+    changes = [
+        (it.state, it.status, it.details, it.failures, it.retry_after, it.last_failures) for it in breaker.changes
+    ]
+    return [changes, breaker.snapshot()["totals"], breaker.snapshot()["last_failures"]]
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"details": "no route"}, {"incident": 0.0}, {"unreached": True}, {"pushback": 30.0}], ids=str
+)
+def test_recording_changes_nothing(how: dict[str, Any], path: Path) -> None:
+    """A failure counts the same whether or not it is recorded, in whichever way it is settled."""
+    assert story_of_failures(how, path) == story_of_failures(how, None)
+
+
+def test_recorded_call_whose_clock_broke(path: Path) -> None:
+    """A recorded call is given back, and recorded with no duration, also where the breaker's clock raises by then."""
+    broken = False
+
+    def clock() -> float:
+        if broken:
+            raise LookupError
+        return 5.0
+
+    breaker = CircuitBreaker("it", clock=clock)
+    with TrafficRecorder(breaker, path):
+        permit = breaker.admit("it")
+        broken = True
+        assert permit.ignore()
+        broken = False
+    assert breaker.in_flight == 0
+    assert [line["duration"] for line in lines_of(path)[1:]] == [0]
 
 
 def test_call_that_ends_after_its_lease(breakers: BreakerRegistry, clock: FakeClock, path: Path) -> None:
