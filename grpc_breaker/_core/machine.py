@@ -147,8 +147,7 @@ class Machine:
         self._slow_after = _NEVER if duration is None else duration
         hung_after = self._policy.hung_after
         self._hung_after = _NEVER if hung_after is None else hung_after
-        lenient = self._policy.enforcement_percentage < _ALL  # calls may pass that the state refuses
-        self._looks = self._limits is not None or lenient or hung_after is not None or self._kinds is not PLAIN
+        self._looks = self._limits is not None or hung_after is not None or self._kinds is not PLAIN
         """Whether an admission has to look at more than the state."""
         self._note_admission(self._latest())
 
@@ -156,7 +155,7 @@ class Machine:
         """Note which calls need no look. No call between reading and writing: no thread comes in between."""
         looks = generation.ramps or (generation.hold is not None and generation.hold.until < _NEVER)
         generation.admits_all = generation.passes and not looks and not self._looks
-        lenient = self._policy.enforcement_percentage < _ALL
+        lenient = self._policy.enforcement_percentage < _ALL  # calls may pass that the state refuses
         generation.refuses_all_until = _LONG_AGO if lenient else generation.refusing.until
 
     # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
