@@ -168,6 +168,16 @@ def test_streams_take_no_place() -> None:
     assert method.passed(3) == 2
 
 
+def test_streams_that_have_been_there_for_long_take_no_place() -> None:
+    """A stream that is older than the calls beside it takes no place either, however long it lives."""
+    method = limited(2)
+    method.admit(timed=False)
+    method.admit()
+    method.clock.advance(60)
+    method.breaker.snapshot()  # looks at all calls in flight
+    assert method.passed(2) == 1
+
+
 def test_streams_that_were_there_before_the_bulkhead_take_no_place() -> None:
     """A bulkhead that comes into force counts no stream that was admitted before."""
     method = Guarded(MethodPolicy())
