@@ -32,7 +32,7 @@ def test_as_many_calls_as_there_were_probes_always_pass() -> None:
             permit.success()
 
 
-@pytest.mark.parametrize("passed", [0.0, 2.5, 5.0, 9.75])
+@pytest.mark.parametrize("passed", [0.0, 2.5, 5.0, 7.5, 9.75])
 def test_share_grows(passed: float) -> None:
     """Of the others a share passes that grows with the time since the close."""
     method = closed_again()
@@ -41,6 +41,7 @@ def test_share_grows(passed: float) -> None:
     method.chance.next = passed / 10
     error = method.refusal()
     assert error is not None
+    assert f"admits {10 * passed:.0f} % of the calls" in str(error)
     method.chance.next = passed / 10 - 0.001
     if passed:
         assert method.refusal() is None
