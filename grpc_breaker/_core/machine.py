@@ -176,10 +176,8 @@ class Machine:
         reason = None
         if now - permit.started > self._slow_after and permit.timed:
             reason = generation.be_slow(now, self._policy)
-        elif generation.passes or generation.free(permit):
+        elif generation.passes or generation.free(permit):  # else a stream whose first answer was its success
             reason = generation.succeed(now, self._policy)
-        else:  # a stream whose first answer was its success
-            generation.window.in_a_row = 0
         if reason is not None:
             self._leave(generation, reason, now, permit, status, details)
 
