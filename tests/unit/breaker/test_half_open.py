@@ -33,9 +33,12 @@ def test_enough_successes_close_it(clock: FakeClock) -> None:
     breaker = CircuitBreaker("prices", policy, clock=clock)
     breaker.admit().failure()
     clock.advance(10)
+    rows = []
     for _ in range(3):
+        rows.append(breaker.snapshot()["window"]["consecutive_failures"])
         assert breaker.admit().success()
     assert breaker.state is State.CLOSED
+    assert rows == [1, 0, 0], "a success ends the row, for display, too"
 
 
 def test_one_failure_reopens_it(breaker: CircuitBreaker, clock: FakeClock) -> None:
@@ -70,6 +73,21 @@ def test_slow_probe_says_so(clock: FakeClock) -> None:
         clock.advance(20)
         breaker.admit().success()
         assert breaker.state is State.CLOSED
+
+
+@pytest.mark.parametrize("status", ["OK", "NOT_FOUND"])
+def test_probe_as_slow_as_allowed(clock: FakeClock, status: str) -> None:
+    """A probe that took just as long as a call may is not slow."""
+    policy = BreakerPolicy(
+        consecutive_failures=1, slow_call_duration=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=1
+    )
+    breaker = CircuitBreaker("prices", policy, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    probe = breaker.admit()
+    clock.advance(1)
+    probe.settle(Outcome.SUCCESS, status)
+    assert breaker.state is State.CLOSED
 
 
 def test_refusal_while_probes_are_in_flight(breaker: CircuitBreaker, clock: FakeClock) -> None:
