@@ -99,6 +99,26 @@ def test_call_as_slow_as_allowed_is_not_slow(clock: FakeClock) -> None:
     assert (breaker.state, breaker.snapshot()["window"]["slow"]) == (State.CLOSED, 0)
 
 
+def test_failure_as_slow_as_allowed_is_not_slow(clock: FakeClock) -> None:
+    """A failure is slow, too, when it took longer than `slow_call_duration`, and not when it took exactly as long."""
+    breaker = CircuitBreaker("it", BreakerPolicy(failure_threshold=9, slow_call_duration=1), clock=clock)
+    for duration, slow in ((1, 0), (1.25, 1)):
+        permit = breaker.admit()
+        clock.advance(duration)
+        permit.failure()
+        assert breaker.snapshot()["window"]["slow"] == slow
+
+
+def test_slow_calls_on_a_clock_below_zero() -> None:
+    """A clock may begin anywhere, below zero, too: how long a call took is told from two of its times."""
+    clock = FakeClock(-100)
+    breaker = CircuitBreaker("it", BreakerPolicy(slow_call_duration=1), clock=clock)
+    permit = breaker.admit()
+    clock.advance(2)
+    permit.success()
+    assert breaker.snapshot()["window"]["slow"] == 1
+
+
 def test_clock_that_stands_still(breaker: CircuitBreaker) -> None:
     """With a clock that stands still calls pass, results count, and it opens; only time-outs never end."""
     for _ in range(100):

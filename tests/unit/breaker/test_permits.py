@@ -80,13 +80,16 @@ def test_permit_without_a_deadline_stays(breaker: CircuitBreaker, clock: FakeClo
     assert (breaker.in_flight, breaker.snapshot()["totals"]["success"]) == (0, 1)
 
 
+@pytest.mark.parametrize("status", ["OK", "OTHER"])
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_result_after_the_lease_is_stale(breaker: CircuitBreaker, clock: FakeClock, outcome: Outcome) -> None:
+def test_result_after_the_lease_is_stale(
+    breaker: CircuitBreaker, clock: FakeClock, outcome: Outcome, status: str
+) -> None:
     """A result that comes when the lease of its permit has ended changes nothing."""
     permits = [breaker.try_admit("", None, True, 1) for _ in range(3)]
     clock.advance(6)
     for permit in permits:
-        assert permit.settle(outcome)  # type: ignore[union-attr]
+        assert permit.settle(outcome, status)  # type: ignore[union-attr]
     snapshot = breaker.snapshot()
     assert (snapshot["state"], snapshot["window"]["calls"]) == ("closed", 0)
     assert snapshot["totals"] == {"success": 0, "failure": 0, "ignored": 0, "rejected": 0, "stale": 3, "unenforced": 0}
