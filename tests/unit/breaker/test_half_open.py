@@ -101,12 +101,13 @@ def test_refusal_while_probes_are_in_flight(breaker: CircuitBreaker, clock: Fake
 
 
 def test_probe_that_closes_it_ended_with_ok(breaker: CircuitBreaker, clock: FakeClock) -> None:
-    """The event of the close has the status of the probe: OK for a success, and for a block that ended well."""
+    """The event of the close has the status of the probe, OK for a success and a block that ended well, and no details."""
     events = EventRecorder(breaker)
     probe_of(breaker, clock).success()
     with probe_of(breaker, clock):
         pass
-    assert [change.status for change in events.changes if change.state is State.CLOSED] == ["OK", "OK"]
+    closes = [(change.status, change.details) for change in events.changes if change.state is State.CLOSED]
+    assert closes == [("OK", ""), ("OK", "")]
 
 
 def test_ignored_probe_frees_its_slot(breaker: CircuitBreaker, clock: FakeClock) -> None:
