@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable
 
@@ -20,7 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Establish them."""
+    """Establish them. And Ctrl-C ends what it should, also where a shell began the tests with that signal ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a script runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--uvloop"):
         import uvloop
 

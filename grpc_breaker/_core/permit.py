@@ -227,7 +227,7 @@ class Permit:
             now = breaker._clock()
             if now - self.started <= breaker._slow_after and now < self.lease_end:
                 breaker._counts.successes += 1
-                window = generation.window
+                window = generation.window  # what follows is `Passing.succeed`, without a call
                 window.in_a_row = 0
                 window.calls += 1
                 if now >= window.quiet_until:

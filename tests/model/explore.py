@@ -14,7 +14,7 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
@@ -236,16 +236,16 @@ def reach(start: Explorable, depth: int) -> tuple[int, int]:
     return len(seen), transitions
 
 
-def main() -> None:
-    """Explore every scope, and print how much that was."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--depth", type=int, default=8)
+def main(about: str | None, scopes: Iterable[str], explore: Callable[[str, int], tuple[int, int]], depth: int) -> None:
+    """Explore every scope, to `depth` if the command line names no other, and print how much that was."""
+    arguments = argparse.ArgumentParser(description=about)
+    arguments.add_argument("--depth", type=int, default=depth)
     depth = arguments.parse_args().depth
-    for name in SCOPES:
+    for name in scopes:
         began = time.perf_counter()
         states, transitions = explore(name, depth)
         print(f"{name}: depth {depth}, {states} states, {transitions} transitions, {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, SCOPES, explore, depth=8)

@@ -9,16 +9,14 @@ moment at which anything ends, or stops just before it; an operator resets the b
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from grpc_breaker import Outcome
 from tests.model.both import Both
-from tests.model.explore import Step, reach
+from tests.model.explore import Step, main, reach
 from tests.model.reference import Call, Rules
 from tests.model.reference_parts import Parts
 
@@ -202,16 +200,5 @@ def explore(scope: str, depth: int) -> tuple[int, int]:
     return reach(World(SCOPES[scope], SCOPES[scope].begins), depth)
 
 
-def main() -> None:
-    """Explore every scope, and print how much that was."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--depth", type=int, default=6)
-    depth = arguments.parse_args().depth
-    for name in SCOPES:
-        began = time.perf_counter()
-        states, transitions = explore(name, depth)
-        print(f"{name}: depth {depth}, {states} states, {transitions} transitions, {time.perf_counter() - began:.0f} s")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, SCOPES, explore, depth=6)
