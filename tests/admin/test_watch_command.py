@@ -123,7 +123,7 @@ def test_filters(folder: Path, breakers: BreakerRegistry, monkeypatch: pytest.Mo
 @pytest.mark.once
 def test_processes_that_come_stop_and_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New processes are found; one that gives no answer is said to be so, and watched again when it does."""
-    with shops(folder) as (first,), watching(monkeypatch, folder, "--timeout", "1") as run:
+    with shops(folder) as (first,), watching(monkeypatch, folder, "--timeout", "5") as run:
 
         def story(output: Output) -> None:
             output.expect(rf":{first.pid}  watching 2 breakers")
