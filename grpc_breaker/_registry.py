@@ -285,6 +285,10 @@ class BreakerRegistry(Registry):
         return True
 
 
+# Python's own errors about arguments name a function by its class, and users know this one.
+Registry.__init__.__qualname__ = f"{BreakerRegistry.__qualname__}.__init__"
+
+
 def _is_stream(method: Any) -> bool:
     """Whether a descriptor is that of a method that streams. Older versions of protobuf do not say it themselves."""
     proto = MethodDescriptorProto()

@@ -71,13 +71,14 @@ class Targets:
         """Say which.
 
         Args:
-            addresses: Those to ask. Default: none, and the processes of this host are asked.
+            addresses: Those to ask, each once. Default: none, and the processes of this host are asked.
             directory: Where the sockets of this host's processes are. Default `None`: where they are by default.
             credentials: For TLS with `addresses` that are no unix sockets. Default `None`: no TLS.
             server_name: Whose certificate the servers must have. Default `None`: that of the address.
         """
         self._given = [
-            Target(it) if it.startswith("unix:") else Target(it, credentials, server_name) for it in addresses
+            Target(it) if it.startswith("unix:") else Target(it, credentials, server_name)
+            for it in dict.fromkeys(addresses)
         ]
         self.directories = folders() if directory is None else [directory]
         """Where sockets are looked for."""

@@ -111,6 +111,14 @@ def test_odd_folders(breakers: BreakerRegistry, prefix: str) -> None:
             assert len(listed(BreakerAdminStub(channel))) == 3
 
 
+def test_a_target_that_is_named_twice() -> None:
+    """A process that is named twice is asked once: what is asked twice would be counted twice."""
+    assert [it.address for it in Targets(["shop:50051", "unix:/run/shop", "shop:50051"]).now()] == [
+        "shop:50051",
+        "unix:/run/shop",
+    ]
+
+
 def test_one_server_for_a_process(folder: Path, breakers: BreakerRegistry) -> None:
     """A second server of one process is refused, and takes nothing from the first; after the first one it may come."""
     with serve_admin(breakers, directory=folder) as server:

@@ -209,6 +209,13 @@ def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
     assert words in str(wrong.value)
 
 
+def test_misspelt_argument() -> None:
+    """An argument that there is not is told by a name that users know."""
+    misspelt: dict[str, Any] = {"defualt": None}
+    with pytest.raises(TypeError, match=r"^BreakerRegistry\.__init__\(\) got an unexpected keyword argument 'defualt'"):
+        BreakerRegistry(**misspelt)
+
+
 def test_what_it_shows() -> None:
     """A registry can be counted, asked, iterated, printed and shown as JSON; an empty one is true."""
     breakers = registry()
