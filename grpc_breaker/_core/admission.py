@@ -114,28 +114,24 @@ class Admission(Machine):
             generation = self._latest()
         limits, asked = self._limits, False
         while True:
+            refusing = None
             if generation.ramps or not generation.passes:
                 refusing = self._refused_by_breaker(generation, now)
-                if refusing is not None:
-                    break
+                if refusing is not None and self._enforces(generation):
+                    if limits is not None and asked:  # pragma: no cover - another caller was faster: tests/model
+                        limits.give_back()
+                    return refusing
             if limits is not None and not asked:
                 limited = self._refused_by_limits(limits, generation, now, timed)
                 if limited is not None:
                     return limited
                 asked = True
-            decided = self._enter(generation, False, now, method, context, timed, timeout)
+            if refusing is not None:
+                self._report_unenforced(refusing, now, method, context)
+            decided = self._enter(generation, refusing is not None, now, method, context, timed, timeout)
             if decided is not None:  # pragma: no branch - else another caller was faster: tests/model
                 return decided
             generation = self._latest()  # pragma: no cover
-        if limits is not None and asked:  # pragma: no cover - another caller was faster: tests/model
-            limits.give_back()
-        if self._enforces(generation):
-            return refusing
-        limited = None if limits is None else self._refused_by_limits(limits, generation, now, timed)
-        if limited is not None:
-            return limited
-        self._report_unenforced(refusing, now, method, context)
-        return self._enter(generation, True, now, method, context, timed, timeout) or refusing
 
     def _enter(
         self,
@@ -292,7 +288,7 @@ class Admission(Machine):
         self._counts.add_failure(HUNG_STATUS)
         slow = now - permit.started > self._slow_after
         details = f"no answer after {hung_after:g} s"
-        reason = generation.fail(now, _NEVER, slow, HUNG_STATUS, details, self._policy)
+        reason = generation.judge(now, _NEVER, True, slow, HUNG_STATUS, details, self._policy)
         if reason is not None:
             self._leave(generation, reason, now, permit, HUNG_STATUS, details)
 

@@ -28,13 +28,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
-from grpc_breaker._core.events import DETAILS_LENGTH, FailureReason, StateChange
+from grpc_breaker._core.events import DETAILS_LENGTH, LAST_FAILURES, FailureReason, StateChange
 from grpc_breaker._core.holds import Hold
 from grpc_breaker._core.log import printable
 from grpc_breaker._core.policy import BreakerPolicy
 from grpc_breaker._core.refusing import Refusing
 from grpc_breaker._core.state import Reason, State
-from grpc_breaker._core.window import Held, Window
+from grpc_breaker._core.window import MOST_KEPT, Held, Window
 
 _LONG_AGO: Final = -math.inf
 _NO_PROBES: Final[Mapping[Any, None]] = MappingProxyType({})
@@ -97,23 +97,20 @@ class Generation:
         """Take in a result that neither failed nor was slow; returns the reason to leave the state, if there is one."""
         raise NotImplementedError
 
-    def fail(
-        self, now: float, began: float, slow: bool, status: str, details: str, policy: BreakerPolicy
+    def judge(
+        self, now: float, began: float, failed: bool, slow: bool, status: str, details: str, policy: BreakerPolicy
     ) -> Reason | None:
-        """Take in a failure; returns the reason to leave the state, if there is one.
+        """Take in a failure, or a success that was slow; returns the reason to leave the state, if there is one.
 
         Args:
             now: When it came.
-            began: Since when it is one of its own: a failure before that and this one are one incident.
-            slow: Whether it was slow, too.
+            began: Since when a failure is one of its own: one before that and this one are one incident.
+            failed: Whether it failed; else it was slow.
+            slow: Whether it was slow.
             status: The name of its status.
             details: Words for a person.
             policy: The policy in force.
         """
-        raise NotImplementedError
-
-    def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:
-        """Take in a success that was slow; returns the reason to leave the state, if there is one."""
         raise NotImplementedError
 
     def free(self, probe: Any) -> bool:  # noqa: ARG002 - only a half-open generation has slots
@@ -151,20 +148,46 @@ class Passing(Generation):
             window.good(now)
         return None
 
-    def fail(
-        self, now: float, began: float, slow: bool, status: str, details: str, policy: BreakerPolicy
+    def judge(  # noqa: C901 - each further function would cost every failure
+        self, now: float, began: float, failed: bool, slow: bool, status: str, details: str, policy: BreakerPolicy
     ) -> Reason | None:
-        """Count it, and judge, unless it is one more failure of an incident."""
-        held = self.window.failure(now, began, slow, status, details)
-        return None if held is None else self.judge(held, policy)
+        """Count it; returns the trip condition that holds, unless it is one more failure of an incident.
 
-    def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:
-        """Count it, and judge."""
-        return self.judge(self.window.slow(now), policy)
-
-    def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:
-        """The trip condition that holds, if any."""
-        raise NotImplementedError
+        One incident is one failure in a row: a failure lengthens it only if it began after the one before it that did.
+        """
+        window = self.window
+        window.calls = calls = window.calls + 1
+        if slow:
+            window.slow_calls += 1
+        if failed:
+            window.failures += 1
+            if now >= window.quiet_until:
+                window.take_in(now, True, slow)
+            last = window.last  # what `note` does, because a call of it would cost more
+            last.append((status, details))
+            if len(last) > MOST_KEPT:
+                del last[:LAST_FAILURES]
+            if began < window.counted_at:
+                return None
+            window.counted_at = now
+            window.in_a_row = in_a_row = window.in_a_row + 1
+        else:
+            if now >= window.quiet_until:
+                window.take_in(now, False, slow)
+            window.in_a_row = in_a_row = 0
+        calls_before, failures_before, slow_before = window.before
+        failures = window.failures - failures_before
+        if policy.failure_threshold is not None and failures >= policy.failure_threshold:
+            return Reason.FAILURE_THRESHOLD
+        if policy.consecutive_failures is not None and in_a_row >= policy.consecutive_failures:
+            return Reason.CONSECUTIVE_FAILURES
+        calls -= calls_before
+        if calls >= policy.minimum_calls:
+            if policy.failure_rate is not None and failures / calls >= policy.failure_rate:
+                return Reason.FAILURE_RATE
+            if policy.slow_call_rate is not None and (window.slow_calls - slow_before) / calls >= policy.slow_call_rate:
+                return Reason.SLOW_CALL_RATE
+        return None
 
 
 class Closed(Passing):
@@ -173,20 +196,6 @@ class Closed(Passing):
     __slots__ = ()
 
     state = State.CLOSED
-
-    def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:
-        """The trip condition that holds, if any."""
-        calls, failures, slow = held
-        if policy.failure_threshold is not None and failures >= policy.failure_threshold:
-            return Reason.FAILURE_THRESHOLD
-        if policy.consecutive_failures is not None and self.window.in_a_row >= policy.consecutive_failures:
-            return Reason.CONSECUTIVE_FAILURES
-        if calls >= policy.minimum_calls:
-            if policy.failure_rate is not None and failures / calls >= policy.failure_rate:
-                return Reason.FAILURE_RATE
-            if policy.slow_call_rate is not None and slow / calls >= policy.slow_call_rate:
-                return Reason.SLOW_CALL_RATE
-        return None
 
 
 class Ramping(Closed):
@@ -221,8 +230,18 @@ class Disabled(Passing):
         super().__init__(number, window, refusing)
         self.hold = hold
 
-    def judge(self, held: Held, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - none ever holds
-        """The trip condition that holds, if any."""
+    def judge(
+        self,
+        now: float,
+        began: float,
+        failed: bool,
+        slow: bool,
+        status: str,
+        details: str,
+        policy: BreakerPolicy,
+    ) -> Reason | None:
+        """Count it."""
+        super().judge(now, began, failed, slow, status, details, policy)
         return None
 
 
@@ -311,25 +330,24 @@ class HalfOpen(Generation):
         self.successes += 1
         return Reason.PROBES_SUCCEEDED if self.successes >= policy.probes_to_close else None
 
-    def fail(
+    def judge(
         self,
-        now: float,
-        began: float,
+        now: float,  # noqa: ARG002 - the same for each state
+        began: float,  # noqa: ARG002
+        failed: bool,
         slow: bool,
         status: str,
         details: str,
-        policy: BreakerPolicy,  # noqa: ARG002 - the same for each state
+        policy: BreakerPolicy,  # noqa: ARG002
     ) -> Reason | None:
         """One is enough to open again."""
-        self.failures, self.slow = 1, int(slow)
-        self.window.note_failure(now, began, status, details)
+        self.failures, self.slow = int(failed), int(slow)
+        if not failed:
+            self.window.in_a_row = 0
+            return Reason.PROBE_SLOW
+        self.window.in_a_row += 1
+        self.window.note(status, details)
         return Reason.PROBE_FAILED
-
-    def be_slow(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - the same for each state
-        """One is enough to open again."""
-        self.slow = 1
-        self.window.in_a_row = 0
-        return Reason.PROBE_SLOW
 
     def held(self, now: float) -> Held:  # noqa: ARG002 - the same for each state
         """The probes that have ended."""

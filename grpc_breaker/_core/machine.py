@@ -74,7 +74,6 @@ class Machine:
         "_in_force",
         "_kinds",
         "_limits",
-        "_looks",
         "_none_before",
         "_policy",
         "_random",
@@ -147,14 +146,13 @@ class Machine:
         self._slow_after = _NEVER if duration is None else duration
         hung_after = self._policy.hung_after
         self._hung_after = _NEVER if hung_after is None else hung_after
-        self._looks = self._limits is not None or hung_after is not None or self._kinds is not PLAIN
-        """Whether an admission has to look at more than the state."""
         self._note_admission(self._latest())
 
     def _note_admission(self, generation: Generation) -> None:
         """Note which calls need no look. No call between reading and writing: no thread comes in between."""
-        looks = generation.ramps or (generation.hold is not None and generation.hold.until < _NEVER)
-        generation.admits_all = generation.passes and not looks and not self._looks
+        ends = generation.hold is not None and generation.hold.until < _NEVER
+        passes = generation.passes and not generation.ramps and not ends
+        generation.admits_all = passes and self._limits is None and self._hung_after == _NEVER and self._kinds is PLAIN
         lenient = self._policy.enforcement_percentage < _ALL  # calls may pass that the state refuses
         generation.refuses_all_until = _LONG_AGO if lenient else generation.refusing.until
 
@@ -175,7 +173,7 @@ class Machine:
         self._counts.add_success(status)
         reason = None
         if now - permit.started > self._slow_after and permit.timed:
-            reason = generation.be_slow(now, self._policy)
+            reason = generation.judge(now, _NEVER, False, True, status, details, self._policy)
         elif generation.passes or generation.free(permit):  # else a stream whose first answer was its success
             reason = generation.succeed(now, self._policy)
         if reason is not None:
@@ -222,7 +220,7 @@ class Machine:
         if hasattr(permit, "had_answer") or not self._is_in_flight(permit):
             return False
         generation = self._latest()
-        counts = permit.generation == generation.passing and generation.window.has_failures
+        counts = permit.generation == generation.passing and bool(generation.window.last)
         return counts or permit in generation.probes
 
     def _is_probing(self, permit: Permit) -> bool:

@@ -22,7 +22,7 @@ from typing import Final, Protocol, Self
 
 from grpc_breaker._core.counts import STALE, CallCounts
 from grpc_breaker._core.errors import CallRefusedError
-from grpc_breaker._core.events import EndedCall
+from grpc_breaker._core.events import DETAILS_LENGTH, EndedCall
 from grpc_breaker._core.generation import Generation
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.policy import BreakerPolicy, classified
@@ -180,12 +180,12 @@ class Permit:
         Raises:
             ValueError: `outcome` is not an `Outcome`; the permit is not settled.
         """
-        if outcome is _SUCCESS and status == "OK":
-            return Permit.success(self)  # not that of a subclass, which settles
-        if outcome.__class__ is not Outcome:
+        if outcome is not _FAILURE:
+            if outcome is _SUCCESS and status == "OK":
+                return Permit.success(self)  # not that of a subclass, which settles
             outcome = Outcome(outcome)  # an error here changes nothing
-        if status.__class__ is not str or details.__class__ is not str:
-            status, details = str(status), str(details)
+        if type(status) is not str or type(details) is not str or len(details) > DETAILS_LENGTH:
+            status, details = str(status), str(details)[:DETAILS_LENGTH]
         breaker = self._breaker
         try:
             del breaker._in_flight[self]
@@ -208,7 +208,7 @@ class Permit:
         slow = now - self.started > breaker._slow_after and self.timed
         began = _NEVER if incident is None else self.started - incident
         # A probe keeps its slot, so that no call passes before the change that follows.
-        reason = generation.fail(now, began, slow, status, details, breaker._policy)
+        reason = generation.judge(now, began, True, slow, status, details, breaker._policy)
         if unreached:
             generation.reopenings = min(generation.reopenings, _UNREACHED_REOPENINGS)
         if reason is not None:

@@ -7,7 +7,8 @@ Totals only ever grow, and what a window holds is the difference between two of 
 when the oldest result still inside came. So a result is counted by one addition or one append, and where threads meet,
 or an exception arrives between two lines, at most that one result is missing; nothing stays wrong.
 
-A success opens nothing, so it is only counted: until `quiet_until`, by an addition.
+Whoever counts a result adds it to the totals, and then, from `quiet_until` on, has the window take it in. A success
+opens nothing, so until then it is an addition and nothing else.
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ from array import array
 from collections import deque
 from typing import Final, Self
 
-from grpc_breaker._core.events import DETAILS_LENGTH, LAST_FAILURES
+from grpc_breaker._core.events import LAST_FAILURES
 
 _BUCKETS: Final = 10
 """A result leaves a time window between 0.9 and 1.0 window lengths after it came; finer costs memory, not time."""
 
 _TOTALS: Final = 3
 """Numbers kept for each bucket: calls, failures, slow."""
+
+_BITS: Final = 0xFFFFFFFF
+"""Of a total, a bucket keeps the last 32 bits: what came since then is at most as much as a window holds."""
+
+_ZEROS: Final = array("I", bytes(4 * _TOTALS * _BUCKETS))
+"""The buckets of every window in which none has ended yet."""
+
+MOST_KEPT: Final = 2 * LAST_FAILURES
+"""Last failures kept before those are forgotten that no event reports."""
 
 _LONG_AGO: Final = -math.inf
 
@@ -34,143 +44,103 @@ latter."""
 
 
 class Window:
-    """What both windows share: the number of calls, the row, and the last failures."""
+    """What both windows share: the totals, the row, and the last failures."""
 
-    __slots__ = ("_counted_at", "_last", "calls", "in_a_row", "quiet_until")
+    __slots__ = ("before", "calls", "counted_at", "failures", "in_a_row", "last", "quiet_until", "slow_calls")
 
     def __init__(self) -> None:
-        self.calls: int = 0
-        """Results since a time window was made; a window of the last calls does not use it."""
+        self.calls = self.failures = self.slow_calls = 0
+        """The totals: results since the window was made. A call that failed slowly is in both of the latter."""
+        self.before: Held = (0, 0, 0)
+        """The totals when the oldest result came that was inside when `take_in` was last called."""
+        self.quiet_until = _LONG_AGO
+        """Until then, a result needs nothing but to be added."""
         self.in_a_row = 0
         """Failures without a success between them, whatever the window holds."""
-        self._counted_at = _LONG_AGO
+        self.counted_at = _LONG_AGO
         """When the row was last lengthened."""
-        self._last: list[tuple[str, str]] = []
+        self.last: list[tuple[str, str]] = []
         """Status and details of the last few failures, the oldest first: those that events report, and some before."""
-        self.quiet_until = _LONG_AGO
-        """Until then, a success needs nothing but to be added."""
 
     def good(self, now: float) -> None:
-        """Take in a success that has just been added to `calls`, at `quiet_until` or later."""
+        """Take in a success that has just been added to the totals, at `quiet_until` or later."""
         raise NotImplementedError
 
-    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held | None:
-        """Count a failure.
-
-        Returns:
-            What the window holds then; `None` for one more failure of an incident.
-        """
-        raise NotImplementedError
-
-    def slow(self, now: float) -> Held:
-        """Count a success that was slow; returns what the window holds then."""
+    def take_in(self, now: float, failed: bool, slow: bool) -> None:
+        """Take in a result that has just been added to the totals, at `quiet_until` or later."""
         raise NotImplementedError
 
     def held(self, now: float) -> Held:
         """What the window holds at `now`."""
         raise NotImplementedError
 
-    def note_failure(self, now: float, began: float, status: str, details: str) -> bool:
-        """Note a failure for the row and the last failures; false for one more failure of an incident.
-
-        One incident is one failure in a row: a failure lengthens it only if it began after the one before it that did.
-        """
-        if len(details) > DETAILS_LENGTH:
-            details = details[:DETAILS_LENGTH]
-        last = self._last
+    def note(self, status: str, details: str) -> None:
+        """Note a failure for those who ask for the last ones."""
+        last = self.last
         last.append((status, details))
-        if len(last) > 2 * LAST_FAILURES:
+        if len(last) > MOST_KEPT:
             del last[:LAST_FAILURES]
-        if began < self._counted_at:
-            return False
-        self.in_a_row += 1
-        self._counted_at = now
-        return True
-
-    @property
-    def has_failures(self) -> bool:
-        """Whether any failure was counted since the window was made."""
-        return bool(self._last)
 
     def last_failures(self) -> list[tuple[str, str]]:
         """Status and details of the last few failures, the oldest first."""
-        return self._last[-LAST_FAILURES:]
+        return self.last[-LAST_FAILURES:]
 
     def after(self, window: Window) -> Self:
         """Go on with the row and the last failures of another window; returns this one."""
-        self.in_a_row, self._counted_at, self._last = window.in_a_row, window._counted_at, window._last
+        self.in_a_row, self.counted_at, self.last = window.in_a_row, window.counted_at, window.last
         return self
 
 
 class TimeWindow(Window):
     """The results of the last `seconds`."""
 
-    __slots__ = ("_bucket_seconds", "_buckets", "_failures", "_slow")
+    __slots__ = ("_bucket_seconds", "_buckets")
 
     def __init__(self, seconds: float, now: float) -> None:
         """Make an empty window that begins at `now`."""
         super().__init__()
         self._bucket_seconds = seconds / _BUCKETS
-        self._failures = self._slow = 0
         self.quiet_until = now + self._bucket_seconds
-        starts: array[int] = array("Q", bytes(8 * _TOTALS * _BUCKETS))
-        self._buckets: tuple[float, array[int], Held] = (self.quiet_until, starts, (0, 0, 0))
-        """When the current bucket ends, the totals at the start of each bucket, the oldest first, and those of the
-        oldest once more. Replaced whole."""
+        self._buckets: tuple[float, array[int]] = (self.quiet_until, _ZEROS)
+        """When the current bucket ends; the totals at the start of each bucket, the oldest first. Replaced whole."""
 
     def good(self, now: float) -> None:
-        """Take in a success that has just been added to `calls`, at `quiet_until` or later."""
-        if now >= self.quiet_until:
-            self._begin_bucket(now, self.calls - 1)
+        """Take in a success; see `Window.good`."""
+        self.take_in(now, False, False)
 
-    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held | None:
-        """Count a failure; returns what the window holds then, or `None` for one more failure of an incident."""
-        separate = self.note_failure(now, began, status, details)
-        if now >= self.quiet_until:
-            self._begin_bucket(now, self.calls)
-        _, _, (calls, failures, slow_calls) = self._buckets
-        self.calls += 1
-        self._failures += 1
-        if slow:
-            self._slow += 1
-        return (self.calls - calls, self._failures - failures, self._slow - slow_calls) if separate else None
-
-    def slow(self, now: float) -> Held:
-        """Count a success that was slow; returns what the window holds then."""
-        self.in_a_row = 0
-        if now >= self.quiet_until:
-            self._begin_bucket(now, self.calls)
-        self.calls += 1
-        self._slow += 1
-        return self.held(now)
+    def take_in(self, now: float, failed: bool, slow: bool) -> None:
+        """Begin the bucket that `now` falls into, where it has not begun. Of two threads at once, either is right."""
+        ends, starts = self._buckets
+        if now >= ends:
+            passed = self._passed(now, ends)
+            ends += ((now - ends) // self._bucket_seconds + 1) * self._bucket_seconds
+            begin = (self.calls - 1 & _BITS, self.failures - failed & _BITS, self.slow_calls - slow & _BITS)
+            starts = starts[_TOTALS * passed :] + array("I", begin) * passed
+            self._buckets = (ends, starts)
+        calls, failures, slow_calls = self._since(starts, 0)
+        self.before = (self.calls - calls, self.failures - failures, self.slow_calls - slow_calls)
+        self.quiet_until = ends
 
     def held(self, now: float) -> Held:
         """What the window holds at `now`."""
-        ends, starts, (calls, failures, slow) = self._buckets
-        if now >= ends:
-            oldest = _TOTALS * self._passed(now, ends)
-            if oldest >= len(starts):
-                return 0, 0, 0
-            calls, failures, slow = starts[oldest : oldest + _TOTALS]
-        return self.calls - calls, self._failures - failures, self._slow - slow
+        ends, starts = self._buckets
+        oldest = _TOTALS * self._passed(now, ends) if now >= ends else 0
+        if oldest >= len(starts):
+            return 0, 0, 0
+        return self._since(starts, oldest)
+
+    def _since(self, starts: array[int], oldest: int) -> Held:
+        """What came since the bucket began whose totals are at `oldest`."""
+        calls, failures, slow_calls = starts[oldest : oldest + _TOTALS]
+        return self.calls - calls & _BITS, self.failures - failures & _BITS, self.slow_calls - slow_calls & _BITS
 
     def _passed(self, now: float, ends: float) -> int:
         """How many buckets have ended by `now`, at most all of them."""
         return int(min((now - ends) // self._bucket_seconds + 1, _BUCKETS))
 
-    def _begin_bucket(self, now: float, calls: int) -> None:
-        """Begin the bucket that `now` falls into. Where two threads do it at once, either result is right."""
-        ends, starts, _ = self._buckets
-        if now >= ends:  # pragma: no branch - else another thread has begun it
-            passed = self._passed(now, ends)
-            ends += ((now - ends) // self._bucket_seconds + 1) * self._bucket_seconds
-            starts = starts[_TOTALS * passed :] + array("Q", (calls, self._failures, self._slow)) * passed
-            self._buckets = (ends, starts, (starts[0], starts[1], starts[2]))
-        self.quiet_until = ends
-
 
 class CountWindow(Window):
-    """The last `size` results."""
+    """The last `size` results. It takes in each: it is never quiet."""
 
     __slots__ = ("_totals",)
 
@@ -182,22 +152,15 @@ class CountWindow(Window):
         Results that changed neither share one pair, so a good one costs eight bytes."""
 
     def good(self, now: float) -> None:  # noqa: ARG002 - the interface of both windows
-        """Take in a success that has just been added to `calls`: this window keeps each."""
+        """Take in a success; see `Window.good`."""
         self._totals.append(self._totals[-1])
 
-    def failure(self, now: float, began: float, slow: bool, status: str, details: str) -> Held | None:
-        """Count a failure; returns what the window holds then, or `None` for one more failure of an incident."""
-        separate = self.note_failure(now, began, status, details)
-        failures, slow_ones = self._totals[-1]
-        self._totals.append((failures + 1, slow_ones + slow))
-        return self.held(now) if separate else None
-
-    def slow(self, now: float) -> Held:
-        """Count a success that was slow; returns what the window holds then."""
-        self.in_a_row = 0
-        failures, slow_ones = self._totals[-1]
-        self._totals.append((failures, slow_ones + 1))
-        return self.held(now)
+    def take_in(self, now: float, failed: bool, slow: bool) -> None:  # noqa: ARG002 - the interface of both windows
+        """Take in a failure or a slow success; see `Window.take_in`."""
+        totals = self._totals
+        totals.append((self.failures, self.slow_calls))
+        failures, slow_ones = totals[0]
+        self.before = (self.calls - len(totals) + 1, failures, slow_ones)
 
     def held(self, now: float) -> Held:  # noqa: ARG002 - the interface of both windows
         """What the window holds."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import random
+from operator import sub
 
 import pytest
 
+from grpc_breaker import BreakerPolicy, CircuitBreaker
 from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
+from grpc_breaker.testing import FakeClock
 
 
 def record(window: Window, now: float, *, failed: bool = False, slow: bool = False) -> Held:
     """Count a result, as a breaker does; returns what the window holds then."""
-    if failed:
-        return window.failure(now, math.inf, slow, "STATUS", "details") or (0, 0, 0)
-    if slow:
-        return window.slow(now)
     window.calls += 1
+    window.failures += failed
+    window.slow_calls += slow
     if now >= window.quiet_until:
-        window.good(now)
+        if failed or slow:
+            window.take_in(now, failed, slow)
+        else:
+            window.good(now)
+    if failed or slow:
+        assert tuple(map(sub, (window.calls, window.failures, window.slow_calls), window.before)) == window.held(now)
     return window.held(now)
 
 
@@ -87,11 +92,27 @@ def test_two_threads_begin_one_bucket() -> None:
     assert window.held(10.5) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("window", [TimeWindow(10.0, 0.0), CountWindow(10)], ids=["time", "count"])
-def test_last_failures_are_few(window: Window) -> None:
+def test_totals_beyond_32_bits() -> None:
+    """A bucket keeps the last 32 bits of a total, and that is enough: what a window holds is a difference."""
+    window = TimeWindow(10.0, 0.0)
+    window.calls, window.failures, window.slow_calls = 2**32 - 2, 2**40 - 2, 2**64 - 2
+    record(window, 100.5, failed=True, slow=True)
+    assert window.held(100.5) == (1, 1, 1)
+    for now in (100.5, 101.5, 109.5):
+        record(window, now, failed=True, slow=True)
+    assert window.held(109.5) == (4, 4, 4)
+    assert window.held(110.5) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("window_calls", [None, 23], ids=["time", "count"])
+def test_last_failures_are_few(window_calls: int | None) -> None:
     """The last five failures are remembered, the oldest first, each with 200 characters of its details at most."""
+    clock = FakeClock()
+    breaker = CircuitBreaker("prices", BreakerPolicy(failure_threshold=23, window_calls=window_calls), clock=clock)
     for n in range(23):
-        window.note_failure(0.0, 0.0, f"STATUS {n}", f"{n} " + "x" * 500)
-    noted = window.last_failures()
-    assert [status for status, _ in noted] == [f"STATUS {n}" for n in range(18, 23)]
-    assert all(len(details) == 200 for _, details in noted)
+        breaker.admit().failure(f"STATUS {n}", f"{n} " + "x" * 500)
+    clock.advance(breaker.policy.max_reset_timeout)
+    breaker.admit().failure("STATUS 23", "23 " + "x" * 500)
+    for change, newest in zip((breaker.changes[0], breaker.changes[-1]), (22, 23), strict=True):
+        assert [failure.status for failure in change.last_failures] == [f"STATUS {newest - n}" for n in (4, 3, 2, 1, 0)]
+        assert {len(failure.details) for failure in change.last_failures} == {200}
