@@ -78,6 +78,9 @@ _LOST_CONNECTION: Final = re.compile(
     "RST_STREAM|GOAWAY|Socket closed|Connection reset|Broken pipe|[Kk]eepalive|[Pp]ing "
 )
 """grpcio's words, among others, for a call that was lost with its stream or its connection."""
+_UNPROCESSED: Final = re.compile(r"(?:Stream removed \()?GOAWAY received; Error code: 0;")
+"""How the words begin when a server ended a connection in good order, and never took this call of it up. Those of a
+call that it did take up begin in another way, as do those of a server that is not well: its error code is not 0."""
 _RECONNECTING: Final = 0.25
 """Seconds in which calls may still fail after a connection was lost, until another one is made."""
 _WRITE_FAILED: Final = "Internal error from Core"
@@ -340,7 +343,15 @@ def settle(
             unreached = code is grpc.StatusCode.UNAVAILABLE and words.startswith(_NO_CONNECTION)
             pushback = period_asked_for(trailing_metadata) if trailing_metadata else None
             incident = _incident(code, words)
-            permit.settle(outcome, code.name, words, incident=incident, unreached=unreached, pushback=pushback)
+            permit.settle(
+                outcome,
+                code.name,
+                words,
+                incident=incident,
+                unprocessed=incident == _RECONNECTING and _UNPROCESSED.match(words) is not None,
+                unreached=unreached,
+                pushback=pushback,
+            )
         else:
             permit.settle(outcome, code.name, words)
     except BaseException as trouble:  # noqa: BLE001 - see rule 5
@@ -405,7 +416,7 @@ def telling_words(status: str, details: str) -> str:
     code = getattr(grpc.StatusCode, status, None)
     if code not in _LOSES_CALLS:
         return ""
-    lost = _LOST_CONNECTION.search(details)
+    lost = _UNPROCESSED.match(details) or _LOST_CONNECTION.search(details)
     words = [it for it in _NO_CONNECTION if details.startswith(it)]
     words += [] if lost is None else [lost[0]]
     words += [_ATTEMPT_HUNG] if _ATTEMPT_HUNG in details else []

@@ -156,6 +156,7 @@ class Permit:
         details: str = "",
         *,
         incident: float | None = None,
+        unprocessed: bool = False,
         unreached: bool = False,
         pushback: float | None = None,
     ) -> bool:
@@ -169,6 +170,8 @@ class Permit:
                 calls: for how many seconds after the first of them others belong to it. It is one more in a row, and
                 may open the breaker, only if its call was admitted so long after the last one that was. 0: if it was
                 admitted since then. Default: a failure by itself.
+            unprocessed: Whether the server says that it never took the call up, as where it ended the connection in
+                good order. Then only the first failure of the incident counts, and the others are ignored.
             unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
                 open period does not grow beyond four times its first length.
             pushback: For how many seconds the server asked to be left alone. If this failure opens the breaker, it
@@ -201,12 +204,15 @@ class Permit:
         if self.generation != generation.number or now >= self.lease_end:
             breaker._counts.add(STALE, status)
             return True
+        began = _NEVER if incident is None else self.started - incident
+        if unprocessed and began < generation.window.counted_at:
+            breaker._take_in(self, _IGNORED, status, details)
+            return True
         try:
             breaker._counts.failures[status] += 1
         except KeyError:
             breaker._counts.add_failure(status)
         slow = now - self.started > breaker._slow_after and self.timed
-        began = _NEVER if incident is None else self.started - incident
         # A probe keeps its slot, so that no call passes before the change that follows.
         reason = generation.judge(now, began, True, slow, status, details, breaker._policy)
         if unreached:

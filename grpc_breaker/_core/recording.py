@@ -95,13 +95,22 @@ class RecordedPermit(Permit):
         details: str = "",
         *,
         incident: float | None = None,
+        unprocessed: bool = False,
         unreached: bool = False,
         pushback: float | None = None,
     ) -> bool:
         """End the call; see `Permit.settle`."""
         breaker: Any = self.breaker
         ended = breaker._now(self)
-        settled = super().settle(outcome, status, details, incident=incident, unreached=unreached, pushback=pushback)
+        settled = super().settle(
+            outcome,
+            status,
+            details,
+            incident=incident,
+            unprocessed=unprocessed,
+            unreached=unreached,
+            pushback=pushback,
+        )
         if settled:
             _tell(self, breaker, ended, outcome, status, details)
         return settled

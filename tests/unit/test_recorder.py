@@ -400,7 +400,16 @@ def story_of_failures(how: dict[str, Any], path: Path | None) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"details": "no route"}, {"incident": 0.0}, {"unreached": True}, {"pushback": 30.0}], ids=str
+    "how",
+    [
+        {},
+        {"details": "no route"},
+        {"incident": 0.0},
+        {"incident": 0.25, "unprocessed": True},
+        {"unreached": True},
+        {"pushback": 30.0},
+    ],
+    ids=str,
 )
 def test_recording_changes_nothing(how: dict[str, Any], path: Path) -> None:
     """A failure counts the same whether or not it is recorded, in whichever way it is settled."""

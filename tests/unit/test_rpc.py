@@ -152,6 +152,36 @@ def test_what_one_incident_may_be(code: grpc.StatusCode, details: str, at_once: 
 
 
 @pytest.mark.parametrize(
+    ("details", "counted"),
+    [
+        ("Stream removed (GOAWAY received; Error code: 0; Debug Text: bye)", 1),
+        ("GOAWAY received; Error code: 0; Debug Text: ", 1),  # of older versions
+        ("Stream removed (GOAWAY received; Error code: 11; Debug Text: bye)", 3),
+        ("Stream removed (Socket closed (GOAWAY received; Error code: 0; Debug Text: bye))", 3),
+        ("failed to connect to all addresses; last error: GOAWAY received; Error code: 0;", 3),
+        ("Socket closed", 3),
+    ],
+)
+def test_calls_that_a_server_never_took(details: str, counted: int) -> None:
+    """Of the calls beyond the last that a server took before it ended a connection in good order, only the first counts
+    in the window; where it was ill, or may have begun with the call, each does.
+    """
+    for words in (details, rpc.telling_words("UNAVAILABLE", details)):  # and the same in a record that is replayed
+        clock = FakeClock()
+        breaker = CircuitBreaker("test", clock=clock)
+        permits = [breaker.admit() for _ in range(3)]
+        clock.advance(0.1)
+        for permit in permits:
+            rpc.settle(permit, grpc.StatusCode.UNAVAILABLE, words)
+        assert breaker.snapshot()["window"] == {
+            "calls": counted,
+            "failures": counted,
+            "slow": 0,
+            "consecutive_failures": 1,
+        }
+
+
+@pytest.mark.parametrize(
     ("details", "seconds"),
     [
         ("Socket closed", [1, 2, 4, 8, 16]),

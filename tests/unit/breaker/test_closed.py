@@ -174,6 +174,39 @@ def test_one_incident_opens_nothing_by_itself(clock: FakeClock) -> None:
         assert breaker.state is State.OPEN
 
 
+@pytest.mark.parametrize("window_calls", [None, 50])
+def test_calls_that_a_server_never_took_are_one_failure(clock: FakeClock, window_calls: int | None) -> None:
+    """Of the calls that a server left unprocessed as it ended a connection, one counts, for every trip condition."""
+    policy = BreakerPolicy(failure_rate=0.5, failure_threshold=10, minimum_calls=20, window_calls=window_calls)
+    breaker = CircuitBreaker("goaway", policy, clock=clock)
+    for _ in range(9):
+        permits = [breaker.admit() for _ in range(32)]
+        clock.advance(0.25)
+        for permit in permits[:10]:
+            permit.success()
+        for permit in permits[10:]:
+            permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, unprocessed=True)
+        clock.advance(0.25)
+    assert breaker.state is State.CLOSED
+    assert breaker.tallies() == {
+        ("success", "OK"): 90,
+        ("failure", "UNAVAILABLE"): 9,
+        ("ignored", "UNAVAILABLE"): 9 * 21,
+    }
+
+
+def test_server_that_never_takes_a_call_opens(clock: FakeClock) -> None:
+    """Where connection after connection is ended before it served a call, each is one more failure in a row."""
+    breaker = CircuitBreaker("goaway", BreakerPolicy(consecutive_failures=5), clock=clock)
+    called = 0
+    while breaker.state is State.CLOSED and called < 100:
+        called += 1
+        permit = breaker.admit()
+        clock.advance(0.0625)
+        permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, unprocessed=True)
+    assert called == 1 + 4 * 5, "one, and then each that began a quarter of a second after the one before that counted"
+
+
 def test_answer_ends_a_row(clock: FakeClock) -> None:
     """A stream that was answered and is then cut, day after day, is never in a row with the cut before."""
     breaker = CircuitBreaker("watch", BreakerPolicy(consecutive_failures=2), clock=clock)
