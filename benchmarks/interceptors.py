@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,27 @@ class Details:
     timeout = 1.0
 
 
-class Finished:
-    """A blocking call that has ended well, as grpcio returns it."""
+class Keeping(grpc.UnaryUnaryClientInterceptor):
+    """Keeps the last call."""
 
-    def done(self) -> bool:
-        return True
+    call: Any = None
 
-    def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.OK
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        self.call = continuation(client_call_details, request)
+        return self.call
 
-    def exception(self) -> None:
-        return None
+
+def ended_well() -> Any:
+    """A blocking call that has ended with OK, as grpcio returns it to an interceptor: a real one."""
+    echo = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+    server, keeping = grpc.server(ThreadPoolExecutor(1)), Keeping()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("pkg.Service", {"Method": echo}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.intercept_channel(grpc.insecure_channel(f"127.0.0.1:{port}"), keeping) as channel:
+        channel.unary_unary(Details.method)(b"response", timeout=10, wait_for_ready=True)
+    server.stop(None).wait()
+    return keeping.call
 
 
 class AioFinished:
@@ -87,7 +98,7 @@ def full_telemetry() -> BreakerTelemetry:
 
 def sync_loop(interceptor: Any) -> Loop:
     """Intercept a call that costs nothing."""
-    finished, details = Finished(), Details()
+    finished, details = ended_well(), Details()
 
     def continuation(call_details: Any, request: Any) -> Any:
         return finished

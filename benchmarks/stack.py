@@ -29,7 +29,7 @@ import tenacity
 from google.api_core import retry as google_retry
 
 from benchmarks.core import repeat
-from benchmarks.interceptors import AioFinished, Finished
+from benchmarks.interceptors import AioFinished, ended_well
 from benchmarks.timing import Loop, interleaved, table
 from grpc_breaker import (
     BreakerPolicy,
@@ -85,13 +85,6 @@ WHOLE = {
 def registry(policy: MethodPolicy) -> BreakerRegistry:
     """A registry for one method."""
     return BreakerRegistry({METHOD: policy}, default=None, retry_throttling=RetryThrottling())
-
-
-def ended_well() -> Any:
-    """A blocking call that has ended with OK, as grpcio returns it to an interceptor."""
-    from grpc._interceptor import _UnaryOutcome  # noqa: PLC0415 - what grpcio makes of it
-
-    return _UnaryOutcome(b"response", Finished())
 
 
 def sync_loop(policy: MethodPolicy, prepare: Callable[[BreakerRegistry], object] = repr) -> Loop:

@@ -118,13 +118,14 @@ class Throttling:
         if beside is None or beside[0] is not window:
             beside = self._refused = (window, TimeWindow(policy.window, now))
         refused = beside[1]
-        if now < window.quiet_until and now < refused.quiet_until:  # what `held` says, without two calls
+        if now < window.quiet_until:  # what `held` says, without a call
             before = window.before
             ended, failed = window.calls - before[0], window.failures - before[1]
-            calls = ended + refused.calls - refused.before[0]
         else:
             ended, failed, _ = window.held(now)
-            calls = ended + refused.held(now)[0]
+        calls = ended
+        if refused.calls:
+            calls += refused.calls - refused.before[0] if now < refused.quiet_until else refused.held(now)[0]
         too_many = calls - policy.k * (ended - failed)
         return too_many / (calls + 1) if too_many > 0.0 and calls >= policy.minimum_calls else 0.0
 
