@@ -268,7 +268,8 @@ def test_policy_as_plain_data() -> None:
     assert plain["fallback"]["constant"] == "bytes"
     assert WHOLE.as_dict()["fallback"]["last_good"]["key_metadata"] == ["authorization"]
     assert MethodPolicy(breaker=None, fallback=Fallback(last_good=LastGood())).as_dict()["breaker"] is None
-    assert Fallback(last_good=LastGood()).as_dict()["constant"] is None
+    fallback = Fallback(last_good=LastGood(), when=("refused", "UNAVAILABLE")).as_dict()
+    assert (fallback["constant"], fallback["function"], fallback["when"]) == (None, None, ["refused", "UNAVAILABLE"])
 
 
 def test_only_the_rate_is_positional() -> None:

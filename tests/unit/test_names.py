@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from examples.pricing.v1 import pricing_pb2
 from examples.pricing.v1.pricing_pb2_grpc import PricingStub
-from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreakerInterceptor, MethodPolicy, RetryPolicy
 
 POLICY = BreakerPolicy()
 DESCRIPTOR = pricing_pb2.DESCRIPTOR
@@ -35,6 +36,16 @@ def test_check_knows_what_protobuf_describes(described: object) -> None:
     registry(METHOD, SERVICE.full_name, (METHOD, "eu")).check(described)
     with pytest.raises(ValueError, match=f"names? of these policies: '{METHOD}s' .did you mean '{METHOD}'"):
         registry(METHOD, f"{METHOD}s").check(described)
+
+
+@pytest.mark.parametrize("described", [pricing_pb2, PricingStub, STUB])
+def test_streams_are_known_from_what_is_described(described: object) -> None:
+    """A channel retries the streams among the methods that descriptors or stubs describe, and no other call."""
+    policy = MethodPolicy(retry=RetryPolicy())
+    ((_, config),) = BreakerRegistry({SERVICE.full_name: policy}).channel_options(described)
+    retried = [entry for entry in json.loads(config)["methodConfig"] if "retryPolicy" in entry]
+    streams = {name["method"] for entry in retried for name in entry["name"]}
+    assert streams == {"WatchPrices", "UploadPrices", "Quote"}
 
 
 def test_check_names_every_mistake() -> None:

@@ -405,6 +405,7 @@ def story_of_failures(how: dict[str, Any], path: Path | None) -> list[Any]:
         {},
         {"details": "no route"},
         {"incident": 0.0},
+        {"incident": 0.25},
         {"incident": 0.25, "unprocessed": True},
         {"unreached": True},
         {"pushback": 30.0},

@@ -92,15 +92,17 @@ def test_budget_stops_retries_at_half_its_tokens() -> None:
     assert budget.tokens == 4.0
 
 
-def test_successes_bring_the_tokens_back() -> None:
+@pytest.mark.parametrize("ratio", [0.5, 0.625])
+def test_successes_bring_the_tokens_back(ratio: float) -> None:
     """A success brings its share of a token back, up to the most there may be."""
-    budget = RetryBudget(RetryThrottling(max_tokens=2, token_ratio=0.5))
+    budget = RetryBudget(RetryThrottling(max_tokens=2, token_ratio=ratio))
     budget.failure()
     assert not budget.allows
     budget.success()
     assert budget.allows
     for _ in range(5):
         budget.success()
+        assert budget.tokens <= 2.0
     assert budget.tokens == 2.0
 
 

@@ -19,7 +19,9 @@ def test_no_more_probes_than_the_limit(clock: FakeClock) -> None:
     clock.advance(10)
     probes = [breaker.admit(), breaker.admit()]
     assert [probe.is_probe for probe in probes] == [True, True]
-    assert isinstance(breaker.try_admit(), Rejection)
+    refusal = breaker.try_admit()
+    assert isinstance(refusal, Rejection)
+    assert refusal.details == "circuit breaker half_open for prices; 2 probes in flight"
     probes[0].ignore()
     assert isinstance(breaker.try_admit(), Permit)
     assert isinstance(breaker.try_admit(), Rejection)
