@@ -157,7 +157,7 @@ class Passing(Generation):
         One incident is one failure in a row: a failure lengthens it only if it began after the one before it that did.
         """
         window = self.window
-        window.calls = calls = window.calls + 1
+        window.calls += 1
         if slow:
             window.slow_calls += 1
         if failed:
@@ -176,13 +176,12 @@ class Passing(Generation):
             if now >= window.quiet_until:
                 window.take_in(now, False, slow)
             window.in_a_row = in_a_row = 0
-        calls_before, failures_before, slow_before = window.before
-        failures = window.failures - failures_before
+        calls_before, failures_before, slow_before = window.before  # read together: other threads count meanwhile
+        calls, failures = window.calls - calls_before, window.failures - failures_before
         if policy.failure_threshold is not None and failures >= policy.failure_threshold:
             return Reason.FAILURE_THRESHOLD
         if policy.consecutive_failures is not None and in_a_row >= policy.consecutive_failures:
             return Reason.CONSECUTIVE_FAILURES
-        calls -= calls_before
         if calls >= policy.minimum_calls:
             if policy.failure_rate is not None and failures / calls >= policy.failure_rate:
                 return Reason.FAILURE_RATE

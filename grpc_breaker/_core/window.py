@@ -27,7 +27,7 @@ _TOTALS: Final = 3
 """Numbers kept for each bucket: calls, failures, slow."""
 
 _BITS: Final = 0xFFFFFFFF
-"""Of a total, a bucket keeps the last 32 bits: what came since then is at most as much as a window holds."""
+"""Of a total, a bucket keeps the last 32 bits: no window holds more results than that."""
 
 _ZEROS: Final = array("I", bytes(4 * _TOTALS * _BUCKETS))
 """The buckets of every window in which none has ended yet."""
@@ -117,8 +117,7 @@ class TimeWindow(Window):
             begin = (self.calls - 1 & _BITS, self.failures - failed & _BITS, self.slow_calls - slow & _BITS)
             starts = starts[_TOTALS * passed :] + array("I", begin) * passed
             self._buckets = (ends, starts)
-        calls, failures, slow_calls = self._since(starts, 0)
-        self.before = (self.calls - calls, self.failures - failures, self.slow_calls - slow_calls)
+        self.before = self._totals_at(starts, 0)
         self.quiet_until = ends
 
     def held(self, now: float) -> Held:
@@ -127,12 +126,18 @@ class TimeWindow(Window):
         oldest = _TOTALS * self._passed(now, ends) if now >= ends else 0
         if oldest >= len(starts):
             return 0, 0, 0
-        return self._since(starts, oldest)
+        calls, failures, slow_calls = self._totals_at(starts, oldest)
+        return self.calls - calls, self.failures - failures, self.slow_calls - slow_calls
 
-    def _since(self, starts: array[int], oldest: int) -> Held:
-        """What came since the bucket began whose totals are at `oldest`."""
-        calls, failures, slow_calls = starts[oldest : oldest + _TOTALS]
-        return self.calls - calls & _BITS, self.failures - failures & _BITS, self.slow_calls - slow_calls & _BITS
+    def _totals_at(self, starts: array[int], bucket: int) -> Held:
+        """The totals when a bucket began, whole: what `starts` has from `bucket` on are their last 32 bits."""
+        calls, failures, slow_calls = self.calls, self.failures, self.slow_calls
+        starting = starts[bucket : bucket + _TOTALS]
+        return (
+            calls - (calls - starting[0] & _BITS),
+            failures - (failures - starting[1] & _BITS),
+            slow_calls - (slow_calls - starting[2] & _BITS),
+        )
 
     def _passed(self, now: float, ends: float) -> int:
         """How many buckets have ended by `now`, at most all of them."""
@@ -142,11 +147,12 @@ class TimeWindow(Window):
 class CountWindow(Window):
     """The last `size` results. It takes in each: it is never quiet."""
 
-    __slots__ = ("_totals",)
+    __slots__ = ("_size", "_totals")
 
     def __init__(self, size: int) -> None:
         """Make an empty window."""
         super().__init__()
+        self._size = size
         self._totals: deque[tuple[int, int]] = deque([(0, 0)], maxlen=size + 1)
         """Failures and slow results since the beginning: before the oldest result in the window, then after each.
         Results that changed neither share one pair, so a good one costs eight bytes."""
@@ -157,10 +163,9 @@ class CountWindow(Window):
 
     def take_in(self, now: float, failed: bool, slow: bool) -> None:  # noqa: ARG002 - the interface of both windows
         """Take in a failure or a slow success; see `Window.take_in`."""
-        totals = self._totals
+        totals, size = self._totals, self._size
         totals.append((self.failures, self.slow_calls))
-        failures, slow_ones = totals[0]
-        self.before = (self.calls - len(totals) + 1, failures, slow_ones)
+        self.before = (self.calls - size if self.calls > size else 0, *totals[0])  # of one moment: without a call
 
     def held(self, now: float) -> Held:  # noqa: ARG002 - the interface of both windows
         """What the window holds."""

@@ -192,3 +192,28 @@ def test_snapshot_is_of_one_moment() -> None:
     while run(read, ACTS["a call fails"], at):
         at += 1
     assert set(seen) == {("closed", 0, 0, None), ("open", 1, 1, "consecutive_failures")}
+
+
+@pytest.mark.parametrize("window_calls", [None, 20, 1000])
+def test_judgement_is_of_one_moment(window_calls: int | None) -> None:
+    """A failure is judged by calls and failures of one moment, however many others end meanwhile, at whatever line."""
+    policy = BreakerPolicy(failure_rate=0.5, minimum_calls=20, window_calls=window_calls)
+    at = 0
+    while True:
+        at += 1
+        clock = FakeClock()
+        breaker = CircuitBreaker("stage", policy, clock=clock)
+
+        def others(breaker: CircuitBreaker = breaker) -> None:
+            for _ in range(100):
+                for permit in [breaker.admit() for _ in range(4)]:
+                    permit.success()
+                breaker.admit().failure()
+
+        for _ in range(19):
+            breaker.admit().success()
+        clock.advance(29.0)
+        if not act_at(WATCHED, breaker.admit().failure, others, at):
+            break
+        assert breaker.state is State.CLOSED, at
+    assert at > 10

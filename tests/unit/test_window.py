@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from operator import sub
 
 import pytest
 
 from grpc_breaker import BreakerPolicy, CircuitBreaker
+from grpc_breaker._core import window as window_module
 from grpc_breaker._core.window import CountWindow, Held, TimeWindow, Window
 from grpc_breaker.testing import FakeClock
+from tests.support.lines import act_at
 
 
 def record(window: Window, now: float, *, failed: bool = False, slow: bool = False) -> Held:
@@ -90,6 +93,28 @@ def test_two_threads_begin_one_bucket() -> None:
     window.good(9.5)
     assert window.held(9.5) == (3, 1, 0)
     assert window.held(10.5) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("late", [9.5, 10.5, 19.5, 100.5])
+def test_others_count_while_a_bucket_begins(late: float) -> None:
+    """What other threads count while one begins a bucket counts in it, whatever the line at which they come."""
+    at = 0
+    while True:
+        at += 1
+        window = TimeWindow(10.0, 0.0)
+        record(window, 0.5, failed=True)
+
+        def count(window: TimeWindow = window) -> None:
+            window.calls += 1000
+            window.failures += 100
+
+        window.calls += 1
+        if not act_at([window_module.__file__], partial(window.take_in, late, False, False), count, at):
+            break
+        before = (window.calls - window.before[0], window.failures - window.before[1], 0)
+        assert before == window.held(late), at
+        assert before in {(1001, 100, 0), (1002, 101, 0), (1, 0, 0)}, at
+    assert at > 5
 
 
 def test_totals_beyond_32_bits() -> None:
