@@ -332,21 +332,26 @@ class HalfOpen(Generation):
 
     def judge(
         self,
-        now: float,  # noqa: ARG002 - the same for each state
-        began: float,  # noqa: ARG002
+        now: float,
+        began: float,
         failed: bool,
         slow: bool,
         status: str,
         details: str,
-        policy: BreakerPolicy,  # noqa: ARG002
+        policy: BreakerPolicy,  # noqa: ARG002 - the same for each state
     ) -> Reason | None:
         """One is enough to open again."""
-        self.failures, self.slow = int(failed), int(slow)
+        window = self.window
+        if slow:
+            self.slow = 1
         if not failed:
-            self.window.in_a_row = 0
+            window.in_a_row = 0
             return Reason.PROBE_SLOW
-        self.window.in_a_row += 1
-        self.window.note(status, details)
+        self.failures = 1
+        window.note(status, details)
+        if began >= window.counted_at:  # else it is one more failure of an incident
+            window.counted_at = now
+            window.in_a_row += 1
         return Reason.PROBE_FAILED
 
     def held(self, now: float) -> Held:  # noqa: ARG002 - the same for each state

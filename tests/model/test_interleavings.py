@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Iterator, Sequence
 
 import pytest
 
+from grpc_breaker import BreakerPolicy, CircuitBreaker, Reason
+from grpc_breaker.testing import FakeClock
 from tests.model.scenes import SCENES
 from tests.model.scheduler import Scheduler
 
@@ -64,3 +67,22 @@ def test_many_switches_between_configurations() -> None:
     for number in range(RUNS):
         switches, most = ((6, 120), (20, 40))[number % 2]
         play("two configurations", [rng.randrange(1, most) for _ in range(switches)], number % 3)
+
+
+def test_probes_that_fail_and_are_slow_at_once() -> None:
+    """Of two probes that end badly at once, the one that opens the breaker is among those that its event counts."""
+    policy = BreakerPolicy(consecutive_failures=1, slow_call_duration=1, reset_timeout=10, half_open_max_calls=2)
+    reasons = set()
+    for first, second, rotated in itertools.product(range(40), range(0, 40, 4), range(2)):
+        clock = FakeClock()
+        breaker = CircuitBreaker("shop", policy, clock=clock)
+        breaker.admit().failure()
+        clock.advance(20)
+        slow = breaker.admit()
+        clock.advance(5)
+        actors = [breaker.admit().failure, slow.success]
+        Scheduler((first, second)).run(*actors[rotated:], *actors[:rotated])
+        change = breaker.changes[-1]
+        reasons.add(change.reason)
+        assert change.failures if change.reason is Reason.PROBE_FAILED else change.slow, (first, second, change)
+    assert reasons == {Reason.PROBE_FAILED, Reason.PROBE_SLOW}

@@ -52,6 +52,19 @@ def test_one_failure_reopens_it(breaker: CircuitBreaker, clock: FakeClock) -> No
     assert [reason.status for reason in events.changes[-1].last_failures] == ["UNAVAILABLE"] * 3
 
 
+def test_probe_that_fails_with_the_incident_that_opened_it(clock: FakeClock) -> None:
+    """A probe that the same lost connection fails opens the breaker again, and the row stays one failure long."""
+    policy = BreakerPolicy(consecutive_failures=1, reset_timeout=0.125, reset_timeout_jitter=0)
+    breaker = CircuitBreaker("prices", policy, clock=clock)
+    rows = []
+    for _ in range(3):
+        breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25)
+        assert breaker.state is State.OPEN
+        rows.append(breaker.snapshot()["window"]["consecutive_failures"])
+        clock.advance(breaker.retry_after or 0)
+    assert rows == [1, 1, 2], "the third is more than a quarter of a second after the first"
+
+
 def test_slow_probe_says_so(clock: FakeClock) -> None:
     """A probe that was slow opens the breaker for that reason, and grows the period as a failed one does."""
     policy = BreakerPolicy(
