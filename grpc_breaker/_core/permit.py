@@ -68,6 +68,8 @@ class Issuer(Protocol):
 
     def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None: ...
 
+    def _take_back(self, permit: Permit, generation: Generation, status: str) -> None: ...
+
     def _leave(
         self,
         generation: Generation,
@@ -206,7 +208,7 @@ class Permit:
             return True
         began = _NEVER if incident is None else self.started - incident
         if unprocessed and began < generation.window.counted_at:
-            breaker._take_in(self, _IGNORED, status, details)
+            breaker._take_back(self, generation, status)
             return True
         try:
             breaker._counts.failures[status] += 1

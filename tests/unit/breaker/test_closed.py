@@ -195,6 +195,17 @@ def test_calls_that_a_server_never_took_are_one_failure(clock: FakeClock, window
     }
 
 
+def test_stream_that_was_answered_and_is_said_to_be_never_taken(clock: FakeClock) -> None:
+    """One more call that a server says that it never took is ignored, a stream that had an answer too: no success."""
+    breaker = CircuitBreaker("goaway", clock=clock)
+    permits = [breaker.admit(timed=False) for _ in range(2)]
+    permits[1].answered()
+    for permit in permits:
+        permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, unprocessed=True)
+    assert breaker.tallies() == {("failure", "UNAVAILABLE"): 1, ("ignored", "UNAVAILABLE"): 1}
+    assert breaker.snapshot()["window"] == {"calls": 1, "failures": 1, "slow": 0, "consecutive_failures": 1}
+
+
 def test_server_that_never_takes_a_call_opens(clock: FakeClock) -> None:
     """Where connection after connection is ended before it served a call, each is one more failure in a row."""
     breaker = CircuitBreaker("goaway", BreakerPolicy(consecutive_failures=5), clock=clock)
