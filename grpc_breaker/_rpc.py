@@ -79,8 +79,8 @@ _LOST_CONNECTION: Final = re.compile(
 )
 """grpcio's words, among others, for a call that was lost with its stream or its connection."""
 _UNPROCESSED: Final = re.compile(r"(?:Stream removed \()?GOAWAY received; Error code: 0;")
-"""How the words begin when a server ended a connection in good order, and never took this call of it up. Those of a
-call that it did take up begin in another way, as do those of a server that is not well: its error code is not 0."""
+"""How the words begin when a server ended a connection in good order and never took the call up. Where it did take the
+call up, they begin in another way; where the server is not well, its error code is not 0."""
 _RECONNECTING: Final = 0.25
 """Seconds in which calls may still fail after a connection was lost, until another one is made."""
 _WRITE_FAILED: Final = "Internal error from Core"
@@ -411,7 +411,8 @@ def _incident(code: grpc.StatusCode, details: str) -> float | None:
 def telling_words(status: str, details: str) -> str:
     """What of a failure's details says more than its status does; made of grpcio's own words and of nothing else.
 
-    They say that there was no connection, that one was lost, or that no try was answered; see `settle`.
+    They say that there was no connection, that one was lost, that the server never took the call up, or that no try was
+    answered; see `settle`.
     """
     code = getattr(grpc.StatusCode, status, None)
     if code not in _LOSES_CALLS:
