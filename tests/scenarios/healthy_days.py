@@ -93,7 +93,7 @@ def rolling_restart(play: Play, policy: str, ending: str) -> None:
 
 def goaways(play: Play, requests: int, every: float, each: int = 60) -> None:
     """An nginx sends GOAWAY after each {requests} requests of a connection (`keepalive_requests {requests}`); 32 callers
-    make a call every {every} s each, 0 for no pause. grpcio does not send again what was sent beyond the last request.
+    make a call every {every} s each, 0 for no pause. grpcio sends what came after the last request again, once.
     """
     nginx = play.nginx(play.server(), f"keepalive_requests {requests};")
     play.start(nginx.target, Traffic(callers=32, every=every, timeout=30, each=each))
