@@ -36,6 +36,9 @@ HUNG: Final = -3
 """What a permit carries in the place of its generation's number where its result never counts: because it passed a
 breaker that would have refused it, or because it has been counted as hung."""
 
+_NONE_TAKEN: Final = 2
+"""So many incidents in a row are no connection that ended in good order: the server takes no call at all."""
+
 _UNREACHED_REOPENINGS: Final = 2
 """How often the open period grows while probes reach no server: to four seconds, where it doubles from one. Nobody but
 the client is spared by waiting longer then, and the channel has a back-off of its own."""
@@ -173,7 +176,8 @@ class Permit:
                 may open the breaker, only if its call was admitted so long after the last one that was. 0: if it was
                 admitted since then. Default: a failure by itself.
             unprocessed: Whether the server says that it never took the call up, as where it ended the connection in
-                good order. Then only the first failure of the incident counts, and the others are ignored.
+                good order. Then only the first failure of the incident counts, and the others are ignored; in the
+                second incident in a row, without a success between them, each counts again.
             unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
                 open period does not grow beyond four times its first length.
             pushback: For how many seconds the server asked to be left alone. If this failure opens the breaker, it
@@ -207,7 +211,7 @@ class Permit:
             breaker._counts.add(STALE, status)
             return True
         began = _NEVER if incident is None else self.started - incident
-        if unprocessed and began < generation.window.counted_at:
+        if unprocessed and began < generation.window.counted_at and generation.window.in_a_row < _NONE_TAKEN:
             breaker._take_back(self, generation, status)
             return True
         try:

@@ -195,6 +195,29 @@ def test_calls_that_a_server_never_took_are_one_failure(clock: FakeClock, window
     }
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        BreakerPolicy(failure_rate=0.5, minimum_calls=100, window_seconds=10),
+        BreakerPolicy(failure_threshold=50, window_seconds=10),
+        BreakerPolicy(failure_rate=0.5, minimum_calls=100, window_calls=100),
+    ],
+    ids=["rate", "threshold", "rate of calls"],
+)
+def test_server_that_takes_no_call_at_all_is_found_by_every_condition(policy: BreakerPolicy, clock: FakeClock) -> None:
+    """Where two incidents in a row have no success between them, each call that was never taken counts."""
+    breaker = CircuitBreaker("goaway", policy, clock=clock)
+    called = 0
+    while breaker.state is State.CLOSED and called < 5000:
+        permits = [breaker.admit() for _ in range(10)]
+        called += len(permits)
+        clock.advance(0.125)
+        for permit in permits:
+            permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, unprocessed=True)
+    assert breaker.state is State.OPEN
+    assert called < 200, "about as many as the condition needs"
+
+
 def test_stream_that_was_answered_and_is_said_to_be_never_taken(clock: FakeClock) -> None:
     """One more call that a server says that it never took is ignored, a stream that had an answer too: no success."""
     breaker = CircuitBreaker("goaway", clock=clock)
