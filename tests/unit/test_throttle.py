@@ -63,6 +63,26 @@ def test_share_is_by_the_formula(k: float, good: int, bad: int, expected: float)
     assert share(method) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("between", [0.0, 1.0, 3.0, 29.0])
+def test_share_is_of_what_the_window_holds(between: float) -> None:
+    """Calls that have left the window, and refusals, no longer count, whatever came last and when."""
+    method = throttled(minimum_calls=1)
+    method.succeed(50)
+    fail(method, 20)
+    method.clock.advance(31)
+    fail(method, 10)
+    use_up_the_forced_pass(method)
+    assert share(method) == pytest.approx(10 / 11)
+    assert method.passed(4) == 0
+    assert share(method) == pytest.approx(14 / 15)
+    method.clock.advance(31)
+    fail(method, 10)
+    method.chance.next = 0.999999
+    method.succeed(3)
+    method.clock.advance(between)
+    assert share(method) == pytest.approx((13 - 2 * 3) / 14 if between < 27 else 0.0)
+
+
 def test_chance_decides_which_calls() -> None:
     """A call is refused where the number drawn is below the share."""
     method = throttled(minimum_calls=1)
