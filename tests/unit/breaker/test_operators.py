@@ -46,6 +46,8 @@ def test_disabled_breaker_counts_and_never_trips(breaker: CircuitBreaker, clock:
     snapshot = breaker.snapshot()
     assert (snapshot["totals"]["failure"], snapshot["totals"]["success"]) == (5, 1)
     assert snapshot["window"] == {"calls": 6, "failures": 5, "slow": 0, "consecutive_failures": 1}
+    breaker.admit().failure("UNAVAILABLE", "ill")
+    assert breaker.snapshot()["last_failures"][-1] == {"status": "UNAVAILABLE", "details": "ill"}
     breaker.reset()
     assert (breaker.state, breaker.snapshot()["window"]["calls"]) == (State.CLOSED, 0)
 
