@@ -7,8 +7,8 @@ Totals only ever grow, and what a window holds is the difference between two of 
 when the oldest result still inside came. So a result is counted by one addition or one append, and where threads meet,
 or an exception arrives between two lines, at most that one result is missing; nothing stays wrong.
 
-Whoever counts a result adds it to the totals, and then, from `quiet_until` on, has the window take it in. A success
-opens nothing, so until then it is an addition and nothing else.
+A result is counted in two steps. First it is added to the totals. Then, if `quiet_until` has come, `take_in` is called
+for it, or `good` for a success. A success opens nothing, so before `quiet_until` it costs an addition and nothing else.
 """
 
 from __future__ import annotations
