@@ -1,12 +1,13 @@
 """When a stream has its first answer: its response headers, once they have stood alone for a moment.
 
-1.  Only a stream whose answer would be news is looked at: a probe, and any stream of a breaker that has counted
-    failures. So on a day without failures nothing here runs.
+1.  An answer is the success of a probe, and it ends a row of failures: then it must be known when it comes. And a
+    stream that had one is judged differently when it is cut: that must be known when it ends. grpcio tells the latter
+    in asyncio; its blocking streams keep no trace of it, so all of those are looked at until they are answered.
 2.  A server that fails at once sends its headers and its status together, but grpcio reports them one after the other.
     So headers count when the call still has no status `GRACE` later.
 3.  grpcio calls nothing back when headers come, so they are looked for now and then: in asyncio by a timer of the loop
     for each stream, elsewhere by one thread for all streams, which ends when there is none left. A stream that stays
-    silent is looked at less and less often, down to once a second.
+    silent is looked at less and less often, down to once a second; one that has ended is forgotten at once.
 4.  Nothing here keeps a call alive, or a loop. A look that cannot be taken is none: the stream's final status counts.
 """
 
@@ -49,10 +50,7 @@ class HeaderLook:
         self._pause = GRACE
         self.due = time.monotonic() + GRACE
         """When to look."""
-        try:
-            self._stream: Callable[[], Any] = weakref.ref(stream)
-        except TypeError:  # another interceptor's, of a class that cannot be held weakly
-            self._stream = _nothing
+        self._stream = _held_weakly(stream)
 
     def again(self) -> float | None:
         """Look once; returns the seconds until the next look, or `None` where there is nothing more to see."""
@@ -66,7 +64,7 @@ class HeaderLook:
 
     def _look(self) -> float | None:
         stream, now = self._stream(), time.monotonic()
-        if stream is None or not self._permit.awaits_answer:
+        if stream is None or self._permit.was_answered or self._permit.settled:
             return None
         came = self._headers_came(stream)
         if came is None:
@@ -83,6 +81,14 @@ class HeaderLook:
         return self._pause
 
 
+def _held_weakly(stream: Any) -> Callable[[], Any]:
+    """What returns the stream while it lives."""
+    try:
+        return weakref.ref(stream)
+    except TypeError:  # another interceptor's, of a class that cannot be held weakly
+        return _nothing
+
+
 def _nothing() -> None:
     return None
 
@@ -94,13 +100,16 @@ class HeaderThread:
     there, and the next stream starts one.
     """
 
-    def __init__(self) -> None:
-        self._looks: dict[HeaderLook, None] = {}
+    def __init__(self, headers_came: Callable[[Any], bool | None]) -> None:
+        """Make it; `headers_came`: see `HeaderLook`."""
+        self._headers_came = headers_came
+        self._streams: dict[Permit, Callable[[], Any] | HeaderLook] = {}
+        """What looks at each stream; at first the stream itself, because most end before anyone looks."""
         self._thread: threading.Thread | None = None
 
-    def add(self, look: HeaderLook) -> None:
-        """Look from now on. Where no thread can be started, the next stream tries again."""
-        self._looks[look] = None
+    def add(self, permit: Permit, stream: Any) -> None:
+        """Look at a stream from now on. Where no thread can be started, the next stream tries again."""
+        self._streams[permit] = _held_weakly(stream)
         thread = self._thread
         if thread is not None and thread.is_alive():
             return
@@ -111,15 +120,23 @@ class HeaderThread:
             if passes_through(error):
                 raise
 
+    def forget(self, permit: Permit) -> None:
+        """Look at a stream no more; does nothing if nobody does."""
+        self._streams.pop(permit, None)
+
     def _run(self) -> None:
-        while self._looks:
+        while self._streams:
             time.sleep(GRACE)
-            now = time.monotonic()
-            for look in list(self._looks):
-                if look.due <= now and look.again() is None:
-                    self._looks.pop(look, None)
-            if not self._looks:
+            self._look_at_all(time.monotonic())
+            if not self._streams:
                 self._thread = None  # and then the last look whether there is one: who adds one now starts a thread
 
-
-header_thread: Final = HeaderThread()
+    def _look_at_all(self, now: float) -> None:
+        for permit, stream in list(self._streams.items()):
+            if isinstance(stream, HeaderLook):
+                look = stream
+            else:  # perhaps of one that has ended meanwhile: the look forgets it
+                look = self._streams[permit] = HeaderLook(permit, stream(), self._headers_came)
+                look.due = now
+            if look.due <= now and look.again() is None:
+                self._streams.pop(permit, None)

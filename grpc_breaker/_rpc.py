@@ -18,6 +18,8 @@
 5.  An error of this package's own bookkeeping, or of a user's hook, is logged once and never reaches the application;
     where a breaker cannot be asked, the call goes on unguarded. What a signal handler raises meanwhile, or another
     thread injects, is neither, and goes on to the caller (`_core/interrupts.py`); the permit is given back first.
+6.  A stream that was answered, lasted longer than the window, and ended with its connection or at its deadline, has
+    been served: so streams end on a day on which all is well. It is ignored, and the answer was its success.
 """
 
 from __future__ import annotations
@@ -327,7 +329,7 @@ def settle(
             return
         words = details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details or "")
         elapsed = permit.elapsed
-        outcome = verdict(policy, code, words, elapsed, timeout, trailing_metadata)
+        outcome = verdict(policy, code, words, elapsed, timeout, trailing_metadata, permit.was_answered)
         if policy.classify is not None:
             ended = EndedCall(
                 method=permit.method,
@@ -441,8 +443,9 @@ def verdict(
     elapsed: float,
     timeout: float | None,
     trailing_metadata: Any = (),
+    was_answered: bool = False,
 ) -> Outcome:
-    """What a status says about the server."""
+    """What a status says about the server; `was_answered`: of a stream, whether it had an answer before."""
     if policy.verdicts is not None:
         if trailing_metadata and (by_reason := policy.verdicts_by_reason):
             for reason in error_reasons(trailing_metadata):
@@ -450,16 +453,26 @@ def verdict(
                     return by_reason[reason]
         if code.name in policy.verdicts:
             return policy.verdicts[code.name]
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
-        never_sent = not 0 < timeout <= _LONGEST_TIMEOUT  # nor NaN
-        too_short = timeout < policy.minimum_deadline and elapsed >= timeout
-        return Outcome.IGNORED if never_sent or too_short else Outcome.FAILURE
-    if made_locally(code, details):
+    served = was_answered and elapsed > policy.window_seconds and _ends_every_stream(code, details)
+    if served or _had_no_time(policy, code, elapsed, timeout) or made_locally(code, details):
         return Outcome.IGNORED
     proxy = _HTTP_STATUS.search(details)
     if proxy is not None:
         return Outcome.IGNORED if proxy[1] in _ABOUT_THE_REQUEST else Outcome.FAILURE
     return _VERDICTS[code]
+
+
+def _ends_every_stream(code: grpc.StatusCode, details: str) -> bool:
+    """Whether streams end like this where all is well: with their connection, or at their deadline."""
+    return code is grpc.StatusCode.DEADLINE_EXCEEDED or _incident(code, details) is not None
+
+
+def _had_no_time(policy: BreakerPolicy, code: grpc.StatusCode, elapsed: float, timeout: float | None) -> bool:
+    """Whether the deadline of a call was too short to say anything about the server."""
+    if code is not grpc.StatusCode.DEADLINE_EXCEEDED or timeout is None:
+        return False
+    never_sent = not 0 < timeout <= _LONGEST_TIMEOUT  # nor NaN
+    return never_sent or (timeout < policy.minimum_deadline and elapsed >= timeout)
 
 
 def made_locally(code: grpc.StatusCode, details: str) -> bool:

@@ -48,7 +48,7 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit, Probe
 from grpc_breaker._core.refusing import Rejection
 from grpc_breaker._core.state import Outcome, RefusalReason
-from grpc_breaker._headers import HeaderLook, header_thread
+from grpc_breaker._headers import HeaderThread
 from grpc_breaker._registry import BreakerRegistry
 from grpc_breaker._rpc import (
     OK,
@@ -213,8 +213,8 @@ def _follow(permit: Permit, call: Any, call_details: Any) -> None:
         if not call.add_callback(follower.settle):
             follower.settle()
             return
-        if not permit.timed and permit.awaits_answer and (state := getattr(call, "_state", None)) is not None:
-            header_thread.add(HeaderLook(permit, state, _headers_came))
+        if not permit.timed and (state := getattr(call, "_state", None)) is not None:
+            _header_thread.add(permit, state)
 
 
 def _settle_finished(permit: Permit, call: Any, timeout: float | None) -> None:
@@ -304,6 +304,8 @@ class _Follower(weakref.ref[Any]):
         self._done = True
         permit = self._permit
         try:
+            if not permit.timed:
+                _header_thread.forget(permit)
             state, call = self._state, self()
             if hasattr(state, "code") and hasattr(state, "details"):
                 if state.details == _THROWN_AWAY and getattr(state, "initial_metadata", None) is not None:
@@ -327,6 +329,9 @@ def _headers_came(state: Any) -> bool | None:
     if getattr(state, "code", None) is not None:  # pragma: no cover - rarely does a look meet one that just ended
         return None
     return getattr(state, "initial_metadata", None) is not None
+
+
+_header_thread: Final = HeaderThread(_headers_came)
 
 
 class RefusedCall(CallRefusedError, grpc.RpcError, grpc.Call, grpc.Future):  # noqa: N818 - it is the call, too

@@ -43,10 +43,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -319,13 +320,15 @@ def _follow(permit: Permit, call: Any, call_details: Any) -> None:
         _settle_ended(permit, call, call_details)
         return
 
+    headers = _Headers(permit)
+
     def settle_now(ended: Any) -> None:
-        _settle_ended(permit, ended, call_details)
+        _settle_ended(permit, ended, call_details, headers=headers)
 
     call.add_done_callback(settle_now)
     beginning = getattr(call, "_call_response", None) or getattr(call, "_preparation", None)
     if beginning is not None:
-        beginning.add_done_callback(partial(_give_back_if_never_begun, permit))
+        beginning.add_done_callback(headers.begun)
     if permit.awaits_answer:
         look = HeaderLook(permit, call, _headers_came)
         loop = asyncio.get_running_loop()
@@ -346,23 +349,43 @@ def _headers_came(call: Any) -> bool | None:
     return getattr(made, "_initial_metadata", None) is not None
 
 
-def _give_back_if_never_begun(permit: Permit, beginning: asyncio.Task[Any]) -> None:
-    """Give the permit back if the call never began.
+class _Headers:
+    """When the headers of a call came, by the task that begins it: grpcio keeps that, and it ends with the headers."""
 
-    grpcio keeps the task that begins a call. One that fails, on metadata it cannot send, raises to the application but
-    leaves the call without an end until its channel closes.
-    """
-    error = None if beginning.cancelled() else beginning.exception()
-    if error is not None and not isinstance(error, grpc.RpcError):
-        give_back(permit)
+    __slots__ = ("_came", "_permit")
+
+    def __init__(self, permit: Permit) -> None:
+        self._permit = permit
+        self._came = math.inf
+
+    def begun(self, beginning: asyncio.Task[Any]) -> None:
+        """Note that the task has ended.
+
+        One that fails, on metadata it cannot send, raises to the application but leaves the call without an end until
+        its channel closes. Then the permit is given back.
+        """
+        error = None if beginning.cancelled() else beginning.exception()
+        if error is None:
+            self._came = time.monotonic()
+        elif not isinstance(error, grpc.RpcError):
+            give_back(self._permit)
+
+    def note_answer(self) -> None:
+        """Note, as the call ends, whether its headers stood alone before."""
+        if time.monotonic() - self._came >= GRACE and not self._permit.timed:
+            self._permit.note_answer()
 
 
-def _settle_ended(permit: Permit, call: Any, call_details: Any, later: _LaterLook | None = None) -> None:
+def _settle_ended(
+    permit: Permit, call: Any, call_details: Any, later: _LaterLook | None = None, headers: _Headers | None = None
+) -> None:
     """Settle by the status of a call that has ended. Raises only what passes through (see rule 5 of `_rpc.py`).
 
-    `later`: the look that this is, at a call whose write had failed when it ended.
+    `later`: the look that this is, at a call whose write had failed when it ended. `headers`: when its headers came.
     """
     try:
+        if headers is not None:
+            headers.note_answer()
         code = _now(call.code())
         if code is OK and permit.policy.plain:
             settle(permit, OK)

@@ -13,10 +13,10 @@ of the open period while open, the probes while half-open, and the event that re
 An ignored result only gives back what its call held; but where the call had an answer before, that was its success. A
 slow result may trip like a failure, and a slow probe is a failed probe. Of the failures of one incident, the calls that
 were on a connection when it was lost, only the first may trip; all are counted, but for those that the server never
-took (see `Permit.settle`). A probe's slot is free again at the first of: its result; its first answer, for a stream;
-the end of its lease. A slot whose probe was ignored is handed on at most once every `reset_timeout /
-half_open_max_calls` (or `probe_timeout`, where that is less): else a half-open breaker would let everything through
-while its probes teach nothing.
+took, and streams that it had answered (see `Permit.settle`). A probe's slot is free again at the first of: its result;
+its first answer, for a stream; the end of its lease. A slot whose probe was ignored is handed on at most once every
+`reset_timeout / half_open_max_calls` (or `probe_timeout`, where that is less): else a half-open breaker would let
+everything through while its probes teach nothing.
 
 The generations of a breaker form a chain. A generation ends in one atomic step, when another becomes its successor;
 `machine.py` has that step, and the rest of what is said about threads.

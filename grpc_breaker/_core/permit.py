@@ -27,6 +27,7 @@ from grpc_breaker._core.generation import Generation
 from grpc_breaker._core.interrupts import passes_through
 from grpc_breaker._core.policy import BreakerPolicy, classified
 from grpc_breaker._core.state import Outcome, Reason
+from grpc_breaker._core.window import Window
 
 LEASE_GRACE: Final = 5.0
 """Seconds after its deadline at which a call that was not heard of is given up."""
@@ -154,6 +155,11 @@ class Permit:
         """Whether the first answer of a stream would be news: for a probe, and where failures have been counted."""
         return self._breaker._awaits_answer(self)
 
+    @property
+    def was_answered(self) -> bool:
+        """Whether it is known that the first answer of a stream has come."""
+        return hasattr(self, "had_answer")
+
     def settle(  # noqa: C901 - each further function would cost every failure
         self,
         outcome: Outcome,
@@ -177,7 +183,8 @@ class Permit:
                 admitted since then. Default: a failure by itself.
             unprocessed: Whether the server says that it never took the call up, as where it ended the connection in
                 good order. Then only the first failure of the incident counts, and the others are ignored; in the
-                second incident in a row, without a success between them, each counts again.
+                second incident in a row, without a success between them, each counts again. The same holds for
+                streams that had an answer before.
             unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
                 open period does not grow beyond four times its first length.
             pushback: For how many seconds the server asked to be left alone. If this failure opens the breaker, it
@@ -211,7 +218,7 @@ class Permit:
             breaker._counts.add(STALE, status)
             return True
         began = _NEVER if incident is None else self.started - incident
-        if unprocessed and began < generation.window.counted_at and generation.window.in_a_row < _NONE_TAKEN:
+        if (unprocessed or not self.timed) and self._says_no_more(generation.window, began, unprocessed):
             breaker._take_back(self, generation, status)
             return True
         try:
@@ -226,6 +233,11 @@ class Permit:
         if reason is not None:
             breaker._leave(generation, reason, now, self, status, details, pushback)
         return True
+
+    def _says_no_more(self, window: Window, began: float, unprocessed: bool) -> bool:
+        """Whether a failure says no more than the first of its incident did; see `settle`."""
+        one_will_do = unprocessed or hasattr(self, "had_answer")
+        return one_will_do and began < window.counted_at and window.in_a_row < _NONE_TAKEN
 
     def success(self) -> bool:
         """Settle as a success with the status "OK": as `settle` does, at a lower cost, as almost every call ends so."""
@@ -264,6 +276,10 @@ class Permit:
         would be ignored, as when the caller gives up the rest, is a success.
         """
         self._breaker._answer(self)
+
+    def note_answer(self) -> None:
+        """Say, as a stream ends, that its first answer came some time before. By now that ends no row of failures."""
+        self.had_answer = True
 
     def __enter__(self) -> Self:
         return self

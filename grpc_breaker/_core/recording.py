@@ -102,6 +102,7 @@ class RecordedPermit(Permit):
         """End the call; see `Permit.settle`."""
         breaker: Any = self.breaker
         ended = breaker._now(self)
+        counts = self._will_count_as(outcome, incident, breaker)
         settled = super().settle(
             outcome,
             status,
@@ -112,8 +113,18 @@ class RecordedPermit(Permit):
             pushback=pushback,
         )
         if settled:
-            _tell(self, breaker, ended, outcome, status, details)
+            _tell(self, breaker, ended, counts, status, details)
         return settled
+
+    def _will_count_as(self, outcome: Outcome, incident: float | None, breaker: Any) -> Outcome:
+        """What a stream counts as because it had an answer before, which the record does not say."""
+        if not self.was_answered:
+            return outcome
+        if outcome is _IGNORED:
+            return _SUCCESS
+        if incident is not None and self._says_no_more(breaker._latest().window, self.started - incident, False):
+            return _IGNORED
+        return outcome
 
     def success(self) -> bool:
         """Settle as a success; see `Permit.success`."""
@@ -134,8 +145,6 @@ RECORDED: Final[Kinds] = (RecordedPermit, RecordedProbe)
 
 def _tell(permit: Permit, breaker: Any, ended: float, outcome: Outcome, status: str, details: str) -> None:
     """Tell all recorders of a call that has ended."""
-    if outcome is _IGNORED and hasattr(permit, "had_answer"):
-        outcome = Outcome.SUCCESS  # as it was counted
     lease_end = permit.deadline_lease_end if isinstance(permit, Probe) else permit.lease_end
     call = (breaker, permit.started, ended, permit.method, outcome, status, details, lease_end, permit.timed)
     for recorder in list(breaker._recorders.values()):

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -173,11 +174,10 @@ def test_look_that_fails(breakers: BreakerRegistry, clock: FakeClock, caplog: py
     assert permit.is_probe
 
 
-def test_headers_where_failures_were_counted(clock: FakeClock) -> None:
-    """A stream of a closed breaker that has counted a failure is looked at, and its headers end the row; then no more."""
+def test_headers_of_a_closed_breaker(clock: FakeClock) -> None:
+    """A stream of a closed breaker is looked at, too, and its headers end a row of failures; then no more."""
     breaker = CircuitBreaker("watch", BreakerPolicy(consecutive_failures=2), clock=clock)
     permit, stream = breaker.admit(), Stream()
-    assert _headers.HeaderLook(permit, stream, came).again() is None
     breaker.admit().failure()
     look = _headers.HeaderLook(permit, stream, came)
     assert look.again() is not None
@@ -238,8 +238,7 @@ def test_thread_for_the_next_streams(breakers: BreakerRegistry, clock: FakeClock
 
 
 def test_no_thread_for_other_calls(breakers: BreakerRegistry, clock: FakeClock) -> None:
-    """No thread looks at streams that are no probes, nor at a probe that is no stream."""
-    _held = running(breakers)
+    """No thread looks at a probe that is no stream."""
     ready_for_a_probe(breakers, clock)
     call = Running()
     call._state = Kept()  # type: ignore[attr-defined]
@@ -275,6 +274,23 @@ def test_status_that_is_there_before_the_callback(breakers: BreakerRegistry, clo
     assert breakers[METHOD].state is State.HALF_OPEN
     call.end(state.code)
     assert breakers[METHOD].state is State.OPEN
+
+
+def test_a_stream_that_has_ended_is_forgotten_at_once(breakers: BreakerRegistry, clock: FakeClock) -> None:
+    """Once a stream has ended nothing is kept of it until somebody looks again."""
+
+    def looks() -> int:
+        return sum(isinstance(it, _headers.HeaderLook) for it in gc.get_objects())
+
+    streams = [running(breakers) for _ in range(50)]
+    until = time.monotonic() + PATIENCE
+    while looks() < 50 and time.monotonic() < until:
+        threading.Event().wait(0.01)
+    assert looks() == 50
+    for call, state in streams:
+        state.code = grpc.StatusCode.OK
+        call.end(state.code)
+    assert looks() <= 1, "but for the one that the thread has in its hand"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

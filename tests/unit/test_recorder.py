@@ -399,6 +399,23 @@ def story_of_failures(how: dict[str, Any], path: Path | None) -> list[Any]:
     return [changes, breaker.snapshot()["totals"], breaker.snapshot()["last_failures"]]
 
 
+def test_streams_that_were_answered_and_cut_together(path: Path) -> None:
+    """What the answers of streams made of their ends is in the record: one failure, and the others ignored."""
+    breaker = CircuitBreaker("it", clock=(clock := FakeClock()))
+
+    def calls() -> None:
+        streams = [breaker.admit(timed=False) for _ in range(4)]
+        for stream in streams[1:]:
+            stream.answered()
+        clock.advance(1)
+        for stream in streams:
+            stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
+
+    lines = recorded(breaker, path, calls)
+    assert [line.get("outcome") for line in lines] == [None, "ignored", "ignored", "ignored"]
+    assert breaker.tallies() == {("failure", "UNAVAILABLE"): 1, ("ignored", "UNAVAILABLE"): 3}
+
+
 @pytest.mark.parametrize(
     "how",
     [

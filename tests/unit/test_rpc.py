@@ -110,6 +110,53 @@ def test_verdict(code: grpc.StatusCode, details: str, elapsed: float, timeout: f
     assert rpc.verdict(BreakerPolicy(minimum_deadline=1.0), code, details, elapsed, timeout) is outcome
 
 
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "max connection age"),
+        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)"),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.CANCELLED, "the proxy restarts"),
+        (DEADLINE, "Deadline Exceeded"),
+    ],
+)
+def test_how_streams_end_when_all_is_well(code: grpc.StatusCode, details: str) -> None:
+    """A stream that was answered, and is cut after more than the window's seconds, was served; one that is cut sooner,
+    or had no answer, has failed.
+    """
+    clock = FakeClock()
+    for seconds, answered, outcome in ((30.5, True, "success"), (30.0, True, "failure"), (30.5, False, "failure")):
+        breaker = CircuitBreaker("watch", BreakerPolicy(window_seconds=30), clock=clock)
+        permit = breaker.admit(timed=False)
+        if answered:
+            permit.answered()
+        clock.advance(seconds)
+        rpc.settle(permit, code, details, timeout=60)
+        assert breaker.tallies() == {(outcome, code.name): 1}
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS])
+def test_long_stream_that_the_server_fails(code: grpc.StatusCode) -> None:
+    """What a server says of itself counts, however long the stream was."""
+    breaker = CircuitBreaker("watch", clock=(clock := FakeClock()))
+    permit = breaker.admit(timed=False)
+    permit.answered()
+    clock.advance(86_400)
+    rpc.settle(permit, code, "index out of range")
+    assert breaker.tallies() == {("failure", code.name): 1}
+
+
+def test_long_stream_whose_end_the_policy_calls_a_failure() -> None:
+    """What a policy says of a status holds for such streams, too."""
+    policy = BreakerPolicy(verdicts={"DEADLINE_EXCEEDED": Outcome.FAILURE})
+    breaker = CircuitBreaker("watch", policy, clock=(clock := FakeClock()))
+    permit = breaker.admit(timed=False)
+    permit.answered()
+    clock.advance(86_400)
+    rpc.settle(permit, DEADLINE, "Deadline Exceeded", timeout=86_400)
+    assert breaker.tallies() == {("failure", "DEADLINE_EXCEEDED"): 1}
+
+
 def test_own_verdicts_come_first() -> None:
     """A policy's own verdict beats every rule; the other statuses keep theirs."""
     policy = BreakerPolicy(verdicts={"NOT_FOUND": Outcome.FAILURE, "DEADLINE_EXCEEDED": Outcome.SUCCESS})

@@ -253,6 +253,51 @@ def test_answer_ends_a_row(clock: FakeClock) -> None:
     assert breaker.tallies() == {("failure", "UNAVAILABLE"): 5}
 
 
+@pytest.mark.parametrize("window_calls", [None, 50])
+def test_answered_streams_that_end_together_are_one_failure(clock: FakeClock, window_calls: int | None) -> None:
+    """Of the streams that had an answer and are cut by one incident, one counts, for every trip condition: a deploy cuts
+    them three times in a row, and each time they are answered again.
+    """
+    policy = BreakerPolicy(failure_rate=0.5, failure_threshold=5, minimum_calls=5, window_calls=window_calls)
+    breaker = CircuitBreaker("watch", policy, clock=clock)
+    for _ in range(3):
+        streams = [breaker.admit(timed=False) for _ in range(40)]
+        for stream in streams:
+            stream.answered()
+        clock.advance(5)
+        for stream in streams:
+            stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
+    assert breaker.state is State.CLOSED
+    assert breaker.tallies() == {("failure", "UNAVAILABLE"): 3, ("ignored", "UNAVAILABLE"): 3 * 39}
+
+
+@pytest.mark.parametrize("how", [{}, {"incident": 0}], ids=["failed by themselves", "never answered"])
+def test_streams_that_each_count(clock: FakeClock, how: dict[str, float]) -> None:
+    """Streams count each where their failures have no common cause, or where none of them had an answer."""
+    breaker = CircuitBreaker("watch", BreakerPolicy(failure_threshold=40), clock=clock)
+    streams = [breaker.admit(timed=False) for _ in range(40)]
+    if not how:
+        for stream in streams:
+            stream.answered()
+    clock.advance(1)
+    for stream in streams:
+        stream.settle(Outcome.FAILURE, "UNAVAILABLE", **how)
+    assert breaker.tallies() == {("failure", "UNAVAILABLE"): 40}
+
+
+def test_server_that_cuts_each_stream_after_its_answer_opens(clock: FakeClock) -> None:
+    """Streams that are answered and cut, one after the other, each count: the server serves none of them."""
+    breaker = CircuitBreaker("watch", BreakerPolicy(failure_rate=0.5, minimum_calls=20), clock=clock)
+    called = 0
+    while breaker.state is State.CLOSED and called < 100:
+        called += 1
+        stream = breaker.admit(timed=False)
+        stream.answered()
+        clock.advance(0.5)
+        stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
+    assert called == 20
+
+
 def test_answer_is_the_success_between_two_failures(breaker: CircuitBreaker) -> None:
     """The answer of a stream that is still under way ends the row of failures of the calls beside it."""
     stream = breaker.admit()
