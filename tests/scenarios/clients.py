@@ -267,8 +267,8 @@ class Client:
         now = self.play.now()
         if call.first is not None:
             self.record.watched += now - call.first
-        if self.stopping.is_set():
-            return  # by the end of the play
+        if self.stopping.is_set() and call.first is None:
+            return  # ended by the end of the play; a watch that was up then has been served
         if error is None or call.first is not None:
             came = "ok"
         else:

@@ -38,11 +38,11 @@ def watch_cut_daily(play: Play, days: int = 8, day: float = 180) -> None:
     play.sleep(day)
 
 
-def connections_age(play: Play, ages: int = 6) -> None:
-    """`max_connection_age` of 120 s, with 10 s of grace, ends the connection under six watches, {ages} times."""
+def connections_age(play: Play, ages: int = 6, watches: int = 6) -> None:
+    """`max_connection_age` of 120 s, with 10 s of grace, ends the connection under {watches} watches, {ages} times."""
     age, grace = (int(1000 * play.real(it)) for it in (120, 10))
     server = play.server(options=[("grpc.max_connection_age_ms", age), ("grpc.max_connection_age_grace_ms", grace)])
-    play.start(server.target, Traffic("watch", callers=6, every=2.0, script=QUIET))
+    play.start(server.target, Traffic("watch", callers=watches, every=2.0, script=QUIET))
     play.sleep(130 * ages + 60)
 
 
@@ -53,11 +53,18 @@ def idle_connections(play: Play, times: int = 6) -> None:
     play.sleep(62 * times + 30)
 
 
-def idle_streams(play: Play, times: int = 6) -> None:
-    """An nginx ends each stream that was silent for 60 s (`grpc_read_timeout`), {times} times each; six watches."""
+def idle_streams(play: Play, times: int = 6, watches: int = 6) -> None:
+    """An nginx ends each stream that was silent for 60 s (`grpc_read_timeout`), {times} times each; {watches} watches."""
     nginx = play.nginx(play.server(), f"grpc_read_timeout {int(1000 * play.real(60))}ms;")
-    play.start(nginx.target, Traffic("watch", callers=6, every=2.0, script=QUIET))
+    play.start(nginx.target, Traffic("watch", callers=watches, every=2.0, script=QUIET))
     play.sleep(62 * times + 30)
+
+
+def watches_renewed(play: Play, times: int, watches: int, deadline: float) -> None:
+    """{watches} watches with a deadline of {deadline:g} s each, which begin again when it has passed, {times} times."""
+    traffic = Traffic("watch", callers=watches, every=2.0, script=QUIET, timeout=deadline)
+    play.start(play.server().target, traffic)
+    play.sleep((deadline + 2) * times + 0.5 * deadline)
 
 
 def connection_dies(play: Play, deaths: int = 3) -> None:
@@ -91,6 +98,24 @@ def rolling_restart(play: Play, policy: str, ending: str) -> None:
     play.sleep(30)
 
 
+def restart_under_watches(play: Play, watches: int, ending: str) -> None:
+    """Three backends behind `round_robin`, under {watches} watches, are {ending} and started again, one after the other, 10 s
+    between. Killed: SIGKILL; drained: GOAWAY, and 2 s for the streams.
+    """
+    backends = [play.server() for _ in range(3)]
+    target = "ipv4:" + ",".join(it.target for it in backends)
+    play.start(target, Traffic("watch", callers=watches, every=2.0, script=QUIET), [ROUND_ROBIN])
+    play.sleep(60)
+    for backend in backends:
+        play.sleep(10)
+        if ending == "drained":
+            backend.drain(play.real(2))
+        else:
+            backend.kill()
+        backend.restart()
+    play.sleep(30)
+
+
 def goaways(play: Play, requests: int, every: float, each: int = 60) -> None:
     """An nginx sends GOAWAY after each {requests} requests of a connection (`keepalive_requests {requests}`); 32 callers
     make a call every {every} s each, 0 for no pause. grpcio sends what came after the last request again, once.
@@ -118,9 +143,22 @@ def quota(play: Play) -> None:
 
 SCENARIOS = [
     Scenario("a watch is cut once a day", watch_cut_daily, 60, BOTH, arguments={"days": 8, "day": 180}),
-    Scenario("`max_connection_age`", connections_age, 30, BOTH, arguments={"ages": 6}),
+    Scenario("`max_connection_age`", connections_age, 30, BOTH, arguments={"ages": 6, "watches": 6}),
     Scenario("idle time-out of connections", idle_connections, 20, BOTH, arguments={"times": 6}),
-    Scenario("idle time-out of streams", idle_streams, 20, BOTH, nginx=True, arguments={"times": 6}),
+    Scenario("idle time-out of streams", idle_streams, 20, BOTH, nginx=True, arguments={"times": 6, "watches": 6}),
+    Scenario("40 watches, `max_connection_age`", connections_age, 30, BOTH, arguments={"ages": 3, "watches": 40}),
+    Scenario("40 watches, idle time-out", idle_streams, 20, BOTH, nginx=True, arguments={"times": 3, "watches": 40}),
+    Scenario("40 watches, renewed", watches_renewed, 20, BOTH, arguments={"times": 3, "watches": 40, "deadline": 60}),
+    *(
+        Scenario(
+            f"40 watches, backends {ending}",
+            restart_under_watches,
+            5,
+            BOTH,
+            arguments={"watches": 40, "ending": ending},
+        )
+        for ending in ("killed", "drained")
+    ),
     Scenario("a connection dies under 8 calls", connection_dies, 8, BOTH, arguments={"deaths": 3}),
     *(
         Scenario(

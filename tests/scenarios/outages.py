@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 from tests.scenarios.clients import Traffic
-from tests.scenarios.healthy_days import BOTH, ROUND_ROBIN, often
+from tests.scenarios.healthy_days import BOTH, QUIET, ROUND_ROBIN, often
 from tests.scenarios.play import Play, Scenario
 
 CALLS = Traffic(callers=8, every=1.0, timeout=15.0)
@@ -15,6 +15,8 @@ SPARSE = replace(CALLS, every=2.0)
 """Where the clock runs faster."""
 HURRIED = replace(CALLS, timeout=3.0)
 """Where the deadline matters; three quarters of a real second at a speed of 4."""
+
+WATCHES = Traffic("watch", callers=40, every=2.0, script=QUIET)
 
 OUTLIERS = (
     "grpc.service_config",
@@ -46,6 +48,20 @@ def dead(play: Play, outage: float, after: float, traffic: Traffic = CALLS) -> N
         server.kill()
         play.sleep(outage)
         server.restart()
+    play.sleep(after)
+
+
+def cut_streams(play: Play, outage: float, after: float) -> None:
+    """For {outage} s the server answers each stream with one message and then ends it with UNAVAILABLE; 8 watches."""
+    script = [QUIET]
+    balancer = play.load_balancer(play.server())
+    play.start(balancer.target, Traffic("watch", callers=8, every=2.0, script=lambda _: script[0]))
+    play.sleep(10)
+    with play.outage():
+        script[0] = f"messages 1;wait {play.real(1.0)};error UNAVAILABLE sick"
+        balancer.cut()
+        play.sleep(outage)
+        script[0] = QUIET
     play.sleep(after)
 
 
@@ -110,6 +126,10 @@ def bad_backend(play: Play, bad: str, detected: bool) -> None:
 SCENARIOS = [
     Scenario("dead for 30 s", dead, 5, BOTH, arguments={"outage": 30, "after": 100}),
     Scenario("dead for 5 minutes", dead, 15, BOTH, arguments={"outage": 300, "after": 200, "traffic": SPARSE}),
+    Scenario(
+        "dead for 30 s under 40 watches", dead, 5, BOTH, arguments={"outage": 30, "after": 60, "traffic": WATCHES}
+    ),
+    Scenario("each watch is cut after a second", cut_streams, 3, BOTH, arguments={"outage": 60, "after": 30}),
     Scenario("hung for 30 s", hung, 4, BOTH, arguments={"outage": 30, "after": 100}),
     Scenario("all calls slow", slow, 4, arguments={"percent": 100, "outage": 30, "after": 100}),
     Scenario("two thirds of the calls slow", slow, 4, arguments={"percent": 67, "outage": 30, "after": 100}),

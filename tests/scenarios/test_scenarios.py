@@ -13,7 +13,13 @@ import pytest
 from tests.scenarios.applications import first_message_only
 from tests.scenarios.clients import Traffic
 from tests.scenarios.day import THEMES
-from tests.scenarios.healthy_days import connection_dies, rolling_restart, watch_cut_daily
+from tests.scenarios.healthy_days import (
+    connection_dies,
+    restart_under_watches,
+    rolling_restart,
+    watch_cut_daily,
+    watches_renewed,
+)
 from tests.scenarios.outages import dead, hung
 from tests.scenarios.play import Result, Scenario, play
 from tests.scenarios.proxies import cancelled, http_status, too_large
@@ -94,6 +100,23 @@ def test_a_watch_that_is_cut_and_answered_opens_nothing() -> None:
     scenario = Scenario("watch", watch_cut_daily, SPEED, ("threads", "asyncio"), arguments=arguments)
     for _, guarded in bare_and_guarded(scenario):
         assert guarded.calls >= 6
+        assert (guarded.openings, guarded.refused) == (0, 0)
+
+
+def test_forty_watches_under_a_deploy_open_nothing() -> None:
+    """Backends are killed one after the other under forty watches, in threads and asyncio: the breaker stays closed."""
+    arguments = {"watches": 40, "ending": "killed"}
+    scenario = Scenario("deploy", restart_under_watches, 5, ("threads", "asyncio"), arguments=arguments)
+    for _, guarded in bare_and_guarded(scenario):
+        assert (guarded.openings, guarded.refused) == (0, 0)
+
+
+def test_watches_that_are_renewed_by_their_deadline_open_nothing() -> None:
+    """Forty watches whose deadlines pass, in threads and asyncio: the breaker stays closed."""
+    arguments = {"times": 2, "watches": 40, "deadline": 60}
+    scenario = Scenario("renewed", watches_renewed, SPEED, ("threads", "asyncio"), arguments=arguments)
+    for _, guarded in bare_and_guarded(scenario):
+        assert guarded.calls >= 40
         assert (guarded.openings, guarded.refused) == (0, 0)
 
 
