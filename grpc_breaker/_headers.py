@@ -30,6 +30,9 @@ GRACE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 """Seconds between two looks at a stream that has been silent for long."""
 
+_LONGEST_SLEEP: Final = 4 * GRACE
+"""Seconds until a stream that is new is looked at first, where the others have been silent for long."""
+
 
 class HeaderLook:
     """Looks whether the headers of one stream have come, and says so to its permit."""
@@ -125,13 +128,17 @@ class HeaderThread:
         self._streams.pop(permit, None)
 
     def _run(self) -> None:
+        pause = GRACE
         while self._streams:
-            time.sleep(GRACE)
-            self._look_at_all(time.monotonic())
+            time.sleep(pause)
+            now = time.monotonic()
+            pause = min(max(GRACE, self._look_at_all(now) - now), _LONGEST_SLEEP)
             if not self._streams:
                 self._thread = None  # and then the last look whether there is one: who adds one now starts a thread
 
-    def _look_at_all(self, now: float) -> None:
+    def _look_at_all(self, now: float) -> float:
+        """Look at those that are due; returns when the next one is."""
+        next_due = math.inf
         for permit, stream in list(self._streams.items()):
             if isinstance(stream, HeaderLook):
                 look = stream
@@ -140,3 +147,6 @@ class HeaderThread:
                 look.due = now
             if look.due <= now and look.again() is None:
                 self._streams.pop(permit, None)
+            else:
+                next_due = min(next_due, look.due)
+        return next_due
