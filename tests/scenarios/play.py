@@ -110,7 +110,7 @@ class Play:
 
     def server(self, **settings: Any) -> ServerProcess:
         """A server in a process of its own, which listens when this returns."""
-        process = self._stack.enter_context(ServerProcess(**{"threads": 300, **settings}))
+        process = self._stack.enter_context(ServerProcess(**{"threads": 600, **settings}))
         assert process.port
         return process
 
