@@ -6,8 +6,8 @@
 2.  A server that fails at once sends its headers and its status together, but grpcio reports them one after the other.
     So headers count when the call still has no status `GRACE` later.
 3.  grpcio calls nothing back when headers come, so they are looked for now and then: in asyncio by a timer of the loop
-    for each stream, elsewhere by one thread for all streams, which ends when there is none left. A stream that stays
-    silent is looked at less and less often, down to once a second; one that has ended is forgotten at once.
+    for each stream that must be, elsewhere by one thread for all streams, which ends when there is none left. A stream
+    that stays silent is looked at less and less often, down to once a second.
 4.  Nothing here keeps a call alive, or a loop. A look that cannot be taken is none: the stream's final status counts.
 """
 
@@ -25,13 +25,13 @@ from grpc_breaker._core.log import log_once
 from grpc_breaker._core.permit import Permit
 
 GRACE: Final = 0.05
-"""Seconds that headers must stay alone, and until the first look."""
+"""Seconds that headers must stay alone."""
 
 _LONGEST_PAUSE: Final = 1.0
 """Seconds between two looks at a stream that has been silent for long."""
 
 _LONGEST_SLEEP: Final = 4 * GRACE
-"""Seconds until a stream that is new is looked at first, where the others have been silent for long."""
+"""Seconds, at most, until a stream that is new is looked at first: where the others have been silent for long."""
 
 
 class HeaderLook:
@@ -128,13 +128,18 @@ class HeaderThread:
         self._streams.pop(permit, None)
 
     def _run(self) -> None:
+        while True:
+            self._look_while_there_are_any()
+            self._thread = None  # who adds a stream from now on starts a thread
+            if not self._streams:  # pragma: no branch - else one came before that
+                return
+
+    def _look_while_there_are_any(self) -> None:
         pause = GRACE
         while self._streams:
             time.sleep(pause)
             now = time.monotonic()
             pause = min(max(GRACE, self._look_at_all(now) - now), _LONGEST_SLEEP)
-            if not self._streams:
-                self._thread = None  # and then the last look whether there is one: who adds one now starts a thread
 
     def _look_at_all(self, now: float) -> float:
         """Look at those that are due; returns when the next one is."""

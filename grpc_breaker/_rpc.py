@@ -18,8 +18,8 @@
 5.  An error of this package's own bookkeeping, or of a user's hook, is logged once and never reaches the application;
     where a breaker cannot be asked, the call goes on unguarded. What a signal handler raises meanwhile, or another
     thread injects, is neither, and goes on to the caller (`_core/interrupts.py`); the permit is given back first.
-6.  A stream that was answered, lasted longer than the window, and ended with its connection or at its deadline, has
-    been served: so streams end on a day on which all is well. It is ignored, and the answer was its success.
+6.  A stream that was answered, and lasted longer than the window before it was cut or its deadline passed, has been
+    served: so streams end on a day on which all is well. It is ignored, and the answer was its success.
 """
 
 from __future__ import annotations
@@ -83,6 +83,11 @@ _LOST_CONNECTION: Final = re.compile(
 _UNPROCESSED: Final = re.compile(r"(?:Stream removed \()?GOAWAY received; Error code: 0;")
 """How the words begin when a server ended a connection in good order and never took the call up. Where it did take the
 call up, they begin in another way; where the server is not well, its error code is not 0."""
+_ENDED_TOGETHER: Final = re.compile(
+    "GOAWAY|Socket closed|Connection reset|Broken pipe|Cancelling all calls|max connection age"
+)
+"""grpcio's words, among others, and those of its servers, where all streams of a connection end at once: the connection
+is lost, the server stops, or the connection is old. A single stream that is reset or fails is not among them."""
 _RECONNECTING: Final = 0.25
 """Seconds in which calls may still fail after a connection was lost, until another one is made."""
 _WRITE_FAILED: Final = "Internal error from Core"
@@ -350,7 +355,7 @@ def settle(
                 code.name,
                 words,
                 incident=incident,
-                unprocessed=incident == _RECONNECTING and _UNPROCESSED.match(words) is not None,
+                counts_once=incident is not None and _counts_once(words, permit.was_answered),
                 unreached=unreached,
                 pushback=pushback,
             )
@@ -410,6 +415,13 @@ def _incident(code: grpc.StatusCode, details: str) -> float | None:
     return None if alone else 0.0
 
 
+def _counts_once(details: str, was_answered: bool) -> bool:
+    """Whether the incident of a failure says nothing about how calls are served; see `Permit.settle`."""
+    if was_answered:
+        return _ENDED_TOGETHER.search(details) is not None
+    return _UNPROCESSED.match(details) is not None
+
+
 def telling_words(status: str, details: str) -> str:
     """What of a failure's details says more than its status does; made of grpcio's own words and of nothing else.
 
@@ -463,7 +475,7 @@ def verdict(
 
 
 def _ends_every_stream(code: grpc.StatusCode, details: str) -> bool:
-    """Whether streams end like this where all is well: with their connection, or at their deadline."""
+    """Whether streams end like this where all is well, too: they are cut, or their deadline has passed."""
     return code is grpc.StatusCode.DEADLINE_EXCEEDED or _incident(code, details) is not None
 
 

@@ -326,7 +326,8 @@ def _follow(permit: Permit, call: Any, call_details: Any) -> None:
         _settle_ended(permit, ended, call_details, headers=headers)
 
     call.add_done_callback(settle_now)
-    beginning = getattr(call, "_call_response", None) or getattr(call, "_preparation", None)
+    made = _made_by_interceptors(call)
+    beginning = getattr(made, "_call_response", None) or getattr(made, "_preparation", None)
     if beginning is not None:
         beginning.add_done_callback(headers.begun)
     if permit.awaits_answer:

@@ -167,7 +167,7 @@ class Permit:
         details: str = "",
         *,
         incident: float | None = None,
-        unprocessed: bool = False,
+        counts_once: bool = False,
         unreached: bool = False,
         pushback: float | None = None,
     ) -> bool:
@@ -181,10 +181,10 @@ class Permit:
                 calls: for how many seconds after the first of them others belong to it. It is one more in a row, and
                 may open the breaker, only if its call was admitted so long after the last one that was. 0: if it was
                 admitted since then. Default: a failure by itself.
-            unprocessed: Whether the server says that it never took the call up, as where it ended the connection in
-                good order. Then only the first failure of the incident counts, and the others are ignored; in the
-                second incident in a row, without a success between them, each counts again. The same holds for
-                streams that had an answer before.
+            counts_once: Whether the incident says nothing about how calls are served, as where the server ended the
+                connection in good order and never took the call up, or where a stream that it had answered was lost
+                with the connection. Then only the first failure of the incident counts, and the others are ignored; in
+                the second incident in a row, without a success or an answer between them, each counts again.
             unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
                 open period does not grow beyond four times its first length.
             pushback: For how many seconds the server asked to be left alone. If this failure opens the breaker, it
@@ -218,7 +218,7 @@ class Permit:
             breaker._counts.add(STALE, status)
             return True
         began = _NEVER if incident is None else self.started - incident
-        if (unprocessed or not self.timed) and self._says_no_more(generation.window, began, unprocessed):
+        if counts_once and self._says_no_more(generation.window, began):
             breaker._take_back(self, generation, status)
             return True
         try:
@@ -234,10 +234,10 @@ class Permit:
             breaker._leave(generation, reason, now, self, status, details, pushback)
         return True
 
-    def _says_no_more(self, window: Window, began: float, unprocessed: bool) -> bool:
-        """Whether a failure says no more than the first of its incident did; see `settle`."""
-        one_will_do = unprocessed or hasattr(self, "had_answer")
-        return one_will_do and began < window.counted_at and window.in_a_row < _NONE_TAKEN
+    @staticmethod
+    def _says_no_more(window: Window, began: float) -> bool:
+        """Whether a failure that counts once says no more than the first of its incident did; see `settle`."""
+        return began < window.counted_at and window.in_a_row < _NONE_TAKEN
 
     def success(self) -> bool:
         """Settle as a success with the status "OK": as `settle` does, at a lower cost, as almost every call ends so."""

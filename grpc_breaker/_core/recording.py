@@ -95,20 +95,20 @@ class RecordedPermit(Permit):
         details: str = "",
         *,
         incident: float | None = None,
-        unprocessed: bool = False,
+        counts_once: bool = False,
         unreached: bool = False,
         pushback: float | None = None,
     ) -> bool:
         """End the call; see `Permit.settle`."""
         breaker: Any = self.breaker
         ended = breaker._now(self)
-        counts = self._will_count_as(outcome, incident, breaker)
+        counts = self._will_count_as(outcome, incident if counts_once else None, breaker)
         settled = super().settle(
             outcome,
             status,
             details,
             incident=incident,
-            unprocessed=unprocessed,
+            counts_once=counts_once,
             unreached=unreached,
             pushback=pushback,
         )
@@ -122,7 +122,7 @@ class RecordedPermit(Permit):
             return outcome
         if outcome is _IGNORED:
             return _SUCCESS
-        if incident is not None and self._says_no_more(breaker._latest().window, self.started - incident, False):
+        if incident is not None and self._says_no_more(breaker._latest().window, self.started - incident):
             return _IGNORED
         return outcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +21,9 @@ WINDOW = 30.0
 PAUSE = "wait 0.5"
 """Seconds for which a server that has answered goes on: ten times as long as headers must stay alone."""
 
+TOGETHER = "Cancelling all calls"
+"""What a server of grpcio says to all calls as it stops."""
+
 LASTED = 2 * WINDOW
 SHORT = WINDOW / 2
 
@@ -27,8 +31,9 @@ ENDS = [
     (f"messages 1;{PAUSE};error UNAVAILABLE bye", LASTED, {("success", "UNAVAILABLE"): 4}),
     (f"headers;{PAUSE};error CANCELLED bye", LASTED, {("success", "CANCELLED"): 4}),
     (f"messages 1;{PAUSE};error INTERNAL ill", LASTED, {("failure", "INTERNAL"): 4}),
+    (f"messages 1;{PAUSE};error UNAVAILABLE bye", SHORT, {("failure", "UNAVAILABLE"): 4}),
     (
-        f"messages 1;{PAUSE};error UNAVAILABLE bye",
+        f"messages 1;{PAUSE};error UNAVAILABLE {TOGETHER}",
         SHORT,
         {("failure", "UNAVAILABLE"): 1, ("ignored", "UNAVAILABLE"): 3},
     ),
@@ -64,10 +69,24 @@ def test_cut_streams(kind: str, script: str, lasts: float, counts: dict[Any, int
     assert breakers[METHODS[kind]].tallies() == counts
 
 
-@pytest.mark.parametrize("kind", ["us", "ss"])
+class Wrapping(grpc.aio.UnaryStreamClientInterceptor):
+    """Hands on the messages of a stream by a generator, as those that trace calls do."""
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(client_call_details, request)
+
+        async def messages() -> AsyncIterator[bytes]:
+            async for message in call:
+                yield message
+
+        return messages()
+
+
+@pytest.mark.parametrize("kind", ["us", "ss", "us, wrapped"])
 @pytest.mark.parametrize(("script", "lasts", "counts"), ENDS)
 def test_cut_streams_of_asyncio(kind: str, script: str, lasts: float, counts: dict[Any, int], server: Server) -> None:
-    """The same in asyncio."""
+    """The same in asyncio, also where an interceptor wraps the stream."""
+    kind, _, wrapped = kind.partition(", ")
     breakers, clock = watched()
 
     async def read(stream: Any) -> None:
@@ -76,7 +95,8 @@ def test_cut_streams_of_asyncio(kind: str, script: str, lasts: float, counts: di
                 pass
 
     async def story() -> None:
-        interceptors = aio.interceptors(breakers, telemetry=False)
+        inner = [Wrapping()] if wrapped else []
+        interceptors = [*aio.interceptors(breakers, telemetry=False), *inner]
         async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
             streams = [start_aio(channel, kind, call_with(server, script)[1]) for _ in range(STREAMS)]
             reading = [asyncio.ensure_future(read(stream)) for stream in streams]

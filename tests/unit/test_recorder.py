@@ -409,7 +409,7 @@ def test_streams_that_were_answered_and_cut_together(path: Path) -> None:
             stream.answered()
         clock.advance(1)
         for stream in streams:
-            stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
+            stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0, counts_once=True)
 
     lines = recorded(breaker, path, calls)
     assert [line.get("outcome") for line in lines] == [None, "ignored", "ignored", "ignored"]
@@ -423,7 +423,7 @@ def test_streams_that_were_answered_and_cut_together(path: Path) -> None:
         {"details": "no route"},
         {"incident": 0.0},
         {"incident": 0.25},
-        {"incident": 0.25, "unprocessed": True},
+        {"incident": 0.25, "counts_once": True},
         {"unreached": True},
         {"pushback": 30.0},
     ],

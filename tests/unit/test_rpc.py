@@ -135,6 +135,38 @@ def test_how_streams_end_when_all_is_well(code: grpc.StatusCode, details: str) -
         assert breaker.tallies() == {(outcome, code.name): 1}
 
 
+@pytest.mark.parametrize(
+    ("code", "details", "answered", "counted"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)", True, 1),
+        (grpc.StatusCode.UNAVAILABLE, "recvmsg:Connection reset by peer", True, 1),
+        (grpc.StatusCode.UNAVAILABLE, "GOAWAY received; Error code: 11; Debug Text: too_many_pings", True, 1),
+        (grpc.StatusCode.UNAVAILABLE, "Cancelling all calls", True, 1),
+        (grpc.StatusCode.UNAVAILABLE, "max connection age", True, 1),
+        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)", False, 4),
+        (grpc.StatusCode.UNAVAILABLE, "the service is ill", True, 4),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", True, 4),
+        (grpc.StatusCode.UNAVAILABLE, "keepalive watchdog timeout", True, 4),
+        (grpc.StatusCode.UNKNOWN, "Socket closed, says the handler", True, 4),
+        (DEADLINE, "Deadline Exceeded", True, 4),
+    ],
+)
+def test_streams_that_end_together(code: grpc.StatusCode, details: str, answered: bool, counted: int) -> None:
+    """Of the streams that were answered and are lost with one connection, one counts; of those that fail by themselves, or
+    had no answer, each.
+    """
+    breaker = CircuitBreaker("watch", BreakerPolicy(consecutive_failures=1000), clock=(clock := FakeClock()))
+    streams = [breaker.admit(timed=False) for _ in range(4)]
+    for stream in streams:
+        if answered:
+            stream.answered()
+    clock.advance(1)
+    for stream in streams:
+        rpc.settle(stream, code, details, timeout=60)
+    assert breaker.tallies().get(("failure", code.name)) == counted
+    assert sum(breaker.tallies().values()) == 4
+
+
 @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS])
 def test_long_stream_that_the_server_fails(code: grpc.StatusCode) -> None:
     """What a server says of itself counts, however long the stream was."""

@@ -185,7 +185,7 @@ def test_calls_that_a_server_never_took_are_one_failure(clock: FakeClock, window
         for permit in permits[:10]:
             permit.success()
         for permit in permits[10:]:
-            permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, unprocessed=True)
+            permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, counts_once=True)
         clock.advance(0.25)
     assert breaker.state is State.CLOSED
     assert breaker.tallies() == {
@@ -213,7 +213,7 @@ def test_server_that_takes_no_call_at_all_is_found_by_every_condition(policy: Br
         called += len(permits)
         clock.advance(0.125)
         for permit in permits:
-            permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, unprocessed=True)
+            permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, counts_once=True)
     assert breaker.state is State.OPEN
     assert called < 200, "about as many as the condition needs"
 
@@ -224,7 +224,7 @@ def test_stream_that_was_answered_and_is_said_to_be_never_taken(clock: FakeClock
     permits = [breaker.admit(timed=False) for _ in range(2)]
     permits[1].answered()
     for permit in permits:
-        permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, unprocessed=True)
+        permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, counts_once=True)
     assert breaker.tallies() == {("failure", "UNAVAILABLE"): 1, ("ignored", "UNAVAILABLE"): 1}
     assert breaker.snapshot()["window"] == {"calls": 1, "failures": 1, "slow": 0, "consecutive_failures": 1}
 
@@ -237,7 +237,7 @@ def test_server_that_never_takes_a_call_opens(clock: FakeClock) -> None:
         called += 1
         permit = breaker.admit()
         clock.advance(0.0625)
-        permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, unprocessed=True)
+        permit.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0.25, counts_once=True)
     assert called == 1 + 4 * 5, "one, and then each that began a quarter of a second after the one before that counted"
 
 
@@ -266,36 +266,9 @@ def test_answered_streams_that_end_together_are_one_failure(clock: FakeClock, wi
             stream.answered()
         clock.advance(5)
         for stream in streams:
-            stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
+            stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0, counts_once=True)
     assert breaker.state is State.CLOSED
     assert breaker.tallies() == {("failure", "UNAVAILABLE"): 3, ("ignored", "UNAVAILABLE"): 3 * 39}
-
-
-@pytest.mark.parametrize("how", [{}, {"incident": 0}], ids=["failed by themselves", "never answered"])
-def test_streams_that_each_count(clock: FakeClock, how: dict[str, float]) -> None:
-    """Streams count each where their failures have no common cause, or where none of them had an answer."""
-    breaker = CircuitBreaker("watch", BreakerPolicy(failure_threshold=40), clock=clock)
-    streams = [breaker.admit(timed=False) for _ in range(40)]
-    if not how:
-        for stream in streams:
-            stream.answered()
-    clock.advance(1)
-    for stream in streams:
-        stream.settle(Outcome.FAILURE, "UNAVAILABLE", **how)
-    assert breaker.tallies() == {("failure", "UNAVAILABLE"): 40}
-
-
-def test_server_that_cuts_each_stream_after_its_answer_opens(clock: FakeClock) -> None:
-    """Streams that are answered and cut, one after the other, each count: the server serves none of them."""
-    breaker = CircuitBreaker("watch", BreakerPolicy(failure_rate=0.5, minimum_calls=20), clock=clock)
-    called = 0
-    while breaker.state is State.CLOSED and called < 100:
-        called += 1
-        stream = breaker.admit(timed=False)
-        stream.answered()
-        clock.advance(0.5)
-        stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0)
-    assert called == 20
 
 
 def test_answer_is_the_success_between_two_failures(breaker: CircuitBreaker) -> None:
