@@ -366,14 +366,13 @@ class _Headers:
         its channel closes. Then the permit is given back.
         """
         error = None if beginning.cancelled() else beginning.exception()
-        if error is None:
-            self._came = time.monotonic()
-        elif not isinstance(error, grpc.RpcError):
+        self._came = time.monotonic()
+        if error is not None and not isinstance(error, grpc.RpcError):
             give_back(self._permit)
 
     def note_answer(self) -> None:
         """Note, as the call ends, whether its headers stood alone before."""
-        if time.monotonic() - self._came >= GRACE and not self._permit.timed:
+        if time.monotonic() - self._came >= GRACE:
             self._permit.note_answer()
 
 
