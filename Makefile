@@ -146,5 +146,5 @@ outage: $(VENV)/.has-bench  ## An outage with each of these breakers, with a plo
 overload: $(VENV)/.has-bench  ## A server with too many calls, bare and guarded, with a plot (a quarter of an hour; OVERLOAD_ARGS="--seeds 1")
 	@"$(RUN)" -m benchmarks.overload --markdown docs/overload.md --plot docs/images/overload.svg $(OVERLOAD_ARGS) $(RECORDED)
 
-day: $(VENV)/.has-bench  ## Healthy days, outages and proxies, bare and guarded (SEEDS=3; three quarters of an hour; needs nginx)
+day: $(VENV)/.has-bench  ## Healthy days, outages and proxies, bare and guarded (SEEDS=3; fifty minutes; needs nginx)
 	@"$(RUN)" -m tests.scenarios.day --seeds $(SEEDS) --markdown docs/scenarios.md $(RECORDED)

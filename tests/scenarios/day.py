@@ -48,7 +48,7 @@ INTRODUCTION = """\
 
 What days of real clients look like bare, with this breaker, and with its peers: everyone with the defaults of its authors.
 Real grpcio servers in processes of their own, which are killed, stopped, drained and started again; a real nginx; clients
-side by side in one process, each with a connection of its own. `make day` plays all of it in three quarters of an hour and
+side by side in one process, each with a connection of its own. `make day` plays all of it in fifty minutes and
 writes this page; `python -m tests.scenarios.day --only restart` plays some.
 
 {date}: {versions}; {machine}; {seeds} plays of each, with different random
