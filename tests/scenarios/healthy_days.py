@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 
 from tests.scenarios.clients import Script, Traffic
 from tests.scenarios.play import Play, Scenario
+from tests.support.server import ServerProcess
 
 BOTH = ("threads", "asyncio")
 ROUND_ROBIN = ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]}))
@@ -88,14 +90,7 @@ def rolling_restart(play: Play, policy: str, ending: str) -> None:
     target = "ipv4:" + ",".join(it.target for it in backends)
     traffic = Traffic(callers=12, every=0.4, script=f"wait {play.real(0.2)}", timeout=60)
     play.start(target, traffic, [ROUND_ROBIN] if policy == "round_robin" else [])
-    for backend in backends:
-        play.sleep(10)
-        if ending == "drained":
-            backend.drain(play.real(30))
-        else:
-            backend.kill()
-        backend.restart()
-    play.sleep(30)
+    _restart_each(play, backends, ending, grace=30)
 
 
 def restart_under_watches(play: Play, watches: int, ending: str) -> None:
@@ -106,10 +101,15 @@ def restart_under_watches(play: Play, watches: int, ending: str) -> None:
     target = "ipv4:" + ",".join(it.target for it in backends)
     play.start(target, Traffic("watch", callers=watches, every=2.0, script=QUIET), [ROUND_ROBIN])
     play.sleep(60)
+    _restart_each(play, backends, ending, grace=2)
+
+
+def _restart_each(play: Play, backends: Sequence[ServerProcess], ending: str, grace: float) -> None:
+    """End the backends one after the other, by SIGKILL or with `grace` seconds for their calls, and start them again."""
     for backend in backends:
         play.sleep(10)
         if ending == "drained":
-            backend.drain(play.real(2))
+            backend.drain(play.real(grace))
         else:
             backend.kill()
         backend.restart()
