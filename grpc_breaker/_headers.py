@@ -51,8 +51,8 @@ class HeaderLook:
         self._headers_came = headers_came
         self._since = math.inf
         self._pause = GRACE
-        self.due = time.monotonic() + GRACE
-        """When to look."""
+        self.due = -math.inf
+        """When to look; at once, until it has looked."""
         self._stream = _held_weakly(stream)
 
     def again(self) -> float | None:
@@ -149,7 +149,6 @@ class HeaderThread:
                 look = stream
             else:  # perhaps of one that has ended meanwhile: the look forgets it
                 look = self._streams[permit] = HeaderLook(permit, stream(), self._headers_came)
-                look.due = now
             if look.due <= now and look.again() is None:
                 self._streams.pop(permit, None)
             else:
