@@ -18,8 +18,9 @@
 5.  An error of this package's own bookkeeping, or of a user's hook, is logged once and never reaches the application;
     where a breaker cannot be asked, the call goes on unguarded. What a signal handler raises meanwhile, or another
     thread injects, is neither, and goes on to the caller (`_core/interrupts.py`); the permit is given back first.
-6.  A stream that was answered, and lasted longer than the window before it was cut or its deadline passed, has been
-    served: so streams end on a day on which all is well. It is ignored, and the answer was its success.
+6.  Streams end badly on a day on which all is well, too. One that was answered, and lasted longer than the window
+    before it was cut or its deadline passed, has been served: it is ignored, and the answer was its success. One that
+    had no answer may have waited for news: it is ignored where it lasted as long and was lost with its connection.
 """
 
 from __future__ import annotations
@@ -334,7 +335,8 @@ def settle(
             return
         words = details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details or "")
         elapsed = permit.elapsed
-        outcome = verdict(policy, code, words, elapsed, timeout, trailing_metadata, permit.was_answered)
+        stream = not permit.timed
+        outcome = verdict(policy, code, words, elapsed, timeout, trailing_metadata, stream, permit.was_answered)
         if policy.classify is not None:
             ended = EndedCall(
                 method=permit.method,
@@ -355,7 +357,7 @@ def settle(
                 code.name,
                 words,
                 incident=incident,
-                counts_once=incident is not None and _counts_once(words, permit.was_answered),
+                counts_once=incident is not None and _counts_once(words, stream),
                 unreached=unreached,
                 pushback=pushback,
             )
@@ -415,11 +417,10 @@ def _incident(code: grpc.StatusCode, details: str) -> float | None:
     return None if alone else 0.0
 
 
-def _counts_once(details: str, was_answered: bool) -> bool:
+def _counts_once(details: str, stream: bool) -> bool:
     """Whether the incident of a failure says nothing about how calls are served; see `Permit.settle`."""
-    if was_answered:
-        return _ENDED_TOGETHER.search(details) is not None
-    return _UNPROCESSED.match(details) is not None
+    words = _ENDED_TOGETHER.search(details) if stream else _UNPROCESSED.match(details)
+    return words is not None
 
 
 def telling_words(status: str, details: str) -> str:
@@ -431,7 +432,7 @@ def telling_words(status: str, details: str) -> str:
     code = getattr(grpc.StatusCode, status, None)
     if code not in _LOSES_CALLS:
         return ""
-    lost = _UNPROCESSED.match(details) or _LOST_CONNECTION.search(details)
+    lost = _UNPROCESSED.match(details) or _ENDED_TOGETHER.search(details) or _LOST_CONNECTION.search(details)
     words = [it for it in _NO_CONNECTION if details.startswith(it)]
     words += [] if lost is None else [lost[0]]
     words += [_ATTEMPT_HUNG] if _ATTEMPT_HUNG in details else []
@@ -455,6 +456,7 @@ def verdict(
     elapsed: float,
     timeout: float | None,
     trailing_metadata: Any = (),
+    stream: bool = False,
     was_answered: bool = False,
 ) -> Outcome:
     """What a status says about the server; `was_answered`: of a stream, whether it had an answer before."""
@@ -465,8 +467,10 @@ def verdict(
                     return by_reason[reason]
         if code.name in policy.verdicts:
             return policy.verdicts[code.name]
-    served = was_answered and elapsed > policy.window_seconds and _ends_every_stream(code, details)
-    if served or _had_no_time(policy, code, elapsed, timeout) or made_locally(code, details):
+    stayed = stream and elapsed > policy.window_seconds
+    if stayed and _ends_as_on_good_days(code, details, was_answered):
+        return Outcome.IGNORED
+    if _had_no_time(policy, code, elapsed, timeout) or made_locally(code, details):
         return Outcome.IGNORED
     proxy = _HTTP_STATUS.search(details)
     if proxy is not None:
@@ -474,9 +478,11 @@ def verdict(
     return _VERDICTS[code]
 
 
-def _ends_every_stream(code: grpc.StatusCode, details: str) -> bool:
-    """Whether streams end like this where all is well, too: they are cut, or their deadline has passed."""
-    return code is grpc.StatusCode.DEADLINE_EXCEEDED or _incident(code, details) is not None
+def _ends_as_on_good_days(code: grpc.StatusCode, details: str, was_answered: bool) -> bool:
+    """Whether long streams end like this where all is well, too: they are cut, or their deadline has passed."""
+    if was_answered:
+        return code is grpc.StatusCode.DEADLINE_EXCEEDED or _incident(code, details) is not None
+    return code in _LOSES_CALLS and _ENDED_TOGETHER.search(details) is not None
 
 
 def _had_no_time(policy: BreakerPolicy, code: grpc.StatusCode, elapsed: float, timeout: float | None) -> bool:

@@ -8,7 +8,10 @@
     made; its result belongs to no generation, so it never moves the breaker. What an operator forced open is enforced.
 4.  A call that has been in flight for longer than `BreakerPolicy.hung_after` is one failure. It is found by the next
     call that asks. Calls in flight are in the order they came, so nothing is looked for until the oldest may be hung.
-5.  What an operator has ordered for a time ends with the next call that asks after it, or that reads the state.
+5.  A probe whose lease has ended is given up by the next call that asks, too. A stream that is still open then, and has
+    time left, is a success: it has not failed for `BreakerPolicy.probe_timeout`. Else a watch that waits for news, to
+    which a server of Python sends not even headers, would hold the breaker half-open until some come.
+6.  What an operator has ordered for a time ends with the next call that asks after it, or that reads the state.
 """
 
 from __future__ import annotations
@@ -112,6 +115,8 @@ class Admission(Machine):
         if now - self._none_before > self._hung_after:
             self._count_hung(now, self._hung_after)
             generation = self._latest()
+        if isinstance(generation, HalfOpen):
+            generation = self._give_up_probes(generation, now)
         limits, asked = self._limits, False
         while True:
             refusing = None
@@ -260,6 +265,23 @@ class Admission(Machine):
             rejection = Unenforced()
             rejection._refusing, rejection.at, rejection.method, rejection.context = refusing, now, method, context
             deliver((self._rejection_listeners, self._registry_rejection_listeners), rejection)
+
+    def _give_up_probes(self, generation: HalfOpen, now: float) -> Generation:
+        """Free the slots of the probes whose lease has ended, and count those of them that are streams still open.
+
+        Returns the generation in force then.
+        """
+        for probe in generation.expired(now):
+            if generation.free(probe) and self._has_stayed(probe):
+                reason = generation.succeed(now, self._policy)
+                if reason is not None:
+                    self._leave(generation, reason, now, probe, "", "")
+        return self._latest()
+
+    def _has_stayed(self, probe: Probe) -> bool:
+        """Whether a probe whose lease has ended is a stream that is still open, before its own deadline."""
+        is_open = probe in self._in_flight or hasattr(probe, "swept")
+        return is_open and not probe.timed and probe.lease_end < probe.deadline_lease_end
 
     def _count_hung(self, now: float, hung_after: float) -> None:
         """Count the calls that have been in flight for longer than `hung_after`, each as one failure.

@@ -13,8 +13,9 @@ of the open period while open, the probes while half-open, and the event that re
 An ignored result only gives back what its call held; but where the call had an answer before, that was its success. A
 slow result may trip like a failure, and a slow probe is a failed probe. Of the failures of one incident, the calls that
 were on a connection when it was lost, only the first may trip; all are counted, but for those that the server never
-took, and streams that it had answered (see `Permit.settle`). A probe's slot is free again at the first of: its result;
-its first answer, for a stream; the end of its lease. A slot whose probe was ignored is handed on at most once every
+took, and streams (see `Permit.settle`). A probe's slot is free again at the first of: its result; its first answer,
+for a stream; the end of its lease. A silent stream that is still open then, and has time left, has succeeded (see
+`admission.py`). A slot whose probe was ignored is handed on at most once every
 `reset_timeout / half_open_max_calls` (or `probe_timeout`, where that is less): else a half-open breaker would let
 everything through while its probes teach nothing.
 
@@ -286,17 +287,16 @@ class HalfOpen(Generation):
         return Refusing(said.breaker, said.state, said.condition, said.until, said.code, len(self.probes))
 
     def has_room(self, limit: int, now: float) -> bool:
-        """Whether a slot is free, once those of expired probes are."""
-        probes = self.probes
-        if len(probes) >= limit:
-            for probe in list(probes):
-                if probe.lease_end <= now:
-                    probes.pop(probe, None)
-        return len(probes) < limit
+        """Whether a slot is free, or held by a probe whose lease has ended."""
+        return len(self.probes) < limit or self.in_flight(now) < limit
 
     def in_flight(self, now: float) -> int:
         """Probes that hold a slot, without expired ones."""
         return sum(probe.lease_end > now for probe in list(self.probes))
+
+    def expired(self, now: float) -> list[Any]:
+        """Probes that hold a slot, and whose lease has ended."""
+        return [probe for probe in list(self.probes) if probe.lease_end <= now]
 
     def reserve(self, probe: Any, limit: int) -> bool:
         """Take a slot for a probe; false if there is none.

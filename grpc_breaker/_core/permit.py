@@ -182,8 +182,8 @@ class Permit:
                 may open the breaker, only if its call was admitted so long after the last one that was. 0: if it was
                 admitted since then. Default: a failure by itself.
             counts_once: Whether the incident says nothing about how calls are served, as where the server ended the
-                connection in good order and never took the call up, or where a stream that it had answered was lost
-                with the connection. Then only the first failure of the incident counts, and the others are ignored; in
+                connection in good order and never took the call up, or where a stream was lost with its connection.
+                Then only the first failure of the incident counts, and the others are ignored; in
                 the second incident in a row, without a success or an answer between them, each counts again.
             unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
                 open period does not grow beyond four times its first length.

@@ -89,7 +89,7 @@ class Lines:
         words = telling_words(told, str(details)) if outcome is Outcome.FAILURE and details else ""
         if words:
             where += f', "details": {self._quote(words)}'
-        if outcome is not _by_status(breaker.policy, told, words, duration, deadline):
+        if outcome is not _by_status(breaker.policy, told, words, duration, deadline, stream=not timed):
             where += f', "outcome": "{outcome}"'
         return f"{line}{self._quote(told)}{where}}}\n"
 
@@ -130,11 +130,11 @@ class Lines:
 
 
 def _by_status(
-    policy: BreakerPolicy, status: str, words: str, duration: float, deadline: float | None
+    policy: BreakerPolicy, status: str, words: str, duration: float, deadline: float | None, *, stream: bool
 ) -> Outcome | None:
     """What a policy says of a call by what its line says; `None` of an exception's name, of which it says nothing."""
     code = _CODES.get(status)
-    return None if code is None else verdict(policy, code, words, duration, deadline)
+    return None if code is None else verdict(policy, code, words, duration, deadline, stream=stream)
 
 
 def _line(**fields: Any) -> str:

@@ -257,7 +257,7 @@ class Game:
 
     def _begin(self, call: Call) -> None:
         """A call begins: each policy is asked."""
-        start, method, duration, status, deadline, target, stream, _, outcome, details = call
+        start, method, duration, status, deadline, target, stream, _, outcome, _ = call
         if not self.calls:
             self.begins = start
         self.calls += 1
@@ -265,7 +265,7 @@ class Game:
             judged = _SUCCESS
             self.good += 1
         else:
-            judged = self._judge(status, deadline, duration, outcome, details)
+            judged = self._judge(call)
         health = self.healths.get((method, target)) or self.healths.of(method, target)
         health.note(start, duration, judged is _SUCCESS, judged is _FAILURE, stream)
         slot = self.timeline.slot(start)
@@ -304,16 +304,17 @@ class Game:
         heapq.heappush(self._running, ends)
         return True
 
-    def _judge(
-        self, status: str, deadline: float | None, duration: float, outcome: str | None, details: str
-    ) -> Outcome:
+    def _judge(self, call: Call) -> Outcome:
         """How a call ended, by the statuses of gRPC alone: without the verdicts of a policy."""
+        _, _, duration, status, deadline, _, stream, _, outcome, details = call
         if outcome is not None:
             self.outcomes += 1
             judged = Outcome(outcome)
         else:
             code = STATUSES.get(status)
-            judged = _FAILURE if code is None else verdict(_DEFAULT, code, details, duration, deadline)
+            judged = _FAILURE
+            if code is not None:
+                judged = verdict(_DEFAULT, code, details, duration, deadline, stream=stream)
         if judged is _SUCCESS:
             self.good += 1
         elif judged is _FAILURE:

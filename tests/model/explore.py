@@ -46,6 +46,9 @@ TIMEOUTS: dict[str, tuple[float | None, ...]] = {"one probe, consecutive": (None
 HELD: dict[str, float] = {"holds": 2.0}
 """Seconds for which operators order a state, where a scope has such orders, too."""
 
+STREAMS = ("two probes, back-off",)
+"""Scopes in which every call is a stream."""
+
 MAX_OUTSTANDING = 3
 
 Step = tuple[Any, ...]
@@ -58,6 +61,7 @@ class World:
     rules: Rules
     timeouts: tuple[float | None, ...] = (None,)
     held: float | None = None
+    streams: bool = False
     history: tuple[Step, ...] = ()
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -76,7 +80,8 @@ class World:
         """One step, on both sides; they must agree on what it did."""
         match step:
             case ("admit", timeout):
-                answer, call = self.real.try_admit(timeout=timeout), self.model.admit(timeout)
+                answer = self.real.try_admit(timed=not self.streams, timeout=timeout)
+                call = self.model.admit(timeout, timed=not self.streams)
                 assert isinstance(answer, Permit) == (call is not None)
                 if isinstance(answer, Permit) and call is not None:
                     self.pairs.append((answer, call))
@@ -179,6 +184,7 @@ class World:
                     call.generation == model.generation,
                     call.probe,
                     call.answered,
+                    call.given_up,
                     model.expired(call),
                     max(call.lease_end - now, 0.0),
                     max(call.deadline_lease_end - now, 0.0),
@@ -190,7 +196,7 @@ class World:
 
     def after(self, step: Step) -> World:
         """The world one step later, made by living through it all again."""
-        world = World(self.rules, self.timeouts, self.held, (*self.history, step))
+        world = World(self.rules, self.timeouts, self.held, self.streams, (*self.history, step))
         for past in world.history:
             world.do(past)
         return world
@@ -198,7 +204,7 @@ class World:
 
 def explore(scope: str, depth: int) -> tuple[int, int]:
     """Reach every state that `depth` steps can lead to; returns how many states and transitions there were."""
-    return reach(World(SCOPES[scope], TIMEOUTS.get(scope, (None,)), HELD.get(scope)), depth)
+    return reach(World(SCOPES[scope], TIMEOUTS.get(scope, (None,)), HELD.get(scope), scope in STREAMS), depth)
 
 
 class Explorable(Protocol):

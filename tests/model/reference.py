@@ -48,6 +48,8 @@ class Call:
     """Whether it can be slow; a stream cannot."""
     settled: bool = False
     answered: bool = False
+    given_up: bool = False
+    """Whether a call has found its lease ended."""
 
 
 @dataclass
@@ -82,12 +84,22 @@ class Reference:
         if self.now >= self.held_until:
             self.go("closed", "hold_expired")
 
-    def admit(self, timeout: float | None = None) -> Call | None:
-        """A call comes that has `timeout` seconds."""
+    def admit(self, timeout: float | None = None, *, timed: bool = True) -> Call | None:
+        """A call comes that has `timeout` seconds; a stream is not `timed`."""
+        self.give_up()
         if self.admits():
-            return self.let_in(timeout)
+            return self.let_in(timeout, timed=timed)
         self.totals["rejected"] += 1
         return None
+
+    def give_up(self) -> None:
+        """Probes whose lease has ended are given up. Streams that are still open, before their deadline, have succeeded."""
+        for call in self.calls:
+            if self.state == "half_open" and self.holds_slot(call) and self.expired(call) and not call.given_up:
+                call.given_up = True
+                if not call.timed and call.lease_end < call.deadline_lease_end:
+                    self.in_a_row = 0
+                    self.win()
 
     def admits(self) -> bool:
         """Whether the state admits a call that comes now."""
@@ -121,11 +133,12 @@ class Reference:
 
     def slots_taken(self) -> int:
         """Probes that hold a slot now."""
-        return sum(
-            call.generation == self.generation and not call.settled and not call.answered and not self.expired(call)
-            for call in self.calls
-            if call.probe
-        ) + sum(at > self.now for at in self.waiting)
+        taken = sum(self.holds_slot(call) and not self.expired(call) for call in self.calls)
+        return taken + sum(at > self.now for at in self.waiting)
+
+    def holds_slot(self, call: Call) -> bool:
+        """Whether a call is a probe of this generation, without a result or an answer."""
+        return call.probe and call.generation == self.generation and not call.settled and not call.answered
 
     def in_flight(self) -> int:
         """Calls admitted that have neither ended nor been given up."""

@@ -66,6 +66,7 @@ class WholeReference(Reference):
     def ask(self, chance: float, *, timed: bool = True, timeout: float | None = None) -> Call | None:
         """A call comes; `None` if it is refused. A stream is not `timed`."""
         self.notice_hung()
+        self.give_up()
         by_breaker = self.breaker_refuses(chance)
         if by_breaker is not None and self.enforces(chance):
             self.refuse(by_breaker)

@@ -63,9 +63,9 @@ class Breaker(RuleBasedStateMachine):
         self.pairs: list[tuple[Permit, Call]] = []
         self.forgotten = 0
 
-    @rule(timeout=st.none() | st.none() | timeouts)
-    def admit(self, timeout: float | None = None) -> None:
-        answer, call = self.real.try_admit(timeout=timeout), self.model.admit(timeout)
+    @rule(timeout=st.none() | st.none() | timeouts, timed=st.booleans())
+    def admit(self, timeout: float | None = None, timed: bool = True) -> None:
+        answer, call = self.real.try_admit(timed=timed, timeout=timeout), self.model.admit(timeout, timed=timed)
         assert isinstance(answer, Permit) == (call is not None)
         if isinstance(answer, Permit) and call is not None:
             self.pairs.append((answer, call))

@@ -229,6 +229,22 @@ def test_streams_are_not_timed() -> None:
     assert "240 calls are streams" in warnings(report)
 
 
+@pytest.mark.parametrize(
+    ("duration", "stream", "details", "bad"),
+    [
+        (60.0, True, "Socket closed", 0),
+        (5.0, True, "Socket closed", 5),
+        (60.0, True, "", 5),
+        (60.0, False, "Socket closed", 5),
+    ],
+)
+def test_streams_that_are_lost_with_their_connection(duration: float, stream: bool, details: str, bad: int) -> None:
+    """They count as they do live: where they lasted longer than the window, they are ignored."""
+    calls = [call(70.0 * n, "UNAVAILABLE", duration, stream=stream, details=details) for n in range(5)]
+    report = play(calls)
+    assert (report.policies[0].opened, report.bad) == (bad // 5, bad)
+
+
 def test_a_hung_call_counts_before_its_end() -> None:
     """`hung_after` is played: calls that hang open the breaker long before they end."""
     calls = every(0.1, 0, 20, "DEADLINE_EXCEEDED", duration=15.0)

@@ -166,6 +166,7 @@ def test_outcome_without_a_status(
             "failed to connect to all addresses; last error: ipv4:10.0.0.7:1: Broken pipe",
             "failed to connect to all addresses; Broken pipe",
         ),
+        ("UNAVAILABLE", "Cancelling all calls of 10.0.0.7", "Cancelling all calls"),
         ("CANCELLED", "perAttemptRecvTimeout exceeded", "perAttemptRecvTimeout exceeded"),
         ("DATA_LOSS", "Connection reset", None),
         ("ConnectionError", "Connection reset", None),
@@ -207,6 +208,18 @@ def test_stream_that_was_answered(breakers: BreakerRegistry, path: Path) -> None
 
     (line,) = recorded(breakers, path, calls)
     assert (line["status"], line["outcome"]) == ("CANCELLED", "success")
+
+
+def test_long_stream_that_a_classifier_calls_a_failure(breakers: BreakerRegistry, clock: FakeClock, path: Path) -> None:
+    """What gRPC's statuses would ignore, since it lasted long and was lost with its connection, is recorded as counted."""
+
+    def calls() -> None:
+        permit = breakers[METHOD].admit(METHOD, timed=False)
+        clock.advance(60)
+        permit.failure("UNAVAILABLE", "Socket closed")
+
+    (line,) = (it for it in recorded(breakers, path, calls) if "method" in it)
+    assert (line["details"], line["outcome"]) == ("Socket closed", "failure")
 
 
 def test_probe(breakers: BreakerRegistry, clock: FakeClock, path: Path) -> None:

@@ -121,11 +121,17 @@ def test_verdict(code: grpc.StatusCode, details: str, elapsed: float, timeout: f
     ],
 )
 def test_how_streams_end_when_all_is_well(code: grpc.StatusCode, details: str) -> None:
-    """A stream that was answered, and is cut after more than the window's seconds, was served; one that is cut sooner,
-    or had no answer, has failed.
+    """A stream that was answered, and is cut after more than the window's seconds, was served; one that is cut sooner
+    has failed. One without an answer has failed, too, but where it was lost with its connection.
     """
     clock = FakeClock()
-    for seconds, answered, outcome in ((30.5, True, "success"), (30.0, True, "failure"), (30.5, False, "failure")):
+    silent = "ignored" if details in {"max connection age", "Stream removed (Socket closed)"} else "failure"
+    for seconds, answered, outcome in (
+        (30.5, True, "success"),
+        (30.0, True, "failure"),
+        (30.5, False, silent),
+        (30.0, False, "failure"),
+    ):
         breaker = CircuitBreaker("watch", BreakerPolicy(window_seconds=30), clock=clock)
         permit = breaker.admit(timed=False)
         if answered:
@@ -143,7 +149,7 @@ def test_how_streams_end_when_all_is_well(code: grpc.StatusCode, details: str) -
         (grpc.StatusCode.UNAVAILABLE, "GOAWAY received; Error code: 11; Debug Text: too_many_pings", True, 1),
         (grpc.StatusCode.UNAVAILABLE, "Cancelling all calls", True, 1),
         (grpc.StatusCode.UNAVAILABLE, "max connection age", True, 1),
-        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)", False, 4),
+        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)", False, 1),
         (grpc.StatusCode.UNAVAILABLE, "the service is ill", True, 4),
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", True, 4),
         (grpc.StatusCode.UNAVAILABLE, "keepalive watchdog timeout", True, 4),
@@ -152,9 +158,7 @@ def test_how_streams_end_when_all_is_well(code: grpc.StatusCode, details: str) -
     ],
 )
 def test_streams_that_end_together(code: grpc.StatusCode, details: str, answered: bool, counted: int) -> None:
-    """Of the streams that were answered and are lost with one connection, one counts; of those that fail by themselves, or
-    had no answer, each.
-    """
+    """Of the streams that are lost with one connection, one counts; of those that fail by themselves, each."""
     breaker = CircuitBreaker("watch", BreakerPolicy(consecutive_failures=1000), clock=(clock := FakeClock()))
     streams = [breaker.admit(timed=False) for _ in range(4)]
     for stream in streams:
@@ -167,15 +171,33 @@ def test_streams_that_end_together(code: grpc.StatusCode, details: str, answered
     assert sum(breaker.tallies().values()) == 4
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS])
-def test_long_stream_that_the_server_fails(code: grpc.StatusCode) -> None:
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.INTERNAL, "index out of range"),
+        (grpc.StatusCode.UNKNOWN, "handler: Socket closed"),
+        (grpc.StatusCode.DATA_LOSS, ""),
+    ],
+)
+@pytest.mark.parametrize("answered", [False, True])
+def test_long_stream_that_the_server_fails(code: grpc.StatusCode, details: str, answered: bool) -> None:
     """What a server says of itself counts, however long the stream was."""
     breaker = CircuitBreaker("watch", clock=(clock := FakeClock()))
     permit = breaker.admit(timed=False)
-    permit.answered()
+    if answered:
+        permit.answered()
     clock.advance(86_400)
-    rpc.settle(permit, code, "index out of range")
+    rpc.settle(permit, code, details)
     assert breaker.tallies() == {("failure", code.name): 1}
+
+
+def test_long_call_of_one_answer_that_is_lost_with_its_connection() -> None:
+    """A call of one answer that took long and was lost was not served."""
+    breaker = CircuitBreaker("report", clock=(clock := FakeClock()))
+    permit = breaker.admit()
+    clock.advance(86_400)
+    rpc.settle(permit, grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    assert breaker.tallies() == {("failure", "UNAVAILABLE"): 1}
 
 
 def test_long_stream_whose_end_the_policy_calls_a_failure() -> None:

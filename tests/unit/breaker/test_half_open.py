@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from grpc_breaker import BreakerPolicy, CircuitBreaker, Outcome, Permit, Reason, Rejection, State
+from grpc_breaker import BreakerPolicy, BreakerRegistry, CircuitBreaker, Outcome, Permit, Reason, Rejection, State
 from grpc_breaker.testing import EventRecorder, FakeClock
 from tests.unit.breaker.calls import probe_of, trip
+
+ONE_SLOT = BreakerPolicy(
+    consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=1, half_open_successes=2
+)
 
 
 def test_no_more_probes_than_the_limit(clock: FakeClock) -> None:
@@ -137,10 +141,7 @@ def test_ignored_probe_frees_its_slot(breaker: CircuitBreaker, clock: FakeClock)
 
 def test_first_answer_of_a_stream_is_its_success(clock: FakeClock) -> None:
     """A probe stream whose first answer has come frees its slot and counts as a success, once."""
-    policy = BreakerPolicy(
-        consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=1, half_open_successes=2
-    )
-    breaker = CircuitBreaker("streams", policy, clock=clock)
+    breaker = CircuitBreaker("streams", ONE_SLOT, clock=clock)
     breaker.admit().failure()
     clock.advance(10)
     stream = breaker.admit()
@@ -154,10 +155,7 @@ def test_first_answer_of_a_stream_is_its_success(clock: FakeClock) -> None:
 
 def test_answered_stream_that_fails_reopens(clock: FakeClock) -> None:
     """A failing end of a stream that was answered opens a breaker that is still half-open."""
-    policy = BreakerPolicy(
-        consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=1, half_open_successes=2
-    )
-    breaker = CircuitBreaker("streams", policy, clock=clock)
+    breaker = CircuitBreaker("streams", ONE_SLOT, clock=clock)
     breaker.admit().failure()
     clock.advance(10)
     stream = breaker.admit()
@@ -236,6 +234,80 @@ def test_result_of_an_expired_probe_is_stale(
     assert not lost.settle(outcome)
     totals = breaker.snapshot()["totals"]
     assert (breaker.state, totals["stale"], totals["success"]) == (State.HALF_OPEN, 1, 0)
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_silent_stream_that_stays_open_is_a_success(clock: FakeClock, looked_at: bool) -> None:
+    """A watch that waits for news, and has not failed for `probe_timeout`, holds no other watch back: when so many have
+    stayed as must succeed, the next call finds the breaker closed.
+    """
+    breaker = CircuitBreaker("watches", ONE_SLOT, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    watches = []
+    for _ in range(2):
+        watches.append(breaker.admit(timed=False))
+        clock.advance(29.75)
+        assert (breaker.state, isinstance(breaker.try_admit(timed=False), Rejection)) == (State.HALF_OPEN, True)
+        clock.advance(0.25)
+        if looked_at:
+            assert breaker.in_flight == 0
+    assert not breaker.admit(timed=False).is_probe
+    assert (breaker.state, breaker.changes[-1].reason) == (State.CLOSED, Reason.PROBES_SUCCEEDED)
+    assert all(watch.failure("UNAVAILABLE") for watch in watches)
+    assert (breaker.state, breaker.tallies()) == (
+        State.CLOSED,
+        {("failure", ""): 1, ("stale", "UNAVAILABLE"): 2, ("rejected", "breaker"): 2},
+    )
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+@pytest.mark.parametrize(
+    ("timed", "timeout", "end"),
+    [
+        (True, None, None),
+        (False, 10, None),
+        (False, None, "failure"),
+        (False, None, "ignore"),
+        (False, None, "answered"),
+    ],
+)
+def test_what_is_no_silent_stream(
+    clock: FakeClock, timed: bool, timeout: float | None, end: str | None, looked_at: bool
+) -> None:
+    """A call of one answer that hangs, a stream whose deadline has passed, and one that has ended, if only after its
+    lease, are no success; a stream that was answered is one, once.
+    """
+    breaker = CircuitBreaker("watches", ONE_SLOT, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    probe = breaker.admit(timed=timed, timeout=timeout)
+    if end == "answered":
+        probe.answered()
+    clock.advance(30)
+    if looked_at:
+        breaker.snapshot()
+    if end in ("failure", "ignore"):
+        getattr(probe, end)()
+    probes = 1 if end == "answered" else 0
+    next_one = breaker.admit(timed=False)
+    assert repr(breaker) == f"<CircuitBreaker 'watches' half_open: {probes} of 2 probes succeeded, 1 in flight>"
+    assert next_one.is_probe
+
+
+def test_asking_whether_a_call_would_be_admitted_counts_no_silent_stream(clock: FakeClock) -> None:
+    """Only a call that is made finds that a watch has stayed open; who asks before it changes nothing."""
+    breakers = BreakerRegistry(default=ONE_SLOT, clock=clock)
+    breaker = breakers["pkg.S/Watch"]
+    breaker.admit().failure()
+    for _ in range(2):
+        clock.advance(30)
+        assert breakers.wait_until_admitted("pkg.S/Watch", 0)
+        assert breaker.admit(timed=False).is_probe
+    clock.advance(30)
+    assert breakers.wait_until_admitted("pkg.S/Watch", 0)
+    assert breaker.state is State.HALF_OPEN
+    assert not breaker.admit(timed=False).is_probe
 
 
 def test_answer_of_an_expired_probe_counts_for_nothing(breaker: CircuitBreaker, clock: FakeClock) -> None:
