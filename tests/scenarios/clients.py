@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from tests.scenarios.environment import Loop
     from tests.scenarios.play import Play
 
+STAYED = 10.0
+"""Seconds after which a watch counts as up where the server says nothing."""
+
 LIMIT = 1_000_000
 """Bytes of a request that nginx lets through by default."""
 
@@ -60,6 +63,11 @@ class Traffic:
     """Bytes of a request, by its number among those of its caller."""
     each: int | None = None
     """How many calls each caller makes; `None`: until the play stops."""
+
+    @property
+    def watches(self) -> bool:
+        """Whether its calls are watches: streams that are meant to stay."""
+        return self.kind in ("watch", "silent watch")
 
 
 @dataclass
@@ -147,10 +155,12 @@ async def _aio_impatient(channel: Any, call: Call) -> None:
 ACTIONS: dict[tuple[str, str], Callable[[Any, Call], Any]] = {
     ("threads", "call"): _call,
     ("threads", "watch"): _watch,
+    ("threads", "silent watch"): _watch,
     ("threads", "first message"): _first_message,
     ("threads", "impatient"): _impatient,
     ("asyncio", "call"): _aio_call,
     ("asyncio", "watch"): _aio_watch,
+    ("asyncio", "silent watch"): _aio_watch,
     ("asyncio", "first message"): _aio_first_message,
     ("asyncio", "impatient"): _aio_impatient,
 }
@@ -260,11 +270,13 @@ class Client:
             due = max(due, now)  # a caller that is late does not catch up
             yield play.real(due - now)
             made += 1
-            due = (play.now() if traffic.kind == "watch" else due) + traffic.every * rng.uniform(0.8, 1.2)
+            due = (play.now() if traffic.watches else due) + traffic.every * rng.uniform(0.8, 1.2)
 
     def _note(self, call: Call, error: BaseException | None) -> None:
         """Enter how a call ended."""
         now = self.play.now()
+        if self.traffic.kind == "silent watch" and now - call.began > STAYED:
+            call.first = call.began
         if call.first is not None:
             self.record.watched += now - call.first
         if self.stopping.is_set() and call.first is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tests.scenarios.clients import Script, Traffic
 from tests.scenarios.play import Play, Scenario
@@ -17,6 +18,12 @@ BOTH = ("threads", "asyncio")
 ROUND_ROBIN = ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]}))
 QUIET = "messages 1;hang"
 """A stream that is answered at once and then says nothing."""
+SILENT = "hang"
+"""A stream that says nothing: a server of Python sends no headers before its first message."""
+
+
+WATCHES = Traffic("watch", callers=40, every=2.0, script=QUIET)
+SILENT_WATCHES = Traffic("silent watch", callers=40, every=2.0, script=SILENT)
 
 
 def often(share: float, bad: str, good: str = "ok") -> Script:
@@ -93,13 +100,14 @@ def rolling_restart(play: Play, policy: str, ending: str) -> None:
     _restart_each(play, backends, ending, grace=30)
 
 
-def restart_under_watches(play: Play, watches: int, ending: str) -> None:
+def restart_under_watches(play: Play, watches: int, silent: bool, ending: str) -> None:
     """Three backends behind `round_robin`, under {watches} watches, are {ending} and started again, one after the other, 10 s
-    between. Killed: SIGKILL; drained: GOAWAY, and 2 s for the streams.
+    between. Killed: SIGKILL; drained: GOAWAY, and 2 s for the streams. Watches that are never answered: {silent}.
     """
+    traffic = replace(SILENT_WATCHES if silent else WATCHES, callers=watches)
     backends = [play.server() for _ in range(3)]
     target = "ipv4:" + ",".join(it.target for it in backends)
-    play.start(target, Traffic("watch", callers=watches, every=2.0, script=QUIET), [ROUND_ROBIN])
+    play.start(target, traffic, [ROUND_ROBIN])
     play.sleep(60)
     _restart_each(play, backends, ending, grace=2)
 
@@ -151,12 +159,13 @@ SCENARIOS = [
     Scenario("40 watches, renewed", watches_renewed, 20, BOTH, arguments={"times": 3, "watches": 40, "deadline": 60}),
     *(
         Scenario(
-            f"40 watches, backends {ending}",
+            f"40 {'silent ' if silent else ''}watches, backends {ending}",
             restart_under_watches,
             5,
             BOTH,
-            arguments={"watches": 40, "ending": ending},
+            arguments={"watches": 40, "silent": silent, "ending": ending},
         )
+        for silent in (False, True)
         for ending in ("killed", "drained")
     ),
     Scenario("a connection dies under 8 calls", connection_dies, 8, BOTH, arguments={"deaths": 3}),

@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 from tests.scenarios.clients import Traffic
-from tests.scenarios.healthy_days import BOTH, QUIET, ROUND_ROBIN, often
+from tests.scenarios.healthy_days import BOTH, QUIET, ROUND_ROBIN, SILENT_WATCHES, WATCHES, often
 from tests.scenarios.play import Play, Scenario
 
 CALLS = Traffic(callers=8, every=1.0, timeout=15.0)
@@ -15,8 +15,6 @@ SPARSE = replace(CALLS, every=2.0)
 """Where the clock runs faster."""
 HURRIED = replace(CALLS, timeout=3.0)
 """Where the deadline matters; three quarters of a real second at a speed of 4."""
-
-WATCHES = Traffic("watch", callers=40, every=2.0, script=QUIET)
 
 OUTLIERS = (
     "grpc.service_config",
@@ -94,13 +92,13 @@ def slow(play: Play, percent: int, outage: float, after: float) -> None:
     play.sleep(after)
 
 
-def restarted(play: Play, after: float) -> None:
+def restarted(play: Play, before: float, after: float, traffic: Traffic = CALLS) -> None:
     """The only server is killed and started again at once; how long it is away is how long a process takes to start. An
     opening is neither asked for nor wrong.
     """
     server = play.server()
-    play.start(server.target, CALLS)
-    play.sleep(10)
+    play.start(server.target, traffic)
+    play.sleep(before)
     with play.outage(opens=False):
         server.kill()
         server.restart()
@@ -129,11 +127,25 @@ SCENARIOS = [
     Scenario(
         "dead for 30 s under 40 watches", dead, 5, BOTH, arguments={"outage": 30, "after": 60, "traffic": WATCHES}
     ),
+    Scenario(
+        "dead for 30 s under 40 silent watches",
+        dead,
+        5,
+        BOTH,
+        arguments={"outage": 30, "after": 120, "traffic": SILENT_WATCHES},
+    ),
     Scenario("each watch is cut after a second", cut_streams, 3, BOTH, arguments={"outage": 60, "after": 30}),
     Scenario("hung for 30 s", hung, 4, BOTH, arguments={"outage": 30, "after": 100}),
     Scenario("all calls slow", slow, 4, arguments={"percent": 100, "outage": 30, "after": 100}),
     Scenario("two thirds of the calls slow", slow, 4, arguments={"percent": 67, "outage": 30, "after": 100}),
-    Scenario("restarted at once", restarted, 5, BOTH, arguments={"after": 100}),
+    Scenario("restarted at once", restarted, 5, BOTH, arguments={"before": 10, "after": 100}),
+    Scenario(
+        "restarted under 40 silent watches",
+        restarted,
+        5,
+        BOTH,
+        arguments={"before": 60, "after": 100, "traffic": SILENT_WATCHES},
+    ),
     *(
         Scenario(
             f"one of three {bad}{', outlier detection' if detected else ''}",

@@ -205,7 +205,7 @@ class Play:
                     result.to_open.append(open_at - outage.began)
             until = self.outages[number + 1].began if number + 1 < len(self.outages) else end
             result.to_recover.append(_recovered(calls, outage.ended, until))
-        if traffic.kind == "watch":
+        if traffic.watches:
             result.watched = record.watched / (traffic.callers * end)
         return result
 

@@ -103,9 +103,10 @@ def test_a_watch_that_is_cut_and_answered_opens_nothing() -> None:
         assert (guarded.openings, guarded.refused) == (0, 0)
 
 
-def test_forty_watches_under_a_deploy_open_nothing() -> None:
+@pytest.mark.parametrize("silent", [False, True])
+def test_forty_watches_under_a_deploy_open_nothing(silent: bool) -> None:
     """Backends are killed one after the other under forty watches, in threads and asyncio: the breaker stays closed."""
-    arguments = {"watches": 40, "ending": "killed"}
+    arguments = {"watches": 40, "silent": silent, "ending": "killed"}
     scenario = Scenario("deploy", restart_under_watches, 5, ("threads", "asyncio"), arguments=arguments)
     for _, guarded in bare_and_guarded(scenario):
         assert (guarded.openings, guarded.refused) == (0, 0)
