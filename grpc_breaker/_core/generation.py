@@ -67,6 +67,8 @@ class Generation:
     """Whether a part of the calls is refused all the same, because it was closed not long ago."""
     probes: Mapping[Any, None] = _NO_PROBES
     """The permits that hold a slot. Only a half-open generation has any."""
+    lease: float = 0.0
+    """Seconds that the leases of probes last at least. Only in a half-open generation are they longer than 0."""
     hold: Hold | None = None
     """The order of an operator that put it in force. Only a forced-open and a disabled generation have one."""
 
@@ -269,7 +271,7 @@ class ForcedOpen(Generation):
 class HalfOpen(Generation):
     """A few probes pass; they decide whether it closes or opens again."""
 
-    __slots__ = ("failures", "hands_on_at", "probes", "slow", "successes")
+    __slots__ = ("failures", "hands_on_at", "lease", "probes", "slow", "successes")
 
     state = State.HALF_OPEN
 
@@ -278,6 +280,7 @@ class HalfOpen(Generation):
         super().__init__(number, window, refusing, reopenings)
         self.probes: dict[Any, None] = {probe: None}  # pyright: ignore[reportIncompatibleVariableOverride]
         self.successes = self.failures = self.slow = 0
+        self.lease = 0.0
         self.hands_on_at = _LONG_AGO
         """When the next slot of a probe that was ignored may be handed on."""
 

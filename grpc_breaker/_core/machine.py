@@ -202,12 +202,11 @@ class Machine:
         if permit not in self._in_flight:
             return
         generation = self._latest()
-        frees = generation.free(permit)
         now = self._clock()
         if now >= permit.lease_end:
             return
         permit.had_answer = True
-        if frees and isinstance(permit, Probe):
+        if isinstance(permit, Probe) and generation.free(permit):
             permit.lease_end = permit.deadline_lease_end
             reason = generation.succeed(now, self._policy)
             if reason is not None:

@@ -176,6 +176,7 @@ class World:
             model.probes_won,
             model.reopened,
             max(model.hands_on_at - now, 0.0),
+            model.lease,
             tuple(sorted(max(at - now, 0.0) for at in model.waiting)),
             (now - model.born) % width if kept else 0.0,
             tuple((at - now if self.rules.window_calls is None else 0, bad, slow) for at, bad, slow in kept),

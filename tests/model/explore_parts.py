@@ -167,6 +167,7 @@ class World:
             model.probes_won,
             model.reopened,
             max(model.hands_on_at - now, 0.0),
+            model.lease,
             tuple(sorted(max(at - now, 0.0) for at in model.waiting)),
             tuple((now - at, bad, slow) for at, bad, slow in model.results),
             now - model.born if model.results or throttled else 0.0,

@@ -70,6 +70,8 @@ class Reference:
     probes_won: int = 0
     hands_on_at: float = -math.inf
     """When the next slot of an ignored probe may be handed on."""
+    lease: float = 0.0
+    """Seconds that the leases of the next probes last at least."""
     waiting: list[float] = field(default_factory=list)
     """When those that wait are."""
     calls: list[Call] = field(default_factory=list)
@@ -93,11 +95,15 @@ class Reference:
         return None
 
     def give_up(self) -> None:
-        """Probes whose lease has ended are given up. Streams that are still open, before their deadline, have succeeded."""
+        """Probes whose lease has ended are given up. Those that are under way, before their deadline, have succeeded if they
+        are streams; else the next ones have twice the time.
+        """
         for call in self.calls:
             if self.state == "half_open" and self.holds_slot(call) and self.expired(call) and not call.given_up:
                 call.given_up = True
-                if not call.timed and call.lease_end < call.deadline_lease_end:
+                if call.lease_end < call.deadline_lease_end and call.timed:
+                    self.lease = 2 * (call.lease_end - call.started)
+                elif call.lease_end < call.deadline_lease_end:
                     self.in_a_row = 0
                     self.win()
 
@@ -122,7 +128,8 @@ class Reference:
     def hand_out(self, timeout: float | None, *, probe: bool, timed: bool = True) -> Call:
         """Note a call that is under way."""
         deadline_lease_end = math.inf if timeout is None else self.now + timeout + LEASE_GRACE
-        lease_end = min(deadline_lease_end, self.now + self.rules.probe_timeout if probe else math.inf)
+        lease = max(self.rules.probe_timeout, self.lease) if probe else math.inf
+        lease_end = min(deadline_lease_end, self.now + lease)
         call = Call(self.generation, self.now, probe, lease_end, deadline_lease_end, timed)
         self.calls.append(call)
         return call
@@ -236,6 +243,7 @@ class Reference:
         previous, self.state = self.state, state
         self.generation += 1
         self.hands_on_at, self.waiting = -math.inf, []
+        self.lease = 0.0
         self.held_until = math.inf
         self.probes_won = 0
         self.changes.append((previous, state, reason))

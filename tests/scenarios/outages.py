@@ -37,9 +37,11 @@ OUTLIERS = (
 """grpcio's own ejection of bad backends: half of a backend's calls failed in half a second."""
 
 
-def dead(play: Play, outage: float, after: float, traffic: Traffic = CALLS) -> None:
+def dead(play: Play, outage: float, after: float, traffic: Traffic = CALLS, takes: float = 0.0) -> None:
     """The server is killed (SIGKILL), nothing listens for {outage} s, and it is started again."""
     server = play.server()
+    if takes:
+        traffic = replace(traffic, script=f"wait {play.real(takes)}", timeout=3 * takes)
     play.start(server.target, traffic)
     play.sleep(10)
     with play.outage():
@@ -133,6 +135,13 @@ SCENARIOS = [
         5,
         BOTH,
         arguments={"outage": 30, "after": 120, "traffic": SILENT_WATCHES},
+    ),
+    Scenario(
+        "dead for 30 s, calls take 45 s",
+        dead,
+        10,
+        BOTH,
+        arguments={"outage": 30, "after": 300, "traffic": replace(CALLS, callers=20), "takes": 45.0},
     ),
     Scenario("each watch is cut after a second", cut_streams, 3, BOTH, arguments={"outage": 60, "after": 30}),
     Scenario("hung for 30 s", hung, 4, BOTH, arguments={"outage": 30, "after": 100}),

@@ -16,6 +16,8 @@ from tests.support.core import WATCHED
 from tests.support.lines import act_at
 
 LEASE = 30.0
+LONG = 8 * LEASE
+"""Seconds that outlast the leases of probes also after some have outlived theirs."""
 """Seconds, of a probe."""
 
 
@@ -46,7 +48,7 @@ class Stage:
     def outlast(self) -> None:
         """Make a call, and another when every lease has ended; read the breaker then."""
         self.ask()
-        self.clock.advance(LEASE)
+        self.clock.advance(LONG)
         self.ask()
         assert self.breaker.in_flight <= 1
 
@@ -126,7 +128,7 @@ def test_call_that_takes_longer_to_ask_than_a_probe_may_last(held: int) -> None:
         stage.clock.advance(LEASE if held == 2 else 0)
 
     for stage in stages(prepare, Stage.ask, Stage.outlast, slots=2):
-        stage.clock.advance(LEASE)
+        stage.clock.advance(LONG)
         assert stage.breaker.in_flight == 0
         assert [stage.breaker.admit().is_probe for _ in range(2)] == [True, True]
 
@@ -144,7 +146,7 @@ def test_probe_that_is_given_up_while_it_is_given_back() -> None:
         probe.ignore()
 
     for stage in stages(prepare, give_back, Stage.outlast):
-        stage.clock.advance(LEASE)
+        stage.clock.advance(LONG)
         assert stage.breaker.in_flight == 0
         assert stage.breaker.admit().is_probe
 

@@ -261,6 +261,19 @@ def test_silent_stream_that_stays_open_is_a_success(clock: FakeClock, looked_at:
     )
 
 
+def test_silent_stream_that_is_answered_after_its_lease(clock: FakeClock) -> None:
+    """It has stayed open like any other: the next call counts it."""
+    breaker = CircuitBreaker("watches", ONE_SLOT, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    for _ in range(2):
+        watch = breaker.admit(timed=False)
+        clock.advance(30)
+        watch.answered()
+        assert breaker.state is State.HALF_OPEN
+    assert not breaker.admit(timed=False).is_probe
+
+
 @pytest.mark.parametrize("looked_at", [False, True])
 @pytest.mark.parametrize(
     ("timed", "timeout", "end"),
@@ -293,6 +306,66 @@ def test_what_is_no_silent_stream(
     next_one = breaker.admit(timed=False)
     assert repr(breaker) == f"<CircuitBreaker 'watches' half_open: {probes} of 2 probes succeeded, 1 in flight>"
     assert next_one.is_probe
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+@pytest.mark.parametrize("took", [20.0, 45.0, 200.0])
+def test_method_whose_calls_take_longer_than_a_probe_may(clock: FakeClock, took: float, looked_at: bool) -> None:
+    """It closes all the same: where a probe is under way at the end of its lease, the next one has twice the time."""
+    breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    calls: list[tuple[float, Permit]] = []
+    for _ in range(1000):
+        while calls and calls[0][0] <= clock():
+            calls.pop(0)[1].success()
+        answer = breaker.try_admit(timeout=300)
+        if isinstance(answer, Permit):
+            calls.append((clock() + took, answer))
+        if looked_at:
+            breaker.snapshot()
+        clock.advance(1)
+    assert breaker.state is State.CLOSED
+    assert [it.state for it in breaker.changes] == [State.OPEN, State.HALF_OPEN, State.CLOSED]
+
+
+def lease_of_next_probe(breaker: CircuitBreaker, clock: FakeClock) -> float:
+    """Seconds until a probe is given up."""
+    probe, began = breaker.admit(), clock()
+    assert probe.is_probe
+    while not probe.settled:
+        clock.advance(0.5)
+    return clock() - began
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_lease_after_probes_that_outlive_theirs(clock: FakeClock, looked_at: bool) -> None:
+    """It doubles, and is the policy's again in the next half-open state."""
+    breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    leases = []
+    for _ in range(3):
+        leases.append(lease_of_next_probe(breaker, clock))
+        if looked_at:
+            breaker.snapshot()
+    assert leases == [30, 60, 120]
+    breaker.admit().failure()
+    clock.advance(10)
+    assert lease_of_next_probe(breaker, clock) == 30
+
+
+@pytest.mark.parametrize(("timeout", "ends"), [(10, False), (25, False), (None, True), (25, True)])
+def test_lease_after_a_probe_that_ended_or_ran_out_of_time(clock: FakeClock, timeout: float | None, ends: bool) -> None:
+    """It is the policy's: there the lease was not too short."""
+    breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    probe = breaker.admit(timeout=timeout)
+    clock.advance(30)
+    if ends:
+        probe.success()
+    assert lease_of_next_probe(breaker, clock) == 30
 
 
 def test_asking_whether_a_call_would_be_admitted_counts_no_silent_stream(clock: FakeClock) -> None:
