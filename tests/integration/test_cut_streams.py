@@ -39,6 +39,12 @@ ENDS = [
     ),
     (f"messages 1;{PAUSE};error INTERNAL ill", SHORT, {("failure", "INTERNAL"): 4}),
     (f"{PAUSE};error UNAVAILABLE bye", LASTED, {("failure", "UNAVAILABLE"): 4}),
+    (
+        f"{PAUSE};error UNAVAILABLE {TOGETHER}",
+        SHORT,
+        {("failure", "UNAVAILABLE"): 1, ("ignored", "UNAVAILABLE"): 3},
+    ),
+    (f"{PAUSE};error UNAVAILABLE {TOGETHER}", LASTED, {("ignored", "UNAVAILABLE"): 4}),
     (f"{PAUSE};headers;error UNAVAILABLE bye", SHORT, {("failure", "UNAVAILABLE"): 4}),
     (f"messages 1;{PAUSE};error DEADLINE_EXCEEDED", LASTED, {("success", "DEADLINE_EXCEEDED"): 4}),
     (f"messages 1;{PAUSE};error DEADLINE_EXCEEDED", SHORT, {("failure", "DEADLINE_EXCEEDED"): 4}),
@@ -56,7 +62,7 @@ def watched() -> tuple[BreakerRegistry, FakeClock]:
 @pytest.mark.parametrize("kind", ["us", "ss"])
 @pytest.mark.parametrize(("script", "lasts", "counts"), ENDS)
 def test_cut_streams(kind: str, script: str, lasts: float, counts: dict[Any, int], server: Server) -> None:
-    """A stream that was answered is served when it is cut late; of those that are cut early, one counts."""
+    """A stream that was answered is served when it is cut late; of those that are lost early together, one counts."""
     breakers, clock = watched()
     with grpc.insecure_channel(server.target) as channel:
         guarded = grpc.intercept_channel(channel, CircuitBreakerInterceptor(breakers, telemetry=False))

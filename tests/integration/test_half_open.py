@@ -119,6 +119,36 @@ def test_one_probe_of_ten_coroutines(kind: str, server: Server, clock: FakeClock
     assert server.journal.began() == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_probe_that_outlives_its_lease(kind: str, server: Server, clock: FakeClock) -> None:
+    """A silent stream was a success then, and the next call finds the breaker closed. After a call of one answer the next
+    probe has twice the time, and its answer closes it.
+    """
+    breakers = registry(clock)
+    probe_next(breakers, clock, kind)
+    breaker = breakers[METHODS[kind]]
+    with grpc.insecure_channel(server.target) as channel, futures.ThreadPoolExecutor(2) as pool:
+        guarded = guard(channel, breakers)
+
+        def begin() -> futures.Future[Any]:
+            entry, keywords = call_with(server, "held;messages 1")
+            ended = pool.submit(lambda: use(start(guarded, kind, keywords), kind))
+            assert entry.began.wait(PATIENCE)
+            return ended
+
+        calls = [begin()]
+        clock.advance(30)
+        calls.append(begin())
+        if kind in ("us", "ss"):
+            assert breaker.state is State.CLOSED
+        clock.advance(59)
+        server.journal.release.set()
+        for call in calls:
+            call.result(PATIENCE)
+        await_settled(breaker)
+    assert breaker.state is State.CLOSED
+
+
 @pytest.mark.parametrize("kind", ["us", "ss"])
 @pytest.mark.parametrize("successes", [1, 2])
 def test_late_end_of_an_answered_probe(kind: str, successes: int, server: Server, clock: FakeClock) -> None:
