@@ -116,12 +116,12 @@ class Admission(Machine):
         if now - self._none_before > self._hung_after:
             self._count_hung(now, self._hung_after)
             generation = self._latest()
-        if isinstance(generation, HalfOpen):
-            generation = self._give_up_probes(generation, now)
         limits, asked = self._limits, False
         while True:
             refusing = None
             if generation.ramps or not generation.passes:
+                if isinstance(generation, HalfOpen):
+                    generation = self._give_up_probes(generation, now)
                 refusing = self._refused_by_breaker(generation, now)
                 if refusing is not None and self._enforces(generation):
                     if limits is not None and asked:  # pragma: no cover - another caller was faster: tests/model
