@@ -316,6 +316,27 @@ def lease_ends_as_others_ask() -> Scene:
     return scene
 
 
+def silent_stream_at_the_end_of_its_lease(*, ends: bool) -> Scene:
+    """A call finds that a silent stream has stayed open, while another one finds it, too, or the stream fails: it closes the
+    breaker once, or it is too late, and both calls pass.
+    """
+    scene = Scene(probe_timeout=3.0)
+    scene.open_and_wait()
+    stream = scene.breaker.admit(timed=False)
+    scene.clock.advance(3)
+    scene.actors = [scene.breaker.try_admit, stream.failure if ends else scene.breaker.try_admit]
+
+    def judge(results: list[Any]) -> None:
+        assert isinstance(results[0], Permit)
+        assert ends or isinstance(results[1], Permit)
+        assert scene.breaker.state is State.CLOSED or (ends and results[0].is_probe)
+        assert scene.totals()["stale"] == (results[1] is True)
+
+    scene.judge = judge
+    scene.leases_end = True
+    return scene
+
+
 def two_probes(first: Outcome, second: Outcome) -> Scene:
     """The results of two probes come at once: two successes close, a failure opens, whichever comes first."""
     scene = Scene(half_open_max_calls=2)
@@ -734,6 +755,12 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "successes that fill the window": successes_that_fill_the_window,
     "failures of three threads": partial(failures_of_many_threads, 3),
     "lease ends as others ask": lease_ends_as_others_ask,
+    **{
+        f"silent stream{' fails' if ends else ''} at the end of its lease": partial(
+            silent_stream_at_the_end_of_its_lease, ends=ends
+        )
+        for ends in (False, True)
+    },
     "operator against traffic": operator_against_traffic,
     "policy against traffic": policy_against_traffic,
     "snapshot of a change": snapshot_of_a_change,
