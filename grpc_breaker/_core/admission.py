@@ -8,10 +8,10 @@
     made; its result belongs to no generation, so it never moves the breaker. What an operator forced open is enforced.
 4.  A call that has been in flight for longer than `BreakerPolicy.hung_after` is one failure. It is found by the next
     call that asks. Calls in flight are in the order they came, so nothing is looked for until the oldest may be hung.
-5.  A probe whose lease has ended is given up by the next call that asks, too. Where it is still under way then, and has
-    time left by its own deadline, its lease was too short for such calls. A stream has succeeded by not failing for so
-    long, since a watch may be silent for as long as nothing happens. After a call of one answer, the leases of the
-    next probes are twice as long. Else a method whose calls take longer would stay half-open for ever.
+5.  A probe loses its slot after `BreakerPolicy.probe_timeout`, to the next call that asks. A stream that is still open
+    then, and has time left by its own deadline, has succeeded: a watch is silent for as long as nothing happens. Of a
+    call of one answer the result is stale by then; but the longer the breaker has been half-open, the longer are the
+    leases of its probes. Else a method whose calls take longer than `probe_timeout` would never close.
 6.  What an operator has ordered for a time ends with the next call that asks after it, or that reads the state.
 """
 
@@ -168,7 +168,8 @@ class Admission(Machine):
         if isinstance(permit, Probe):
             self._used = now
             permit.deadline_lease_end = permit.lease_end
-            permit.lease_end = min(permit.lease_end, now + max(self._policy.probe_timeout, generation.lease))
+            permit.slot_end = min(permit.lease_end, now + self._policy.probe_timeout)
+            permit.lease_end = min(permit.lease_end, now + generation.probe_lease(now, self._policy))
         try:
             self._in_flight[permit] = None  # before it is a probe: one that is lost has a lease, and it ends
             limits = self._limits
@@ -268,18 +269,18 @@ class Admission(Machine):
             deliver((self._rejection_listeners, self._registry_rejection_listeners), rejection)
 
     def _give_up_probes(self, generation: HalfOpen, now: float) -> Generation:
-        """Free the slots of the probes whose lease has ended, see rule 5; returns the generation in force then."""
+        """Free the slots of the probes whose time for it is over, see rule 5; returns the generation in force then."""
         for probe in generation.expired(now):
-            if generation.free(probe) and self._is_under_way(probe):
-                if probe.timed:
-                    generation.lease = 2 * (probe.lease_end - probe.started)
-                elif (reason := generation.succeed(now, self._policy)) is not None:
+            if generation.free(probe) and self._has_stayed(probe):
+                reason = generation.succeed(now, self._policy)
+                if reason is not None:
                     self._leave(generation, reason, now, probe, "", "")
         return self._latest()
 
-    def _is_under_way(self, probe: Probe) -> bool:
-        """Whether the call of a probe whose lease has ended has neither ended nor come to its own deadline."""
-        return probe.lease_end < probe.deadline_lease_end and (probe in self._in_flight or hasattr(probe, "swept"))
+    def _has_stayed(self, probe: Probe) -> bool:
+        """Whether a probe whose time for its slot is over is a stream that is still open, before its own deadline."""
+        is_open = probe in self._in_flight or hasattr(probe, "swept")
+        return is_open and not probe.timed and probe.slot_end < probe.deadline_lease_end
 
     def _count_hung(self, now: float, hung_after: float) -> None:
         """Count the calls that have been in flight for longer than `hung_after`, each as one failure.

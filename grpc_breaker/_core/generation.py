@@ -14,7 +14,7 @@ An ignored result only gives back what its call held; but where the call had an 
 slow result may trip like a failure, and a slow probe is a failed probe. Of the failures of one incident, the calls that
 were on a connection when it was lost, only the first may trip; all are counted, but for those that the server never
 took, and streams (see `Permit.settle`). A probe's slot is free again at the first of: its result; its first answer,
-for a stream; the end of its lease. A silent stream that is still open then, and has time left, has succeeded (see
+for a stream; the end of `probe_timeout`. A silent stream that is still open then, and has time left, has succeeded (see
 `admission.py`). A slot whose probe was ignored is handed on at most once every
 `reset_timeout / half_open_max_calls` (or `probe_timeout`, where that is less): else a half-open breaker would let
 everything through while its probes teach nothing.
@@ -39,6 +39,9 @@ from grpc_breaker._core.state import Reason, State
 from grpc_breaker._core.window import MOST_KEPT, Held, Window
 
 _LONG_AGO: Final = -math.inf
+_PATIENCE: Final = 4
+"""How many times as long as the breaker has been half-open the lease of a probe lasts: where calls take longer than
+`probe_timeout`, its result counts before long."""
 _NO_PROBES: Final[Mapping[Any, None]] = MappingProxyType({})
 
 
@@ -67,8 +70,6 @@ class Generation:
     """Whether a part of the calls is refused all the same, because it was closed not long ago."""
     probes: Mapping[Any, None] = _NO_PROBES
     """The permits that hold a slot. Only a half-open generation has any."""
-    lease: float = 0.0
-    """Seconds that the leases of probes last at least. Only in a half-open generation are they longer than 0."""
     hold: Hold | None = None
     """The order of an operator that put it in force. Only a forced-open and a disabled generation have one."""
 
@@ -116,6 +117,10 @@ class Generation:
             policy: The policy in force.
         """
         raise NotImplementedError
+
+    def probe_lease(self, now: float, policy: BreakerPolicy) -> float:  # noqa: ARG002 - of the first probe
+        """How long the lease of a probe lasts that begins now."""
+        return policy.probe_timeout
 
     def free(self, probe: Any) -> bool:  # noqa: ARG002 - only a half-open generation has slots
         """Free the slot of a probe; false if it has none."""
@@ -271,16 +276,18 @@ class ForcedOpen(Generation):
 class HalfOpen(Generation):
     """A few probes pass; they decide whether it closes or opens again."""
 
-    __slots__ = ("failures", "hands_on_at", "lease", "probes", "slow", "successes")
+    __slots__ = ("began", "failures", "hands_on_at", "probes", "slow", "successes")
 
     state = State.HALF_OPEN
 
-    def __init__(self, number: int, window: Window, refusing: Refusing, reopenings: int, probe: Any) -> None:
+    def __init__(
+        self, number: int, window: Window, refusing: Refusing, reopenings: int, probe: Any, began: float
+    ) -> None:
         """Begin with one probe that holds a slot already: no other call fits in between."""
         super().__init__(number, window, refusing, reopenings)
         self.probes: dict[Any, None] = {probe: None}  # pyright: ignore[reportIncompatibleVariableOverride]
         self.successes = self.failures = self.slow = 0
-        self.lease = 0.0
+        self.began = began
         self.hands_on_at = _LONG_AGO
         """When the next slot of a probe that was ignored may be handed on."""
 
@@ -290,16 +297,20 @@ class HalfOpen(Generation):
         return Refusing(said.breaker, said.state, said.condition, said.until, said.code, len(self.probes))
 
     def has_room(self, limit: int, now: float) -> bool:
-        """Whether a slot is free, or held by a probe whose lease has ended."""
+        """Whether a slot is free, or held by a probe whose time for it is over."""
         return len(self.probes) < limit or self.in_flight(now) < limit
 
     def in_flight(self, now: float) -> int:
         """Probes that hold a slot, without expired ones."""
-        return sum(probe.lease_end > now for probe in list(self.probes))
+        return sum(probe.slot_end > now for probe in list(self.probes))
 
     def expired(self, now: float) -> list[Any]:
-        """Probes that hold a slot, and whose lease has ended."""
-        return [probe for probe in list(self.probes) if probe.lease_end <= now]
+        """Probes that hold a slot, and whose time for it is over."""
+        return [probe for probe in list(self.probes) if probe.slot_end <= now]
+
+    def probe_lease(self, now: float, policy: BreakerPolicy) -> float:
+        """How long the lease of a probe lasts that begins now."""
+        return max(policy.probe_timeout, _PATIENCE * (now - self.began))
 
     def reserve(self, probe: Any, limit: int) -> bool:
         """Take a slot for a probe; false if there is none.
@@ -323,7 +334,7 @@ class HalfOpen(Generation):
             at = max(now, self.hands_on_at)
             self.hands_on_at = at + min(policy.probe_timeout, policy.reset_timeout) / policy.half_open_max_calls
             if at > now:
-                probe.lease_end = at  # as if its lease ended then
+                probe.slot_end = at
             else:
                 self.probes.pop(probe, None)
 

@@ -174,7 +174,8 @@ class Machine:
         reason = None
         if now - permit.started > self._slow_after and permit.timed:
             reason = generation.judge(now, _NEVER, False, True, status, details, self._policy)
-        elif generation.passes or generation.free(permit):  # else a stream whose first answer was its success
+        elif generation.passes or generation.free(permit) or (permit.timed and not hasattr(permit, "had_answer")):
+            # else a stream that has succeeded before, by its first answer or by staying open
             reason = generation.succeed(now, self._policy)
         if reason is not None:
             self._leave(generation, reason, now, permit, status, details)
@@ -224,7 +225,8 @@ class Machine:
 
     def _is_probing(self, permit: Permit) -> bool:
         """Whether a permit holds a slot of the present generation."""
-        return permit in self._latest().probes and self._is_in_flight(permit)
+        holds = isinstance(permit, Probe) and permit in self._latest().probes and permit.slot_end > self._now(permit)
+        return holds and self._is_in_flight(permit)
 
     def _is_in_flight(self, permit: Permit) -> bool:
         """Whether a permit is neither settled nor given up."""

@@ -351,10 +351,12 @@ class Permit:
 class Probe(Permit):
     """The permit of a call that a half-open breaker lets through to find out how the server is."""
 
-    __slots__ = ("deadline_lease_end",)
+    __slots__ = ("deadline_lease_end", "slot_end")
 
     deadline_lease_end: float
-    """When the call is given up once it was answered; until then its lease ends after `probe_timeout` at the latest."""
+    """When the call is given up by its deadline alone, as others are."""
+    slot_end: float
+    """When its slot is free for another probe, whatever has become of it."""
 
     @property
     def is_probe(self) -> bool:

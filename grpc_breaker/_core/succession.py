@@ -72,7 +72,7 @@ def after(
             return Open(number, old.window, Refusing(name, state, reason, until, policy.refusal_code), reopenings)
         case State.HALF_OPEN:  # pragma: no branch - there is no other
             refusing = Refusing(name, state, old.refusing.condition, _LONG_AGO, policy.refusal_code)
-            return HalfOpen(number, old.window, refusing, old.reopenings, probe)
+            return HalfOpen(number, old.window, refusing, old.reopenings, probe, now)
 
 
 def _never_refusing(name: str, state: State) -> Refusing:

@@ -155,7 +155,7 @@ class World:
             moments.add(model.open_until)
         if math.isfinite(model.held_until):
             moments.add(model.held_until)
-        moments |= set(model.waiting)
+        moments |= set(model.waiting) | {call.slot_end for _, call in self.pairs if call.probe}
         if model.results and self.rules.window_calls is None:
             moments.add(max(at for at, _, _ in model.results) + self.rules.window_seconds)
         if self.rules.slow_call_duration is not None:
@@ -176,7 +176,7 @@ class World:
             model.probes_won,
             model.reopened,
             max(model.hands_on_at - now, 0.0),
-            model.lease,
+            now - model.half_open_since if model.state == "half_open" else 0.0,
             tuple(sorted(max(at - now, 0.0) for at in model.waiting)),
             (now - model.born) % width if kept else 0.0,
             tuple((at - now if self.rules.window_calls is None else 0, bad, slow) for at, bad, slow in kept),
@@ -188,6 +188,7 @@ class World:
                     call.given_up,
                     model.expired(call),
                     max(call.lease_end - now, 0.0),
+                    max(call.slot_end - now, 0.0),
                     max(call.deadline_lease_end - now, 0.0),
                     min(now - call.started, 9.0) if self.rules.slow_call_duration is not None else 0.0,
                 )

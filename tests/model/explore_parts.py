@@ -142,7 +142,7 @@ class World:
         model, parts = self.both.model, self.scope.parts
         moments = {*model.waiting, model.open_until}
         for _, call in self.both.pairs:
-            moments.add(call.lease_end)
+            moments |= {call.lease_end, call.slot_end if call.probe else math.inf}
             if parts.hung_after is not None and call not in model.hung:
                 moments.add(call.started + parts.hung_after + JUST)
             if self.scope.rules.slow_call_duration is not None:
@@ -167,7 +167,7 @@ class World:
             model.probes_won,
             model.reopened,
             max(model.hands_on_at - now, 0.0),
-            model.lease,
+            now - model.half_open_since if model.state == "half_open" else 0.0,
             tuple(sorted(max(at - now, 0.0) for at in model.waiting)),
             tuple((now - at, bad, slow) for at, bad, slow in model.results),
             now - model.born if model.results or throttled else 0.0,
@@ -187,6 +187,8 @@ class World:
             call.timed,
             call.answered,
             call in model.hung,
+            call.given_up,
+            call.slot_end - model.now if call.probe else 0.0,
             call.lease_end - model.now,
             model.now - call.started,
         )

@@ -42,6 +42,8 @@ class Call:
     probe: bool
     lease_end: float
     """When it is given up, if it has not ended by then."""
+    slot_end: float
+    """When its slot is free, of a probe."""
     deadline_lease_end: float
     """The same for its deadline alone: an answered probe has no other lease."""
     timed: bool = True
@@ -49,7 +51,7 @@ class Call:
     settled: bool = False
     answered: bool = False
     given_up: bool = False
-    """Whether a call has found its lease ended."""
+    """Whether a call has taken its slot."""
 
 
 @dataclass
@@ -70,8 +72,7 @@ class Reference:
     probes_won: int = 0
     hands_on_at: float = -math.inf
     """When the next slot of an ignored probe may be handed on."""
-    lease: float = 0.0
-    """Seconds that the leases of the next probes last at least."""
+    half_open_since: float = 0.0
     waiting: list[float] = field(default_factory=list)
     """When those that wait are."""
     calls: list[Call] = field(default_factory=list)
@@ -95,15 +96,13 @@ class Reference:
         return None
 
     def give_up(self) -> None:
-        """Probes whose lease has ended are given up. Those that are under way, before their deadline, have succeeded if they
-        are streams; else the next ones have twice the time.
+        """Probes lose their slots when the time for them is over. Streams that are open then, before their deadline, have
+        succeeded.
         """
         for call in self.calls:
-            if self.state == "half_open" and self.holds_slot(call) and self.expired(call) and not call.given_up:
+            if self.state == "half_open" and self.holds_slot(call) and call.slot_end <= self.now:
                 call.given_up = True
-                if call.lease_end < call.deadline_lease_end and call.timed:
-                    self.lease = 2 * (call.lease_end - call.started)
-                elif call.lease_end < call.deadline_lease_end:
+                if not call.timed and call.slot_end < call.deadline_lease_end:
                     self.in_a_row = 0
                     self.win()
 
@@ -128,9 +127,10 @@ class Reference:
     def hand_out(self, timeout: float | None, *, probe: bool, timed: bool = True) -> Call:
         """Note a call that is under way."""
         deadline_lease_end = math.inf if timeout is None else self.now + timeout + LEASE_GRACE
-        lease = max(self.rules.probe_timeout, self.lease) if probe else math.inf
+        lease = max(self.rules.probe_timeout, 4 * (self.now - self.half_open_since)) if probe else math.inf
         lease_end = min(deadline_lease_end, self.now + lease)
-        call = Call(self.generation, self.now, probe, lease_end, deadline_lease_end, timed)
+        slot_end = min(deadline_lease_end, self.now + self.rules.probe_timeout)
+        call = Call(self.generation, self.now, probe, lease_end, slot_end, deadline_lease_end, timed)
         self.calls.append(call)
         return call
 
@@ -140,12 +140,13 @@ class Reference:
 
     def slots_taken(self) -> int:
         """Probes that hold a slot now."""
-        taken = sum(self.holds_slot(call) and not self.expired(call) for call in self.calls)
+        taken = sum(self.holds_slot(call) and call.slot_end > self.now for call in self.calls)
         return taken + sum(at > self.now for at in self.waiting)
 
     def holds_slot(self, call: Call) -> bool:
-        """Whether a call is a probe of this generation, without a result or an answer."""
-        return call.probe and call.generation == self.generation and not call.settled and not call.answered
+        """Whether a call is a probe of this generation that has neither ended nor been answered, nor lost its slot."""
+        ours = call.probe and call.generation == self.generation
+        return ours and not call.settled and not call.answered and not call.given_up
 
     def in_flight(self) -> int:
         """Calls admitted that have neither ended nor been given up."""
@@ -155,7 +156,8 @@ class Reference:
         """A call ends. If that opens the breaker, it stays open for `pushback` seconds at least."""
         if call.settled:
             return
-        held_slot = call.probe and not call.answered
+        held_slot = call.probe and not call.answered and not call.given_up
+        wins = held_slot or (call.probe and call.timed and not call.answered)
         call.settled = True
         if self.expired(call) or call.generation != self.generation:
             self.totals["stale"] += 1
@@ -171,9 +173,9 @@ class Reference:
                     + min(self.rules.probe_timeout, self.rules.reset_timeout) / self.rules.half_open_max_calls
                 )
             return
-        self.count(call, failed=outcome == "failure", held_slot=held_slot, pushback=pushback)
+        self.count(call, failed=outcome == "failure", wins=wins, pushback=pushback)
 
-    def count(self, call: Call, *, failed: bool, held_slot: bool, pushback: float = 0.0) -> None:
+    def count(self, call: Call, *, failed: bool, wins: bool, pushback: float = 0.0) -> None:
         """Count what a call of the present generation says about the server."""
         limit = self.rules.slow_call_duration
         slow = limit is not None and call.timed and self.now - call.started > limit
@@ -181,7 +183,7 @@ class Reference:
         if self.state == "half_open":
             if failed or slow:
                 self.go("open", "probe_failed" if failed else "probe_slow", pushback)
-            elif held_slot:
+            elif wins:
                 self.win()
             return
         self.results.append((self.now, failed, slow))
@@ -200,7 +202,7 @@ class Reference:
             return
         if self.state != "half_open":
             self.in_a_row = 0
-        elif first:
+        elif first and not call.given_up:
             call.lease_end = call.deadline_lease_end
             self.in_a_row = 0
             self.win()
@@ -243,7 +245,7 @@ class Reference:
         previous, self.state = self.state, state
         self.generation += 1
         self.hands_on_at, self.waiting = -math.inf, []
-        self.lease = 0.0
+        self.half_open_since = self.now
         self.held_until = math.inf
         self.probes_won = 0
         self.changes.append((previous, state, reason))

@@ -162,7 +162,7 @@ class WholeReference(Reference):
                 self.hung.append(call)
                 if counts:
                     self.totals["failure"] += 1
-                    self.count(call, failed=True, held_slot=False)
+                    self.count(call, failed=True, wins=False)
 
     # ── What changes ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,7 @@ def test_a_probe_too_many_leaves_again() -> None:
     """A probe that is entered behind the last slot gets none, and leaves nothing behind."""
     refusing = Refusing("prices", State.HALF_OPEN, Reason.FAILURE_RATE, 0.0, "UNAVAILABLE")
     first, second, third = object(), object(), object()
-    generation = HalfOpen(1, CountWindow(10), refusing, 1, first)
+    generation = HalfOpen(1, CountWindow(10), refusing, 1, first, 0.0)
     assert generation.reserve(second, 2)
     assert not generation.reserve(third, 2)
     assert list(generation.probes) == [first, second]

@@ -251,7 +251,7 @@ def test_silent_stream_that_stays_open_is_a_success(clock: FakeClock, looked_at:
         assert (breaker.state, isinstance(breaker.try_admit(timed=False), Rejection)) == (State.HALF_OPEN, True)
         clock.advance(0.25)
         if looked_at:
-            assert breaker.in_flight == 0
+            breaker.snapshot()
     assert not breaker.admit(timed=False).is_probe
     assert (breaker.state, breaker.changes[-1].reason) == (State.CLOSED, Reason.PROBES_SUCCEEDED)
     assert all(watch.failure("UNAVAILABLE") for watch in watches)
@@ -263,15 +263,33 @@ def test_silent_stream_that_stays_open_is_a_success(clock: FakeClock, looked_at:
 
 def test_silent_stream_that_is_answered_after_its_lease(clock: FakeClock) -> None:
     """It has stayed open like any other: the next call counts it."""
-    breaker = CircuitBreaker("watches", ONE_SLOT, clock=clock)
+    breaker = CircuitBreaker("watches", replace(ONE_SLOT, half_open_successes=1), clock=clock)
     breaker.admit().failure()
     clock.advance(10)
-    for _ in range(2):
-        watch = breaker.admit(timed=False)
-        clock.advance(30)
-        watch.answered()
-        assert breaker.state is State.HALF_OPEN
+    watch = breaker.admit(timed=False)
+    clock.advance(30)
+    watch.answered()
+    assert breaker.state is State.HALF_OPEN
     assert not breaker.admit(timed=False).is_probe
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.FAILURE])
+def test_end_of_a_silent_stream_that_has_stayed(clock: FakeClock, outcome: Outcome) -> None:
+    """It is no second success; a failing end opens a breaker that is still half-open."""
+    breaker = CircuitBreaker("watches", replace(ONE_SLOT, half_open_successes=3), clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    breaker.admit(timeout=1)
+    clock.advance(30)
+    watch = breaker.admit(timed=False)
+    clock.advance(30)
+    breaker.admit(timed=False)
+    assert repr(breaker) == "<CircuitBreaker 'watches' half_open: 1 of 3 probes succeeded, 1 in flight>"
+    assert watch.settle(outcome)
+    if outcome is Outcome.SUCCESS:
+        assert repr(breaker) == "<CircuitBreaker 'watches' half_open: 1 of 3 probes succeeded, 1 in flight>"
+    else:
+        assert breaker.state is State.OPEN
 
 
 @pytest.mark.parametrize("looked_at", [False, True])
@@ -311,7 +329,7 @@ def test_what_is_no_silent_stream(
 @pytest.mark.parametrize("looked_at", [False, True])
 @pytest.mark.parametrize("took", [20.0, 45.0, 200.0])
 def test_method_whose_calls_take_longer_than_a_probe_may(clock: FakeClock, took: float, looked_at: bool) -> None:
-    """It closes all the same: where a probe is under way at the end of its lease, the next one has twice the time."""
+    """It closes all the same: the longer it is half-open, the longer are the leases of probes."""
     breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
     breaker.admit().failure()
     clock.advance(10)
@@ -339,8 +357,8 @@ def lease_of_next_probe(breaker: CircuitBreaker, clock: FakeClock) -> float:
 
 
 @pytest.mark.parametrize("looked_at", [False, True])
-def test_lease_after_probes_that_outlive_theirs(clock: FakeClock, looked_at: bool) -> None:
-    """It doubles, and is the policy's again in the next half-open state."""
+def test_leases_grow_while_it_is_half_open(clock: FakeClock, looked_at: bool) -> None:
+    """They last four times as long as it has been half-open, and in the next half-open state as long as ever."""
     breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
     breaker.admit().failure()
     clock.advance(10)
@@ -349,23 +367,44 @@ def test_lease_after_probes_that_outlive_theirs(clock: FakeClock, looked_at: boo
         leases.append(lease_of_next_probe(breaker, clock))
         if looked_at:
             breaker.snapshot()
-    assert leases == [30, 60, 120]
+    assert leases == [30, 4 * 30, 4 * 150]
     breaker.admit().failure()
     clock.advance(10)
     assert lease_of_next_probe(breaker, clock) == 30
 
 
-@pytest.mark.parametrize(("timeout", "ends"), [(10, False), (25, False), (None, True), (25, True)])
-def test_lease_after_a_probe_that_ended_or_ran_out_of_time(clock: FakeClock, timeout: float | None, ends: bool) -> None:
-    """It is the policy's: there the lease was not too short."""
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_slot_ends_before_the_lease(clock: FakeClock, outcome: Outcome) -> None:
+    """A probe with a longer lease loses its slot as early as others, and its result counts when it comes."""
+    breaker = CircuitBreaker("reports", replace(ONE_SLOT, half_open_successes=1), clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    breaker.admit(timeout=1)
+    clock.advance(30)
+    probe = breaker.admit()
+    clock.advance(29.5)
+    assert (probe.is_probe, isinstance(breaker.try_admit(), Rejection)) == (True, True)
+    clock.advance(0.5)
+    assert (probe.is_probe, probe.settled) == (False, False)
+    next_one = breaker.admit()
+    assert next_one.is_probe
+    assert probe.settle(outcome)
+    states = {Outcome.SUCCESS: State.CLOSED, Outcome.FAILURE: State.OPEN, Outcome.IGNORED: State.HALF_OPEN}
+    assert (breaker.state, next_one.is_probe) == (states[outcome], outcome is Outcome.IGNORED)
+
+
+def test_answer_and_success_of_one_call_are_one_success(clock: FakeClock) -> None:
+    """Also where it was answered, and has lost its slot, before it ended."""
     breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
     breaker.admit().failure()
     clock.advance(10)
-    probe = breaker.admit(timeout=timeout)
+    breaker.admit(timeout=1)
     clock.advance(30)
-    if ends:
-        probe.success()
-    assert lease_of_next_probe(breaker, clock) == 30
+    probe = breaker.admit()
+    probe.answered()
+    clock.advance(30)
+    probe.success()
+    assert breaker.state is State.HALF_OPEN
 
 
 def test_asking_whether_a_call_would_be_admitted_counts_no_silent_stream(clock: FakeClock) -> None:
@@ -389,6 +428,17 @@ def test_answer_of_an_expired_probe_counts_for_nothing(breaker: CircuitBreaker, 
     clock.advance(30)
     lost.answered()
     assert breaker.state is State.HALF_OPEN
+
+
+def test_probe_with_a_deadline_of_its_own(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    """It is given up, and its slot is free, five seconds after its deadline, where that is earlier."""
+    probe_of(breaker, clock).ignore()
+    clock.advance(10)
+    lost = breaker.admit(timeout=10)
+    clock.advance(14.5)
+    assert (lost.settled, isinstance(breaker.try_admit(), Rejection)) == (False, True)
+    clock.advance(0.5)
+    assert (lost.settled, breaker.admit().is_probe) == (True, True)
 
 
 def test_expired_probe_does_not_take_its_slot_from_the_next(breaker: CircuitBreaker, clock: FakeClock) -> None:
