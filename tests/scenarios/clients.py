@@ -273,8 +273,8 @@ class Client:
             due = (play.now() if traffic.watches else due) + traffic.every * rng.uniform(0.8, 1.2)
 
     def _note(self, call: Call, error: BaseException | None) -> None:
-        """Enter how a call ended."""
-        now = self.play.now()
+        """Enter how a call ended; those that go on at the end of the play end there, though clients are stopped in turn."""
+        now = min(self.play.now(), self.play.ended)
         if self.traffic.kind == "silent watch" and now - call.began > STAYED:
             call.first = call.began
         if call.first is not None:

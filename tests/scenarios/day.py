@@ -67,7 +67,7 @@ is a call that fails now and then where the server is well.
 | column | |
 |---|---|
 | calls | made by the application; one that is refused at once comes back for more where it does not pause |
-| failed | sent, and not served; a watch that is cut after its first message was served |
+| failed | sent, and not served; a watch that is cut after its first message was served, a silent one after ten seconds |
 | refused | while the server was well, and would have served them: about what the breaker cost |
 | openings, wrong | from closed, and + from half-open; wrong: while the server was well |
 | missed | outages in which it never opened, of those in which it should have |

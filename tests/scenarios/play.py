@@ -73,8 +73,9 @@ class Play:
     """A folder for records of the traffic of `bare` and grpc_breaker; `None`: none are made."""
     words: tuple[object, ...] = ()
     """How they are called."""
+    ended: float = math.inf
+    """When it ended, in seconds of the play."""
     _began: float = 0.0
-    _ended: float | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
     _loop: Loop | None = None
 
@@ -164,8 +165,8 @@ class Play:
 
     def stop(self) -> None:
         """End the calls."""
-        if self._ended is None:
-            self._ended = self.now()
+        if self.ended == math.inf:
+            self.ended = self.now()
             for client in self.clients:
                 client.stopping.set()
                 client.stop_recording()
@@ -174,8 +175,8 @@ class Play:
 
     def results(self) -> dict[tuple[str, str], Result]:
         """What came of each client's calls, by world and name."""
-        assert self._ended is not None
-        return {(it.world, it.name): self._result(it.record, it.traffic, self._ended) for it in self.clients}
+        assert self.ended < math.inf
+        return {(it.world, it.name): self._result(it.record, it.traffic, self.ended) for it in self.clients}
 
     def _result(self, record: Record, traffic: Traffic, end: float) -> Result:
         calls = sorted(record.calls)
