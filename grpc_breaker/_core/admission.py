@@ -9,9 +9,9 @@
 4.  A call that has been in flight for longer than `BreakerPolicy.hung_after` is one failure. It is found by the next
     call that asks. Calls in flight are in the order they came, so nothing is looked for until the oldest may be hung.
 5.  A probe loses its slot after `BreakerPolicy.probe_timeout`, to the next call that asks. A stream that is still open
-    then, and has time left by its own deadline, has succeeded: a watch is silent for as long as nothing happens. Of a
-    call of one answer the result is stale by then; but the longer the breaker has been half-open, the longer are the
-    leases of its probes. Else a method whose calls take longer than `probe_timeout` would never close.
+    then, and has time left by its own deadline, has succeeded: a watch is silent for as long as nothing happens. Later
+    results are stale; but of calls of one answer, the longer the breaker has been half-open, the longer are the leases
+    of the probes. Else a method whose calls take longer than `probe_timeout` would never close.
 6.  What an operator has ordered for a time ends with the next call that asks after it, or that reads the state.
 """
 
@@ -169,7 +169,8 @@ class Admission(Machine):
             self._used = now
             permit.deadline_lease_end = permit.lease_end
             permit.slot_end = min(permit.lease_end, now + self._policy.probe_timeout)
-            permit.lease_end = min(permit.lease_end, now + generation.probe_lease(now, self._policy))
+            lease = generation.probe_lease(now, timed, self._policy)
+            permit.lease_end = min(permit.lease_end, now + lease)
         try:
             self._in_flight[permit] = None  # before it is a probe: one that is lost has a lease, and it ends
             limits = self._limits

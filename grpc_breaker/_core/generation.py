@@ -40,8 +40,8 @@ from grpc_breaker._core.window import MOST_KEPT, Held, Window
 
 _LONG_AGO: Final = -math.inf
 _PATIENCE: Final = 4
-"""How many times as long as the breaker has been half-open the lease of a probe lasts: where calls take longer than
-`probe_timeout`, its result counts before long."""
+"""How many times as long as the breaker has been half-open the lease of a probe lasts, of a call of one answer: where
+such calls take longer than `probe_timeout`, their results count before long."""
 _NO_PROBES: Final[Mapping[Any, None]] = MappingProxyType({})
 
 
@@ -118,7 +118,7 @@ class Generation:
         """
         raise NotImplementedError
 
-    def probe_lease(self, now: float, policy: BreakerPolicy) -> float:  # noqa: ARG002 - of the first probe
+    def probe_lease(self, now: float, timed: bool, policy: BreakerPolicy) -> float:  # noqa: ARG002 - of the first probe
         """How long the lease of a probe lasts that begins now."""
         return policy.probe_timeout
 
@@ -308,9 +308,9 @@ class HalfOpen(Generation):
         """Probes that hold a slot, and whose time for it is over."""
         return [probe for probe in list(self.probes) if probe.slot_end <= now]
 
-    def probe_lease(self, now: float, policy: BreakerPolicy) -> float:
-        """How long the lease of a probe lasts that begins now."""
-        return max(policy.probe_timeout, _PATIENCE * (now - self.began))
+    def probe_lease(self, now: float, timed: bool, policy: BreakerPolicy) -> float:
+        """How long the lease of a probe lasts that begins now; a stream is not `timed`."""
+        return max(policy.probe_timeout, _PATIENCE * (now - self.began)) if timed else policy.probe_timeout
 
     def reserve(self, probe: Any, limit: int) -> bool:
         """Take a slot for a probe; false if there is none.

@@ -174,8 +174,7 @@ class Machine:
         reason = None
         if now - permit.started > self._slow_after and permit.timed:
             reason = generation.judge(now, _NEVER, False, True, status, details, self._policy)
-        elif generation.passes or generation.free(permit) or (permit.timed and not hasattr(permit, "had_answer")):
-            # else a stream that has succeeded before, by its first answer or by staying open
+        elif generation.passes or generation.free(permit) or not hasattr(permit, "had_answer"):  # which was its success
             reason = generation.succeed(now, self._policy)
         if reason is not None:
             self._leave(generation, reason, now, permit, status, details)

@@ -185,8 +185,8 @@ class BreakerPolicy:
         half_open_successes: Successes that close the breaker, an integer from 1. Default `None`: as many as
             `half_open_max_calls`.
         probe_timeout: A probe holds its slot for at most this long: then the slot is free again. A stream that is still
-            open then, with time left, has succeeded. A result that comes later changes nothing; but that of a probe
-            that began when the breaker had been half-open for some time counts until four times as long, so that a
+            open then, with time left, has succeeded. A result that comes later changes nothing; but that of a call of
+            one answer counts until four times as long as the breaker had been half-open when it began, so that a
             method of slow calls closes. Default 30.
         minimum_deadline: A call that gave the server less time than this and ran out of it says nothing about the
             server. Default 0: every expired deadline is a failure.

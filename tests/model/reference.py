@@ -127,7 +127,9 @@ class Reference:
     def hand_out(self, timeout: float | None, *, probe: bool, timed: bool = True) -> Call:
         """Note a call that is under way."""
         deadline_lease_end = math.inf if timeout is None else self.now + timeout + LEASE_GRACE
-        lease = max(self.rules.probe_timeout, 4 * (self.now - self.half_open_since)) if probe else math.inf
+        lease = self.rules.probe_timeout if probe else math.inf
+        if probe and timed:
+            lease = max(lease, 4 * (self.now - self.half_open_since))
         lease_end = min(deadline_lease_end, self.now + lease)
         slot_end = min(deadline_lease_end, self.now + self.rules.probe_timeout)
         call = Call(self.generation, self.now, probe, lease_end, slot_end, deadline_lease_end, timed)
@@ -157,7 +159,7 @@ class Reference:
         if call.settled:
             return
         held_slot = call.probe and not call.answered and not call.given_up
-        wins = held_slot or (call.probe and call.timed and not call.answered)
+        wins = call.probe and not call.answered
         call.settled = True
         if self.expired(call) or call.generation != self.generation:
             self.totals["stale"] += 1
