@@ -134,14 +134,14 @@ def test_an_output_that_waits_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -
         waited: list[bool] = []
 
         def story() -> None:
-            waited.append(not process.said_all.wait(1.5))
+            waited.append(not process.said_all.wait(2.5))
             output.go_on.set()
-            waited.append(process.said_all.wait(PATIENCE))
+            waited.append(process.said_all.wait(2 * PATIENCE))
             os.kill(os.getpid(), signal.SIGINT)
 
         thread = threading.Thread(target=story)
         thread.start()
-        code = main(["watch", "--json", "--target", process.target, "--interval", "0.2", "--timeout", "0.3"])
+        code = main(["watch", "--json", "--target", process.target, "--interval", "0.2", "--timeout", "1"])
         thread.join(PATIENCE)
     assert code == 0
     assert waited == [True, True]
