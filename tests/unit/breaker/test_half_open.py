@@ -15,6 +15,17 @@ ONE_SLOT = BreakerPolicy(
 )
 
 
+def one_slot(clock: FakeClock, successes: int = 2, half_open_for: float = 0) -> CircuitBreaker:
+    """A breaker with one slot for a probe, whose open period is over, or that has been half-open for so long."""
+    breaker = CircuitBreaker("slot", replace(ONE_SLOT, half_open_successes=successes), clock=clock)
+    breaker.admit().failure()
+    clock.advance(10)
+    if half_open_for:
+        breaker.admit(timeout=1)
+        clock.advance(half_open_for)
+    return breaker
+
+
 def test_no_more_probes_than_the_limit(clock: FakeClock) -> None:
     """As many probes are in flight as `half_open_max_calls` says; the next call is refused until one of them ends."""
     policy = BreakerPolicy(consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=2)
@@ -141,9 +152,7 @@ def test_ignored_probe_frees_its_slot(breaker: CircuitBreaker, clock: FakeClock)
 
 def test_first_answer_of_a_stream_is_its_success(clock: FakeClock) -> None:
     """A probe stream whose first answer has come frees its slot and counts as a success, once."""
-    breaker = CircuitBreaker("streams", ONE_SLOT, clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
+    breaker = one_slot(clock)
     stream = breaker.admit()
     stream.answered()
     stream.answered()
@@ -155,9 +164,7 @@ def test_first_answer_of_a_stream_is_its_success(clock: FakeClock) -> None:
 
 def test_answered_stream_that_fails_reopens(clock: FakeClock) -> None:
     """A failing end of a stream that was answered opens a breaker that is still half-open."""
-    breaker = CircuitBreaker("streams", ONE_SLOT, clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
+    breaker = one_slot(clock)
     stream = breaker.admit()
     stream.answered()
     assert stream.failure()
@@ -241,9 +248,7 @@ def test_silent_stream_that_stays_open_is_a_success(clock: FakeClock, looked_at:
     """A watch that waits for news, and has not failed for `probe_timeout`, holds no other watch back: when so many have
     stayed as must succeed, the next call finds the breaker closed.
     """
-    breaker = CircuitBreaker("watches", ONE_SLOT, clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
+    breaker = one_slot(clock)
     watches = []
     for _ in range(2):
         watches.append(breaker.admit(timed=False))
@@ -263,9 +268,7 @@ def test_silent_stream_that_stays_open_is_a_success(clock: FakeClock, looked_at:
 
 def test_silent_stream_that_is_answered_after_its_lease(clock: FakeClock) -> None:
     """It has stayed open like any other: the next call counts it."""
-    breaker = CircuitBreaker("watches", replace(ONE_SLOT, half_open_successes=1), clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
+    breaker = one_slot(clock, successes=1)
     watch = breaker.admit(timed=False)
     clock.advance(30)
     watch.answered()
@@ -276,16 +279,12 @@ def test_silent_stream_that_is_answered_after_its_lease(clock: FakeClock) -> Non
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_end_of_a_silent_stream_that_has_stayed(clock: FakeClock, outcome: Outcome) -> None:
     """It is stale, however long the breaker has been half-open."""
-    breaker = CircuitBreaker("watches", replace(ONE_SLOT, half_open_successes=3), clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
-    breaker.admit(timeout=1)
-    clock.advance(30)
+    breaker = one_slot(clock, successes=3, half_open_for=30)
     watch = breaker.admit(timed=False)
     clock.advance(30)
     breaker.admit(timed=False)
     assert watch.settle(outcome, "UNAVAILABLE")
-    assert repr(breaker) == "<CircuitBreaker 'watches' half_open: 1 of 3 probes succeeded, 1 in flight>"
+    assert repr(breaker) == "<CircuitBreaker 'slot' half_open: 1 of 3 probes succeeded, 1 in flight>"
     assert breaker.tallies()["stale", "UNAVAILABLE"] == 1
 
 
@@ -306,9 +305,7 @@ def test_what_is_no_silent_stream(
     """A call of one answer that hangs, a stream whose deadline has passed, and one that has ended, if only after its
     lease, are no success; a stream that was answered is one, once.
     """
-    breaker = CircuitBreaker("watches", ONE_SLOT, clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
+    breaker = one_slot(clock)
     probe = breaker.admit(timed=timed, timeout=timeout)
     if end == "answered":
         probe.answered()
@@ -319,7 +316,7 @@ def test_what_is_no_silent_stream(
         getattr(probe, end)()
     probes = 1 if end == "answered" else 0
     next_one = breaker.admit(timed=False)
-    assert repr(breaker) == f"<CircuitBreaker 'watches' half_open: {probes} of 2 probes succeeded, 1 in flight>"
+    assert repr(breaker) == f"<CircuitBreaker 'slot' half_open: {probes} of 2 probes succeeded, 1 in flight>"
     assert next_one.is_probe
 
 
@@ -327,9 +324,7 @@ def test_what_is_no_silent_stream(
 @pytest.mark.parametrize("took", [20.0, 45.0, 200.0])
 def test_method_whose_calls_take_longer_than_a_probe_may(clock: FakeClock, took: float, looked_at: bool) -> None:
     """It closes all the same: the longer it is half-open, the longer are the leases of probes."""
-    breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
+    breaker = one_slot(clock)
     calls: list[tuple[float, Permit]] = []
     for _ in range(1000):
         while calls and calls[0][0] <= clock():
@@ -358,9 +353,7 @@ def test_leases_grow_while_it_is_half_open(clock: FakeClock, looked_at: bool) ->
     """Those of calls of one answer last four times as long as it has been half-open, and in the next half-open state as
     long as ever.
     """
-    breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
+    breaker = one_slot(clock)
     leases = []
     for _ in range(3):
         leases.append(lease_of_next_probe(breaker, clock))
@@ -375,11 +368,7 @@ def test_leases_grow_while_it_is_half_open(clock: FakeClock, looked_at: bool) ->
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_slot_ends_before_the_lease(clock: FakeClock, outcome: Outcome) -> None:
     """A probe with a longer lease loses its slot as early as others, and its result counts when it comes."""
-    breaker = CircuitBreaker("reports", replace(ONE_SLOT, half_open_successes=1), clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
-    breaker.admit(timeout=1)
-    clock.advance(30)
+    breaker = one_slot(clock, successes=1, half_open_for=30)
     probe = breaker.admit()
     clock.advance(29.5)
     assert (probe.is_probe, isinstance(breaker.try_admit(), Rejection)) == (True, True)
@@ -394,11 +383,7 @@ def test_slot_ends_before_the_lease(clock: FakeClock, outcome: Outcome) -> None:
 
 def test_answer_and_success_of_one_call_are_one_success(clock: FakeClock) -> None:
     """Also where it was answered, and has lost its slot, before it ended."""
-    breaker = CircuitBreaker("reports", ONE_SLOT, clock=clock)
-    breaker.admit().failure()
-    clock.advance(10)
-    breaker.admit(timeout=1)
-    clock.advance(30)
+    breaker = one_slot(clock, half_open_for=30)
     probe = breaker.admit()
     probe.answered()
     clock.advance(30)
