@@ -6,7 +6,7 @@ A `Refusing` is what all calls are told that are refused for the same cause; a `
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, Final, final
 
 from grpc_breaker._core.counts import REJECTED
 from grpc_breaker._core.log import printable
@@ -24,6 +24,7 @@ Facts = tuple[str, State, Reason | None, float, str, float, RefusalReason]
 """What a `Refusing` is made from."""
 
 
+@final
 class Refusing:
     """What is said to every call that is refused for one cause: the breaker's state, or a limit."""
 
