@@ -143,9 +143,10 @@ class Throttling:
             refused.calls += 1
             if now >= refused.quiet_until:
                 refused.good(now)
-        if said is None or not -0.5 <= 100 * share - said.number < 0.5:
-            reason, percent = RefusalReason.THROTTLE, int(100 * share + 0.5)
-            said = self._said = Refusing(name, State.CLOSED, None, _LONG_AGO, "UNAVAILABLE", percent, reason)
+        percent = 100.0 * share
+        if said is None or not -0.5 <= percent - said.number < 0.5:
+            number, reason = float(int(percent + 0.5)), RefusalReason.THROTTLE
+            said = self._said = Refusing(name, State.CLOSED, None, _LONG_AGO, "UNAVAILABLE", number, reason)
         return said
 
 
