@@ -10,7 +10,8 @@ of the open period while open, the probes while half-open, and the event that re
     forced_open  none                                    -                           -
     disabled     every call                              counted                     counted
 
-An ignored result only gives back what its call held; but where the call had an answer before, that was its success. A
+An ignored result only gives back what its call held; but where the call had an answer before, that was its success, and
+where a half-open breaker has met no failure for `probe_timeout`, an ignored probe is one nearer to closed, too. A
 slow result may trip like a failure, and a slow probe is a failed probe. Of the failures of one incident, the calls that
 were on a connection when it was lost, only the first may trip; all are counted, but for those that the server never
 took, and streams (see `Permit.settle`). A probe's slot is free again at the first of: its result; its first answer,
@@ -128,6 +129,10 @@ class Generation:
 
     def hand_on(self, probe: Any, now: float, policy: BreakerPolicy) -> None:
         """Free the slot of a probe that was ignored, when its time has come."""
+
+    def ignore(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - it says nothing elsewhere
+        """Take in a result that says nothing; returns the reason to leave the state, if there is one."""
+        return None
 
     def held(self, now: float) -> Held:
         """The results that count in this state."""
@@ -343,6 +348,10 @@ class HalfOpen(Generation):
         self.window.in_a_row = 0
         self.successes += 1
         return Reason.PROBES_SUCCEEDED if self.successes >= policy.probes_to_close else None
+
+    def ignore(self, now: float, policy: BreakerPolicy) -> Reason | None:
+        """One nearer to closed, where none has failed for so long: callers may give up each call before its answer."""
+        return self.succeed(now, policy) if now - self.began >= policy.probe_timeout else None
 
     def judge(
         self,

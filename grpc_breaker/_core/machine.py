@@ -9,7 +9,7 @@ waits, so threads and event loops use the same object.
 2.  A result counts in the generation in which its call was admitted; in any other it is stale.
 3.  The call that finds the open period over makes the breaker half-open with its own probe in the first slot. So there
     is no moment at which the breaker is half-open and the slots are all free.
-4.  Refusals and ignored results enter no window and change no state.
+4.  Refusals and ignored results enter no window and change no state, but for what `HalfOpen.ignore` says.
 5.  A change is made first, and its event delivered after it.
 
 Threads. Nothing is locked, and nothing can be left held, because each thing that must happen once is a single step of a
@@ -164,7 +164,11 @@ class Machine:
         if generation.successor:  # pragma: no cover - another caller was faster: tests/model
             generation = self._latest()
         if outcome is _IGNORED and not hasattr(permit, "had_answer"):
-            self._take_back(permit, generation, status)
+            now = self._now(permit)
+            if self._take_back(permit, generation, now, status):
+                reason = generation.ignore(now, self._policy)
+                if reason is not None:
+                    self._leave(generation, reason, now, permit, status, "")
             return
         now = self._clock()
         if permit.generation != generation.number or now >= permit.lease_end:
@@ -179,14 +183,15 @@ class Machine:
         if reason is not None:
             self._leave(generation, reason, now, permit, status, details)
 
-    def _take_back(self, permit: Permit, generation: Generation, status: str) -> None:
-        """Take back a permit from which nothing was learned."""
-        if permit.generation != generation.number or self._expired(permit):
+    def _take_back(self, permit: Permit, generation: Generation, now: float, status: str) -> bool:
+        """Take back a permit from which nothing was learned; false if it is stale."""
+        if permit.generation != generation.number or now >= permit.lease_end:
             self._counts.add(STALE, status)
-            return
+            return False
         if generation.probes:
-            generation.hand_on(permit, self._now(permit), self._policy)
+            generation.hand_on(permit, now, self._policy)
         self._counts.add(IGNORED, status)
+        return True
 
     def _settle_late(self, permit: Permit, status: str) -> bool:
         """Count the late result of a permit that was swept, once; false if the permit had been settled."""

@@ -72,7 +72,7 @@ class Issuer(Protocol):
 
     def _take_in(self, permit: Permit, outcome: Outcome, status: str, details: str) -> None: ...
 
-    def _take_back(self, permit: Permit, generation: Generation, status: str) -> None: ...
+    def _take_back(self, permit: Permit, generation: Generation, now: float, status: str) -> bool: ...
 
     def _leave(
         self,
@@ -219,7 +219,7 @@ class Permit:
             return True
         began = _NEVER if incident is None else self.started - incident
         if counts_once and self._says_no_more(generation.window, began):
-            breaker._take_back(self, generation, status)
+            breaker._take_back(self, generation, now, status)
             return True
         try:
             breaker._counts.failures[status] += 1

@@ -187,7 +187,8 @@ class BreakerPolicy:
         probe_timeout: A probe holds its slot for at most this long: then the slot is free again. A stream that is still
             open then, with time left, has succeeded. A result that comes later changes nothing; but that of a call of
             one answer counts until four times as long as the breaker had been half-open when it began, so that a
-            method of slow calls closes. Default 30.
+            method of slow calls closes. Where no probe has failed for so long, those that are ignored count as
+            successes. Default 30.
         minimum_deadline: A call that gave the server less time than this and ran out of it says nothing about the
             server. Default 0: every expired deadline is a failure.
         probe_deadline: A probe's deadline is at most this: what a healthy server needs, and not what callers are

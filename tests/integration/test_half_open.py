@@ -228,6 +228,33 @@ def test_headers_of_an_aio_stream_close_the_breaker(kind: str, server: Server, c
     asyncio.run(story())
 
 
+def test_task_group_that_is_refused_a_call(server: Server, clock: FakeClock) -> None:
+    """A page makes its calls in a TaskGroup, more than there are slots: one is refused, and the group cancels the probe.
+    The breaker closes all the same, once no probe has failed for `probe_timeout`.
+    """
+    breakers = registry(clock)
+    probe_next(breakers, clock, "uu")
+    breaker = breakers[METHODS["uu"]]
+
+    async def page(get: Any, script: bytes) -> None:
+        async with asyncio.TaskGroup() as calls:
+            for _ in range(2):
+                calls.create_task(use_aio(get(script, timeout=FAR), "uu"))
+
+    async def story() -> None:
+        interceptors = aio.interceptors(breakers, telemetry=False)
+        async with grpc.aio.insecure_channel(server.target, interceptors=interceptors) as channel:
+            get = channel.unary_unary(METHODS["uu"])
+            for state in (State.HALF_OPEN, State.CLOSED):
+                with pytest.RaisesGroup(CircuitOpenError):
+                    await page(get, b"hang")
+                assert breaker.state is state
+                clock.advance(30)
+            await page(get, b"ok")
+
+    asyncio.run(story())
+
+
 async def one_aio(target: str, breakers: BreakerRegistry, kind: str, keywords: dict[str, Any]) -> Any:
     """One asyncio call on a channel of its own."""
     interceptors = aio.interceptors(breakers, telemetry=False)

@@ -174,6 +174,9 @@ class Reference:
                     self.waiting[-1]
                     + min(self.rules.probe_timeout, self.rules.reset_timeout) / self.rules.half_open_max_calls
                 )
+            if self.state == "half_open" and self.now - self.half_open_since >= self.rules.probe_timeout:
+                self.in_a_row = 0
+                self.win()
             return
         self.count(call, failed=outcome == "failure", wins=wins, pushback=pushback)
 

@@ -377,8 +377,8 @@ def test_slot_ends_before_the_lease(clock: FakeClock, outcome: Outcome) -> None:
     next_one = breaker.admit()
     assert next_one.is_probe
     assert probe.settle(outcome)
-    states = {Outcome.SUCCESS: State.CLOSED, Outcome.FAILURE: State.OPEN, Outcome.IGNORED: State.HALF_OPEN}
-    assert (breaker.state, next_one.is_probe) == (states[outcome], outcome is Outcome.IGNORED)
+    assert breaker.state is (State.OPEN if outcome is Outcome.FAILURE else State.CLOSED)
+    assert not next_one.is_probe
 
 
 def test_answer_and_success_of_one_call_are_one_success(clock: FakeClock) -> None:
@@ -467,7 +467,7 @@ def test_probes_of_an_earlier_half_open_period_hold_no_slot(breaker: CircuitBrea
 def test_ignored_probes_let_traffic_through_at_a_pace_only(clock: FakeClock) -> None:
     """Probes that teach nothing hand their slots on, the first at once, the others one each `reset_timeout` / slots."""
     policy = BreakerPolicy(
-        consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=3, probe_timeout=30
+        consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=3, probe_timeout=61
     )
     breaker = CircuitBreaker("cancelled", policy, clock=clock)
     breaker.admit().failure()
@@ -482,3 +482,27 @@ def test_ignored_probes_let_traffic_through_at_a_pace_only(clock: FakeClock) -> 
         clock.advance(1)
     assert 17 <= passed <= 3 + 1 + 18
     assert breaker.state is State.HALF_OPEN
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_callers_that_give_up_every_call(clock: FakeClock, timed: bool) -> None:
+    """They keep no breaker half-open for ever: once no probe has failed for `probe_timeout`, ignored ones close it."""
+    breaker = one_slot(clock)
+    probes: list[str] = []
+    for _ in range(4):
+        breaker.admit(timed=timed).settle(Outcome.IGNORED, "CANCELLED")
+        probes.append(repr(breaker))
+        clock.advance(10)
+    words = "<CircuitBreaker 'slot' half_open: {} of 2 probes succeeded, 0 in flight>"
+    assert probes == [words.format(successes) for successes in (0, 0, 0, 1)]
+    breaker.admit(timed=timed).settle(Outcome.IGNORED, "CANCELLED")
+    assert (breaker.state, breaker.changes[-1].reason) == (State.CLOSED, Reason.PROBES_SUCCEEDED)
+    assert breaker.tallies() == {("failure", ""): 1, ("ignored", "CANCELLED"): 5}
+
+
+def test_failure_that_says_no_more_is_no_success(clock: FakeClock) -> None:
+    """A probe that failed with the incident that opened the breaker is ignored, and closes nothing however late."""
+    breaker = one_slot(clock, successes=1, half_open_for=30)
+    breaker.admit().settle(Outcome.FAILURE, "UNAVAILABLE", incident=100, counts_once=True)
+    assert breaker.state is State.HALF_OPEN
+    assert breaker.tallies()["ignored", "UNAVAILABLE"] == 1
