@@ -47,10 +47,9 @@ def deliver_from(
                 finally:
                     generation.event = None
                     generation.claims = {}
-            following = generation.successor.get("next")
-            if following is None:
+            if not generation.successor:
                 break
-            generation = following
+            generation = generation.successor[0]
     return generation, passing
 
 

@@ -94,8 +94,8 @@ class Generation:
         """How it began, until the listeners have been called with it; `None` where there is nothing to deliver."""
         self.history: tuple[StateChange, ...] = ()
         """The last changes of the breaker up to this generation, the oldest first."""
-        self.successor: dict[str, Generation] = {}
-        """Empty until the generation has ended, then {"next": the next one}."""
+        self.successor: list[Generation] = []
+        """Empty until the generation has ended; then the first in it is the next one."""
         self.claims: dict[int, Any] = {}
         """Which caller delivers the event; see `delivery.py`."""
 
@@ -198,7 +198,8 @@ class Passing(Generation):
         if calls >= policy.minimum_calls:
             if policy.failure_rate is not None and failures / calls >= policy.failure_rate:
                 return Reason.FAILURE_RATE
-            if policy.slow_call_rate is not None and (window.slow_calls - slow_before) / calls >= policy.slow_call_rate:
+            slow_calls = window.slow_calls - slow_before
+            if slow_calls and policy.slow_call_rate is not None and slow_calls / calls >= policy.slow_call_rate:
                 return Reason.SLOW_CALL_RATE
         return None
 

@@ -13,13 +13,13 @@ waits, so threads and event loops use the same object.
 5.  A change is made first, and its event delivered after it.
 
 Threads. Nothing is locked, and nothing can be left held, because each thing that must happen once is a single step of a
-dictionary, which is atomic: becoming the successor (`setdefault`), being settled (`pop`), having a slot (see
-`HalfOpen.reserve`), claiming an event (see `delivery.py`). Several callers may try the same step at once; one succeeds,
-and the others find it done and go on from there. `_current` is only a hint: a reader follows the successors from it, so
-it does no harm that a slow thread sets it back. Counting is no single step, but in CPython no other thread runs inside
-an addition that contains no call; where one can, in a free-threaded build, one result more or less in a window changes
-nothing that matters. An exception that arrives between any two lines, from a signal handler for one, finds the breaker
-whole and leaves it whole. It can cost one result, or one permit, which its lease gives back.
+list or a dictionary, which is atomic: becoming the successor (the first `append`), being settled (`pop`), having a slot
+(see `HalfOpen.reserve`), claiming an event (see `delivery.py`). Several callers may try the same step at once; one
+succeeds, and the others find it done and go on from there. `_current` is only a hint: a reader follows the successors
+from it, so it does no harm that a slow thread sets it back. Counting is no single step, but in CPython no other thread
+runs inside an addition that contains no call; where one can, in a free-threaded build, one result more or less in a
+window changes nothing that matters. An exception that arrives between any two lines, from a signal handler for one,
+finds the breaker whole and leaves it whole. It can cost one result, or one permit, which its lease gives back.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class Machine:
         """The generation in force."""
         generation = self._current
         while generation.successor:  # pragma: no cover - another caller was faster: tests/model
-            generation = generation.successor["next"]
+            generation = generation.successor[0]
         self._current = generation
         return generation
 
@@ -333,7 +333,8 @@ class Machine:
 
     def _succeed(self, old: Generation, new: Generation) -> bool:
         """Put a generation in force after another: one atomic step. False if another one is there already."""
-        if old.successor.setdefault("next", new) is not new:
+        old.successor.append(new)
+        if old.successor[0] is not new:
             return False
         self._current = new
         self._note_admission(new)
