@@ -160,12 +160,12 @@ class Permit:
         """Whether it is known that the first answer of a stream has come."""
         return hasattr(self, "had_answer")
 
+    # Not keyword-only, because CPython calls such a function more slowly, even where it is called without keywords.
     def settle(  # noqa: C901 - each further function would cost every failure
         self,
         outcome: Outcome,
         status: str = "",
         details: str = "",
-        *,
         incident: float | None = None,
         counts_once: bool = False,
         unreached: bool = False,

@@ -93,7 +93,6 @@ class RecordedPermit(Permit):
         outcome: Outcome,
         status: str = "",
         details: str = "",
-        *,
         incident: float | None = None,
         counts_once: bool = False,
         unreached: bool = False,
@@ -103,15 +102,7 @@ class RecordedPermit(Permit):
         breaker: Any = self.breaker
         ended = breaker._now(self)
         counts = self._will_count_as(outcome, incident if counts_once else None, breaker)
-        settled = super().settle(
-            outcome,
-            status,
-            details,
-            incident=incident,
-            counts_once=counts_once,
-            unreached=unreached,
-            pushback=pushback,
-        )
+        settled = super().settle(outcome, status, details, incident, counts_once, unreached, pushback)
         if settled:
             _tell(self, breaker, ended, counts, status, details)
         return settled
