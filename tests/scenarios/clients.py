@@ -12,6 +12,7 @@ after the other in each, and records how each of them ended:
     watch           reads a stream for as long as it lives
     first message   reads one message of a stream and drops the stream
     impatient       a unary call without a deadline, given up after `patience` (`asyncio.wait_for`, `future.result`)
+    page            five unary calls at once in an `asyncio.TaskGroup`, which cancels the others when one fails
 
 Peers have the defaults of their own authors. A decorator is put around the function that does one of these things, so
 it sees a stream to its end.
@@ -152,6 +153,15 @@ async def _aio_impatient(channel: Any, call: Call) -> None:
     await asyncio.wait_for(_aio_call(channel, call), call.patience)
 
 
+async def _aio_page(channel: Any, call: Call) -> None:
+    try:
+        async with asyncio.TaskGroup() as calls:
+            for _ in range(5):
+                calls.create_task(_aio_call(channel, call))
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
 ACTIONS: dict[tuple[str, str], Callable[[Any, Call], Any]] = {
     ("threads", "call"): _call,
     ("threads", "watch"): _watch,
@@ -163,6 +173,7 @@ ACTIONS: dict[tuple[str, str], Callable[[Any, Call], Any]] = {
     ("asyncio", "silent watch"): _aio_watch,
     ("asyncio", "first message"): _aio_first_message,
     ("asyncio", "impatient"): _aio_impatient,
+    ("asyncio", "page"): _aio_page,
 }
 
 

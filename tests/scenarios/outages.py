@@ -143,6 +143,13 @@ SCENARIOS = [
         BOTH,
         arguments={"outage": 30, "after": 300, "traffic": replace(CALLS, callers=20), "takes": 45.0},
     ),
+    Scenario(
+        "dead for 30 s under pages of five calls",
+        dead,
+        5,
+        ("asyncio",),
+        arguments={"outage": 30, "after": 100, "traffic": replace(CALLS, kind="page")},
+    ),
     Scenario("each watch is cut after a second", cut_streams, 3, BOTH, arguments={"outage": 60, "after": 30}),
     Scenario("hung for 30 s", hung, 4, BOTH, arguments={"outage": 30, "after": 100}),
     Scenario("all calls slow", slow, 4, arguments={"percent": 100, "outage": 30, "after": 100}),
