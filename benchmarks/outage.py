@@ -55,6 +55,7 @@ OURS: dict[str, BreakerPolicy | MethodPolicy] = {
     "grpc_breaker, probing after 5 s": BreakerPolicy(reset_timeout=RESET),
     "grpc_breaker, probing after 60 s": BreakerPolicy(reset_timeout=60),
     "grpc_breaker, probe deadline": BreakerPolicy(probe_deadline=NEAR_P99),
+    "grpc_breaker, probe deadline, hung calls": BreakerPolicy(probe_deadline=NEAR_P99, hung_after=NEAR_P99),
     "grpc_breaker, probe deadline, bulkhead": MethodPolicy(
         breaker=BreakerPolicy(probe_deadline=NEAR_P99), max_concurrent_calls=4
     ),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 IN_WORDS: Final = {
+    "grpc_breaker, probe deadline, hung calls": "grpc_breaker, probe deadline,\nhung calls",
     "grpc_breaker, probe deadline, bulkhead": "grpc_breaker, probe deadline,\nbulkhead",
     "grpc_breaker, probe deadline, bulkhead, hung calls": "grpc_breaker, probe deadline,\nbulkhead, hung calls",
     "the recipe": "written by hand, as tutorials\nhave it (the recipe), a decorator",
