@@ -109,6 +109,22 @@ def test_failure_as_slow_as_allowed_is_not_slow(clock: FakeClock) -> None:
         assert breaker.snapshot()["window"]["slow"] == slow
 
 
+@pytest.mark.parametrize("window_calls", [None, 4])
+def test_slow_calls_that_the_window_has_forgotten(clock: FakeClock, window_calls: int | None) -> None:
+    """Slow calls from before the window do not open it: its last four results are one slow call of four."""
+    policy = BreakerPolicy(
+        minimum_calls=4, slow_call_duration=1, slow_call_rate=0.5, window_seconds=10, window_calls=window_calls
+    )
+    breaker = CircuitBreaker("it", policy, clock=clock)
+    for durations in ((2, 2, 2), (0, 0, 0, 2)):
+        for duration in durations:
+            permit = breaker.admit()
+            clock.advance(duration)
+            permit.success()
+        assert breaker.state is State.CLOSED
+        clock.advance(20)
+
+
 def test_slow_calls_on_a_clock_below_zero() -> None:
     """A clock may begin anywhere, below zero, too: how long a call took is told from two of its times."""
     clock = FakeClock(-100)
