@@ -20,7 +20,7 @@ from grpc_breaker._core.names import check_names, streams_of
 from grpc_breaker._core.registry import Registry
 from grpc_breaker._core.state import State
 from grpc_breaker._service_config import ServiceConfig, channel_config, differences, read, write
-from grpc_breaker._waiting import check_timeout, pauses
+from grpc_breaker._waiting import check_method, check_timeout, pauses
 from grpc_breaker._watching import Watcher
 
 Source = str | PathLike[str] | Mapping[str, Any]
@@ -263,9 +263,10 @@ class BreakerRegistry(Registry):
             is not asked. False when the time is over.
 
         Raises:
-            TypeError: `timeout` is no number, or `target` no string.
-            ValueError: `timeout` is negative or not a number, or `target` is none.
+            TypeError: `method` is no string, `timeout` no number, or `target` no string.
+            ValueError: `method` is the name of no method, `timeout` is negative or not a number, or `target` is none.
         """
+        check_method(method)
         seconds = check_timeout(timeout)
         breaker = self.breaker_for(method, target)
         if breaker is None or breaker.refusal_now() is None:

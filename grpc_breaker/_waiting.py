@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from random import random
 from typing import Final
 
+from grpc_breaker._core.names import split_method
 from grpc_breaker._core.registry import Registry
 
 _SHORTEST: Final = 0.005
@@ -31,6 +32,24 @@ def pauses(breakers: Registry, method: str | bytes, target: str | None) -> Itera
         wait = _LONGEST if wait is None else min(max(wait, pause), _LONGEST)
         yield wait * (1.0 + _SPREAD * random())  # noqa: S311 - no secret
         pause = min(2 * pause, _GROWS_TO)
+
+
+def check_method(method: object) -> None:
+    """Check that calls can have this name: for one that none has, every wait would be over at once.
+
+    Raises:
+        TypeError: Neither a string nor bytes.
+        ValueError: The name of no method.
+    """
+    message = f"wait_until_admitted method must be a name like 'pkg.Service/Method', got {method!r}"
+    if not isinstance(method, str | bytes):
+        raise TypeError(message)
+    try:
+        name = split_method(method if isinstance(method, str) else method.decode())[1]
+    except ValueError:
+        name = ""
+    if not name:
+        raise ValueError(message)
 
 
 def check_timeout(timeout: object) -> float:

@@ -83,7 +83,7 @@ from grpc_breaker._rpc import (
     write_failed,
 )
 from grpc_breaker._stack import for_probe
-from grpc_breaker._waiting import check_timeout, pauses
+from grpc_breaker._waiting import check_method, check_timeout, pauses
 from grpc_breaker.telemetry import BreakerTelemetry, attach
 
 __all__ = ["GuardingInterceptor", "interceptors", "wait_until_admitted"]
@@ -149,9 +149,10 @@ async def wait_until_admitted(
         As `BreakerRegistry.wait_until_admitted`, which says what it means.
 
     Raises:
-        TypeError: `timeout` is no number, or `target` no string.
-        ValueError: `timeout` is negative or not a number, or `target` is none.
+        TypeError: `method` is no string, `timeout` no number, or `target` no string.
+        ValueError: `method` is the name of no method, `timeout` is negative or not a number, or `target` is none.
     """
+    check_method(method)
     seconds = check_timeout(timeout)
     breaker = breakers.breaker_for(method, target)
     if breaker is None or breaker.refusal_now() is None:

@@ -268,3 +268,22 @@ def test_clock_that_raises(wait: Wait) -> None:
     broken.append(True)
     with pytest.raises(LookupError):
         wait(breakers, METHOD, PATIENCE)
+
+
+@each_way
+@pytest.mark.parametrize("method", [None, 3, ["pkg.S/M"]])
+def test_method_that_is_no_name(wait: Wait, method: Any) -> None:
+    """What is no name is an error that says what is one."""
+    with pytest.raises(TypeError, match=r"wait_until_admitted method must be a name like 'pkg\.Service/Method', got"):
+        wait(BreakerRegistry(), method, 0)
+
+
+@each_way
+@pytest.mark.parametrize("method", ["", "pkg.S", "/pkg.S", "pkg.S/", "pkg.S/M/N", b"pkg.S", b"\xff/M"])
+def test_name_of_no_method(wait: Wait, method: Any) -> None:
+    """A service or a misspelt name is an error: the wait would be over at once, whatever the breakers do."""
+    breakers = BreakerRegistry({"pkg.S": quick()})
+    breakers.force_open("pkg.S")
+    with pytest.raises(ValueError, match=r"wait_until_admitted method must be a name like 'pkg\.Service/Method', got"):
+        wait(breakers, method, 0)
+    assert not list(breakers)
