@@ -41,8 +41,8 @@ _NONE_TAKEN: Final = 2
 """So many incidents in a row are no connection that ended in good order: the server takes no call at all."""
 
 _UNREACHED_REOPENINGS: Final = 2
-"""How often the open period grows while probes reach no server: to four seconds, where it doubles from one. Nobody but
-the client is spared by waiting longer then, and the channel has a back-off of its own."""
+"""How often the open period grows while probes reach no server: to four seconds, where it doubles from one. A longer
+wait would spare nobody but the client, and the channel has a back-off of its own."""
 
 _NEVER: Final = math.inf
 _SUCCESS: Final = Outcome.SUCCESS
@@ -177,18 +177,18 @@ class Permit:
             outcome: What the call says about the server.
             status: The name of its status, or of its exception: counted by name, so from a small set.
             details: Words for a person; kept with failures, cut to 200 characters.
-            incident: For a failure that may be one of many with one cause, as when a connection is lost under its
-                calls: for how many seconds after the first of them others belong to it. It is one more in a row, and
-                may open the breaker, only if its call was admitted so long after the last one that was. 0: if it was
-                admitted since then. Default: a failure by itself.
+            incident: Seconds, 0 or more, for a failure that may share its cause with others, as those of the calls on
+                one lost connection do. The failure lengthens the row, and may open the breaker, only if its call was
+                admitted at least this long after the failure that lengthened the row last. Default `None`: the failure
+                counts by itself.
             counts_once: Whether the incident says nothing about how calls are served, as where the server ended the
                 connection in good order and never took the call up, or where a stream was lost with its connection.
-                Then only the first failure of the incident counts, and the others are ignored; in
-                the second incident in a row, without a success or an answer between them, each counts again.
-            unreached: Whether a failure never left the client, as where there is no connection. After such a probe the
-                open period does not grow beyond four times its first length.
+                Then only the first failure of the incident counts, and the others are ignored. In the second incident
+                in a row, without a success or an answer between them, each counts again.
+            unreached: Whether a failed call never left the client, as where there is no connection. Through such probes
+                the open period grows twice at most: by default to four times its first length.
             pushback: For how many seconds the server asked to be left alone. If this failure opens the breaker, it
-                stays open for so long, at most `max_reset_timeout`. Default `None`: it did not ask.
+                stays open for that time, at most `max_reset_timeout`. Default `None`: the server did not ask.
 
         Returns:
             False when the permit had been settled before, or had been given up and forgotten.
