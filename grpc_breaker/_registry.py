@@ -71,8 +71,8 @@ class BreakerRegistry(Registry):
             source: A path, JSON text that begins with "{", or the document as a dict.
             functions: The functions that the document may name, as a fallback or to classify calls, by these names.
             max_breakers: Above so many breakers, idle closed ones are evicted. Default 1000.
-            clock: Seconds that never run backwards, from anywhere.
-            random: A number in [0, 1), for everything that is left to chance.
+            clock: Returns seconds that never run backwards, counted from any moment.
+            random: Returns a number in [0, 1), for everything that is left to chance.
 
         Raises:
             ServiceConfigError: The document cannot be read, or something in it is wrong; it says all that is.

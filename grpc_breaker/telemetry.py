@@ -171,7 +171,7 @@ def attach(
         telemetry: True for OpenTelemetry's global providers (the default), False for none, or a `BreakerTelemetry`.
 
     Returns:
-        What captures the trace context as a call begins, for `admit(context=…)`; `None` without telemetry.
+        A callable that captures the trace context as a call begins, for `admit(context=…)`; `None` without telemetry.
 
     Raises:
         TypeError: An argument of the wrong kind.

@@ -115,13 +115,13 @@ def hold_open(
         source: A breaker, or a registry.
         method: With a registry, the method or group whose breaker to hold open; for one target
             ("pkg.Service/Method", "eu").
-        retry_after: Seconds that refusals name, above 0: the breaker is `open`, as after a failure, which is counted,
-            and once so many seconds are over by its clock, a call is a probe. Default `None`: the breaker is
+        retry_after: Seconds that refusals name, above 0. The breaker is then `open`, as after a failure, which it
+            counts; once these seconds are over by its clock, the next call is a probe. Default `None`: the breaker is
             `forced_open`, and refusals name no time.
 
     Yields:
-        The breaker. It is closed and empty after the block, unless an operator had forced it open or disabled it: then
-        that is what it is again.
+        The breaker. After the block it is closed and empty; or forced open or disabled again, if an operator had done
+        that before.
 
     Raises:
         TypeError: A registry without a method, a breaker with one, or something else.

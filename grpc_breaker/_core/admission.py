@@ -10,10 +10,10 @@
     call that asks. Calls in flight are in the order they came, so nothing is looked for until the oldest may be hung.
 5.  A probe loses its slot after `BreakerPolicy.probe_timeout`, to the next call that asks. A stream that is still open
     then, and has time left by its own deadline, has succeeded: a watch is silent for as long as nothing happens. Later
-    results are stale; but of calls of one answer, the longer the breaker has been half-open, the longer are the leases
-    of the probes. Else a method whose calls take longer than `probe_timeout` would never close. For the same reason
-    a probe that is ignored has succeeded where the breaker has been half-open for `probe_timeout`: see
-    `HalfOpen.ignore`.
+    results are stale. But the longer the breaker has been half-open, the longer are the leases of probes that are calls
+    of one answer: else a method whose calls take longer than `probe_timeout` would never close. So that a method whose
+    calls are all ignored can close, too, a probe that is ignored has succeeded where the breaker has been half-open for
+    `probe_timeout` without a failure: see `HalfOpen.ignore`.
 6.  What an operator has ordered for a time ends with the next call that asks after it, or that reads the state.
 """
 

@@ -43,7 +43,7 @@ _LONG_AGO: Final = -math.inf
 
 
 class CircuitBreaker(Admission):
-    """Stops calls to what is failing, fails at once instead, and finds out by itself when it works again.
+    """Refuses calls at once while what they call is failing, and finds out by itself when it works again.
 
     One object may be used from any number of threads and event loops at once; no method waits. Use it as a decorator of
     functions and coroutine functions, as a block, `with breaker.admit() as permit:` (or `async with`), or in two steps,
@@ -69,8 +69,8 @@ class CircuitBreaker(Admission):
         Args:
             name: What it is called in errors, logs and telemetry.
             policy: When it opens and closes. Default `BreakerPolicy()`.
-            clock: Seconds that never run backwards, from anywhere.
-            random: A number in [0, 1), for the jitter of the open period.
+            clock: Returns seconds that never run backwards, counted from any moment.
+            random: Returns a number in [0, 1), for the jitter of the open period.
 
         Raises:
             TypeError: An argument of the wrong kind.

@@ -1,4 +1,4 @@
-"""How many calls ever ended how, by a bounded number of labels.
+"""How many calls ended with which outcome since the beginning, for a bounded number of labels.
 
 A breaker adds to the counts of its label, one step for each call, and so do the breakers of the same name before and
 after it. So a name that is evicted and comes back goes on counting where it was, and a call that is under way while its

@@ -5,7 +5,7 @@ walks along the chain and delivers what was not delivered yet. A caller that mee
 is delivering leaves, because that one looks for a successor when it is done; so does a listener that causes the next
 event, which therefore comes after the one it is handling, not inside it.
 
-To deliver is to have *claimed* the generation. A claim is a weak reference to an object that lives only while its
+Who delivers an event has *claimed* its generation. A claim is a weak reference to an object that lives only while its
 claimer is inside the loop below: it ends however that ends, returning, raising, or interrupted at any line. The next
 caller finds a reference to nothing and claims the generation itself. So no exception leaves an event, or those after
 it, undelivered for longer than until the next change. What it can cost is one event that a listener does not receive,

@@ -72,9 +72,9 @@ class LastGood:
         max_bytes: What these answers may take together in each method, serialised, in bytes from 1. Default
             16,777,216 (16 MiB).
         key_metadata: Keys of the caller's metadata whose values belong to the question, because the answer depends on
-            them, such as "authorization" or a tenant's. Kept in lower case, as gRPC sends them. Default: none; then
-            answers to calls with credentials of their own are not remembered, nor those where such a call has none of
-            these keys, or its call credentials would add one.
+            them, such as "authorization" or a tenant's. Kept in lower case, as gRPC sends them. The answer to a call
+            with credentials of its own is remembered only if the call has one of these keys, and its call credentials
+            add none of them. Default: none.
 
     Raises:
         TypeError: A value of the wrong kind, or a field that there is not: the error names the nearest.

@@ -278,7 +278,7 @@ class Permit:
         self._breaker._answer(self)
 
     def note_answer(self) -> None:
-        """Say, as a stream ends, that its first answer came some time before. By now that ends no row of failures."""
+        """Say, as a stream ends, that its first answer came some time before: too late to end a row of failures."""
         self.had_answer = True
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What one breaker is told to do: every knob, its default, and the check that it makes sense.
+"""What one breaker is told to do: every field, its default, and the check that it makes sense.
 
 A policy is checked when it is made. A bad value raises at once, naming the field, what is allowed, and what was given;
 a policy that exists is a good one, so nothing else in the package checks again.
@@ -165,17 +165,17 @@ class BreakerPolicy:
         failure_rate: Open when failures / (failures + successes) inside the window reaches this share, above 0 and up
             to 1, once `minimum_calls` results are in the window. 0.5 in a policy that names no trip condition.
         minimum_calls: Results the window must hold before a rate means anything, an integer from 1. Default 20.
-        consecutive_failures: Open at this many failures in a row, whatever the window holds, an integer from 1: what
-            makes a quiet method open at all. 5 in a policy that names no trip condition.
-        slow_call_duration: An answer that took longer than this is slow; without it nothing is. Only calls
-            of one request and one answer can be, and plain code: a stream's length is its own, either way.
+        consecutive_failures: Open at this many failures in a row, whatever the window holds, an integer from 1. It is
+            what opens the breaker of a quiet method. 5 in a policy that names no trip condition.
+        slow_call_duration: An answer that took longer than this is slow; without it none is. Only calls of one request
+            and one answer, and plain code, can be slow: how long a stream lasts says nothing about the server.
         slow_call_rate: Open when the slow share of the results in the window reaches this, above 0 and up to 1, once
             `minimum_calls` are in the window. Default 0.5; has no effect without `slow_call_duration`. `None`: off.
         window_seconds: How long a result counts. Default 30.
-        window_calls: Count the last so many results instead of a time, an integer from 1 to 1,000,000
+        window_calls: The window holds this many results, instead of those of a time: an integer from 1 to 1,000,000
             (8 bytes each, up to 80 for those that failed or were slow). Default `None`: by time.
-        reset_timeout: Open this long before the first probe. Default 1, so that opening wrongly costs a second; it
-            doubles while probes fail, up to `max_reset_timeout`.
+        reset_timeout: Open this long before the first probe. Default 1, so that opening wrongly costs a second; this
+            default doubles while probes fail, up to `max_reset_timeout`.
         reset_timeout_multiplier: Each time a probe fails the open period grows by this factor, from 1. Forgotten after
             a close. Default `None`: 2 where `reset_timeout` has its default, and 1, no growth, where another is given.
         max_reset_timeout: What the open period grows to at most, before jitter. Default 60.
@@ -185,17 +185,17 @@ class BreakerPolicy:
         half_open_successes: Successes that close the breaker, an integer from 1. Default `None`: as many as
             `half_open_max_calls`.
         probe_timeout: A probe holds its slot for at most this long: then the slot is free again. A stream that is still
-            open then, with time left, has succeeded. A result that comes later changes nothing; but that of a call of
-            one answer counts until four times as long as the breaker had been half-open when it began, so that a
-            method of slow calls closes. Where no probe has failed for so long, those that are ignored count as
-            successes. Default 30.
+            open then, with time left, has succeeded. A result that comes later changes nothing, except that a call of
+            one answer has four times as long as the breaker had been half-open when it began, if that is more: so the
+            breaker of a method with slow calls can close. Once no probe has failed for this time, those that are
+            ignored count as successes. Default 30.
         minimum_deadline: A call that gave the server less time than this and ran out of it says nothing about the
             server. Default 0: every expired deadline is a failure.
         probe_deadline: A probe's deadline is at most this: what a healthy server needs, and not what callers are
             ready to wait. At least `minimum_deadline`. Default `None`: a probe has the deadline that its caller gave,
             as it has where nothing is enforced.
         hung_after: A call of one request and one answer, or plain code, that is in flight longer than this counts as
-            one failure then, and its end no more. Noticed when another call asks. Default `None`: off.
+            one failure, and its end is not counted. It is noticed when another call asks. Default `None`: off.
         ramp: After probes have closed the breaker, the share of the calls that is admitted grows to all over this
             time. Default `None`: all at once.
         enforcement_percentage: The share of the breaker's refusals that is enforced, from 0 to 100; the other calls

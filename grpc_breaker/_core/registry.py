@@ -84,8 +84,8 @@ class Registry:
             default: For every other method. `None`: methods not named are left alone.
             retry_throttling: When retries stop because too many calls fail. Default `None`: never.
             max_breakers: Above so many breakers, idle closed ones are evicted. Default 1000.
-            clock: Seconds that never run backwards, from anywhere.
-            random: A number in [0, 1), for the jitter of open periods.
+            clock: Returns seconds that never run backwards, counted from any moment.
+            random: Returns a number in [0, 1), for the jitter of open periods.
 
         Raises:
             TypeError: An argument of the wrong kind.

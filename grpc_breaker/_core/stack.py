@@ -58,7 +58,7 @@ class Stack:
             budget: The tokens of retry throttling. Default `None`: retries are not throttled.
             counts: Where retries and answers of fallbacks are counted. Default `None`: in counts of its own.
             listeners: Who is told of them. Default `None`: nobody.
-            clock: For the age of answers: seconds that never run backwards, from anywhere.
+            clock: Returns seconds that never run backwards, for the age of answers.
             random: A number in [0, 1), for the pauses between attempts.
         """
         self.method = method

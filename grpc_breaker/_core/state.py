@@ -6,8 +6,8 @@
       └──────────────────────────enough probes succeed──────────────────────────────┘
 
 `forced_open` and `disabled` are entered by an operator only, and left by one, or when the time is over that the
-operator gave. A change that is not in the table is a defect of
-this package, never of its user, so `CircuitBreaker` refuses to make it.
+operator gave. A change that is not in the table is a defect of this package, never of its user, so `CircuitBreaker`
+refuses to make it.
 """
 
 from __future__ import annotations

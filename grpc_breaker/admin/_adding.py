@@ -31,7 +31,7 @@ def add_breaker_admin_servicer(
 ) -> None:
     """Add the admin service of breakers to a server, as `grpc_breaker.admin.v1.BreakerAdmin`.
 
-    Nobody is kept out but by what the server itself asks for: credentials, interceptors, where its port can be reached.
+    Whoever the server lets in can use it: the server's credentials, interceptors and port decide.
     The service takes none of the server's threads, unless an interceptor of the server wraps its handlers.
 
     Args:
