@@ -4,7 +4,7 @@
     print(report.text())
 
 The same on the command line: `grpc-breaker replay traffic.jsonl --config service_config.json --policy default`.
-A running client records its traffic with `TrafficRecorder(breakers, "traffic.jsonl")`.
+A running client records its traffic in a block `with TrafficRecorder(breakers, "traffic.jsonl"):`.
 """
 
 from grpc_breaker._replay.advice import Advice, MethodAdvice, guide_threshold, minimum_calls, utilisation

@@ -60,7 +60,7 @@ def calls_of_lines(first: str, lines: Lines, notes: Notes) -> Iterator[tuple[Cal
             if not lines.complete:
                 lines.cut_off()
                 return
-            lines.fail(f"is no JSON: {printable(line.strip()[:60])}")
+            lines.fail(f"is not JSON: {printable(line.strip()[:60])}")
         if row.__class__ is not dict:
             lines.fail(f"must be a JSON object, got {printable(line.strip()[:60])}")
         if started is None or HEADER in row:

@@ -57,7 +57,7 @@ def _documents(first: str, lines: Lines) -> Iterator[tuple[Any, int]]:
             if not lines.complete:
                 lines.cut_off()
                 return
-            lines.fail(f"is no JSON: {error}")
+            lines.fail(f"is not JSON: {error}")
         yield document, lines.number
 
 
@@ -75,7 +75,7 @@ def _whole(first: str, lines: Lines) -> Any:
     try:
         return json.loads("".join(parts))
     except (ValueError, RecursionError) as error:
-        lines.fail(f"is no JSON: {error}")
+        lines.fail(f"is not JSON: {error}")
 
 
 def _calls(document: Any, lines: Lines, notes: Notes) -> Iterator[Call]:

@@ -143,7 +143,7 @@ def _reader_of(first: str, lines: Lines) -> Callable[[str, Lines, Notes], Iterat
     except (ValueError, RecursionError):
         if text.rstrip() in {"{", "["} or "esourceSpans" in text:
             return calls_of_documents  # of many lines
-        lines.fail("is no JSON, and no header of a CSV file")
+        lines.fail("is neither JSON nor a header of a CSV file")
     if isinstance(document, dict):
         keys = cast("dict[str, Any]", document)
         if "resourceSpans" in keys or "resource_spans" in keys:

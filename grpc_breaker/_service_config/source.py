@@ -75,10 +75,10 @@ def _parsed(name: str, content: bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        problem = f"is no JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        problem = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         raise ServiceConfigError(name, [problem]) from error
     except ValueError as error:  # an integer of thousands of digits
-        raise ServiceConfigError(name, [f"is no JSON that can be read: {error}"]) from error
+        raise ServiceConfigError(name, [f"is not JSON that can be read: {error}"]) from error
     except RecursionError as error:
         raise ServiceConfigError(name, [f"has more than {_DEEPEST} objects and lists inside each other"]) from error
 

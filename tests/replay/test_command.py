@@ -120,7 +120,7 @@ def test_what_a_script_may_ask_for(record: str, wanted: str, ends: int) -> None:
             "--sensitivity varies one policy",
         ),
         (["FILE", "--config", "CONFIG", "--sensitivity"], "sensitivity varies one policy for all methods"),
-        (["FILE", "--config", "FILE"], "is no JSON"),
+        (["FILE", "--config", "FILE"], "is not JSON"),
         (["FILE", "--config", "none.json"], "none.json: cannot be read"),
         (["none.jsonl"], "none.jsonl: cannot be read"),
         (["FILE", "--html", "/none/x.html"], "No such file or directory"),

@@ -112,10 +112,10 @@ def test_unknown_keys_are_left_out_with_a_warning(tmp_path: Path) -> None:
         (lines(row(0), header={"grpc_breaker_traffic": 1}), 1, "started must be"),
         (lines(row(0), header={**HEADER, "started": True}), 1, "started must be"),
         (lines("[1]"), 2, "must be a JSON object, got [1]"),
-        (lines('{"time": 1,', row(1)), 2, 'is no JSON: {"time": 1,'),
-        (lines("[" * 100_000), 2, "is no JSON"),
-        ("[" * 100_000 + "\n", 1, "is no JSON, and no header of a CSV file"),
-        ("{]\n", 1, "is no JSON, and no header of a CSV file"),
+        (lines('{"time": 1,', row(1)), 2, 'is not JSON: {"time": 1,'),
+        (lines("[" * 100_000), 2, "is not JSON"),
+        ("[" * 100_000 + "\n", 1, "is neither JSON nor a header of a CSV file"),
+        ("{]\n", 1, "is neither JSON nor a header of a CSV file"),
         ("[]\n", 1, "must be a JSON object"),
         (lines({"tiem": 1}), 2, "is no call (it has no method and no duration), no header and no change; it has: tiem"),
         (lines({"dropped": "many"}), 2, "dropped must be a number of calls"),
@@ -338,7 +338,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdin", stdin)
         assert replay("-").calls == 1
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"{]\n"))))  # type: ignore[arg-type]
-    with pytest.raises(RecordError, match="standard input:1: is no JSON"):
+    with pytest.raises(RecordError, match="standard input:1: is neither JSON nor"):
         replay("-")
 
 
@@ -498,7 +498,7 @@ def test_a_span_with_doubts(tmp_path: Path) -> None:
         ('{"resourceSpans": 7}\n', 1, "is not as OTLP/JSON says"),
         ('{"resourceSpans": [7]}\n', 1, "is not as OTLP/JSON says"),
         ('{"resourceSpans": null}\n', 1, "there is no client span"),
-        ('{"resourceSpans": [\n', 1, "is no JSON"),
+        ('{"resourceSpans": [\n', 1, "is not JSON"),
         (json.dumps(document(span(0, 1, ("rpc.grpc.status_code", 0), startTimeUnixNano="x"))), 1, "nanoseconds"),
         (json.dumps(document(span(0, 1, ("rpc.grpc.status_code", 0), endTimeUnixNano=10**400))), 1, "nanoseconds"),
         (json.dumps(document(span(0, 1, attributes=[{}]))), 1, "the key of an attribute must be text, got None"),
@@ -509,7 +509,7 @@ def test_a_span_with_doubts(tmp_path: Path) -> None:
         ),
         (json.dumps(document(span(0, 1, ("rpc.grpc.status_code", 77), spanId="ab"))), 1, "span ab: status must be"),
         (json.dumps(document(span(0, -1, ("rpc.grpc.status_code", 0)))), 1, "duration must be seconds, 0 or more"),
-        (f"{json.dumps(document(span(0, 1, ('rpc.grpc.status_code', 0))))}\n{{]\n", 2, "is no JSON"),
+        (f"{json.dumps(document(span(0, 1, ('rpc.grpc.status_code', 0))))}\n{{]\n", 2, "is not JSON"),
     ],
 )
 def test_what_is_wrong_with_spans(tmp_path: Path, content: str, line: int, words: str) -> None:

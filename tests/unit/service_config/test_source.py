@@ -71,12 +71,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "is no JSON: Expecting value at line 1, column 1"),
-        (TEXT[: len(TEXT) // 2].encode(), "is no JSON: "),
-        (b'{\n  "methodConfig": [}', "is no JSON: Expecting value at line 2, column 20"),
+        (b"", "is not JSON: Expecting value at line 1, column 1"),
+        (TEXT[: len(TEXT) // 2].encode(), "is not JSON: "),
+        (b'{\n  "methodConfig": [}', "is not JSON: Expecting value at line 2, column 20"),
         (b'{"a": "\xff"}', "is not UTF-8: invalid start byte at byte 7"),
         (b"[" * 100_000, "has more than 100 objects and lists inside each other"),
-        (b'{"a": 1' + b"0" * 5000 + b"}", "is no JSON that can be read: Exceeds the limit"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "is not JSON that can be read: Exceeds the limit"),
         (b"[]", "$ must be an object, got []"),
         (b'"text"', '$ must be an object, got "text"'),
         (b" " * (8 * 1024 * 1024 + 1), "is larger than 8388608 bytes (8 MiB), the most that is read"),
