@@ -212,8 +212,8 @@ def refusal(
         state, condition = State.HALF_OPEN, Reason.CONSECUTIVE_FAILURES
     else:
         state, condition = State.OPEN, Reason.CONSECUTIVE_FAILURES
-    if retry_after:
-        _check_wait("refusal", retry_after)
+    if retry_after is not None:
+        _check_wait("refusal", retry_after, or_zero=True)
     if not isinstance(name, str):
         message = f"refusal takes a name like 'pkg.Service/Method', got {name!r}"
         raise TypeError(message)
@@ -237,10 +237,12 @@ def _until(by: RefusalReason, retry_after: float | None) -> float:
     return (retry_after or 0.0) if by in {RefusalReason.BREAKER, RefusalReason.RATE} else 0.0
 
 
-def _check_wait(who: str, seconds: float) -> None:
-    _check_number(f"{who} retry_after", seconds)
-    if not _SHORTEST <= seconds <= _LONGEST:
-        message = f"{who} retry_after takes seconds from {_SHORTEST:f} to {_LONGEST:g}, got {seconds!r}"
+def _check_wait(who: str, seconds: object, *, or_zero: bool = False) -> None:
+    allowed = "seconds from 0.000001 to 1e9, 0 or None" if or_zero else "seconds from 0.000001 to 1e9, or None"
+    message = f"{who} retry_after takes {allowed}, got {seconds!r}"
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(message)
+    if not (_SHORTEST <= seconds <= _LONGEST or (or_zero and seconds == 0)):
         raise ValueError(message)
 
 

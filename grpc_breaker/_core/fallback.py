@@ -129,7 +129,7 @@ class Fallback:
 
     Attributes:
         last_good: Give the last good answer to the same request again, if there is one. Default `None`: no.
-        function: Called with the request (`None` where the requests are a stream that was sent) and the error
+        function: Called with the request (`None` for a method of one answer whose requests are a stream) and the error
             (`grpc.RpcError`); returns the response, or `None` if it has none; of a method that streams its answers, an
             iterable of them. May be a coroutine function where the channel is one of asyncio. One that raises leaves
             the caller the original error, and is logged once. Default `None`: none.
