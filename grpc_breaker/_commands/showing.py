@@ -174,7 +174,8 @@ def span(seconds: float) -> str:
 def summary(breakers: Sequence[Any], processes: int) -> str:
     """What a table says in one line."""
     ill = sum(it.state in REFUSING for it in breakers)
-    return f"{ill} of {number(len(breakers), 'breaker')} in {number(processes, 'process', 'es')} refuse calls"
+    refuse = "refuses" if ill == 1 else "refuse"
+    return f"{ill} of {number(len(breakers), 'breaker')} in {number(processes, 'process', 'es')} {refuse} calls"
 
 
 def number(count: int, thing: str, plural: str = "s") -> str:

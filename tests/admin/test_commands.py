@@ -71,7 +71,7 @@ def test_list(command: Command, folder: Path, breakers: BreakerRegistry) -> None
     assert first[8] == r"failure_threshold: UNAVAILABLE no\x1b[31m route\n"
     assert [words(line)[:2] for line in lines[2:4]] == [["closed", GET], ["closed", COUNT]]
     assert words(lines[2])[5] == "1"
-    assert lines[-1] == "1 of 3 breakers in 1 process refuse calls"
+    assert lines[-1] == "1 of 3 breakers in 1 process refuses calls"
 
 
 def test_list_of_several_processes(command: Command, folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_list_of_several_processes(command: Command, folder: Path) -> None:
     assert complaints == f"grpc-breaker: unix:{stopped.path}: no answer in time: stopped, or too busy\n"
     processes = {f":{words(line)[7].rpartition(':')[2]}" for line in out.splitlines()[1:-2]}
     assert processes == {f":{first.pid}", f":{second.pid}"}
-    assert out.splitlines()[-1] == "1 of 4 breakers in 2 processes refuse calls"
+    assert out.splitlines()[-1] == "1 of 4 breakers in 2 processes refuses calls"
 
 
 def test_exit_codes_of_list(command: Command, folder: Path, breakers: BreakerRegistry) -> None:

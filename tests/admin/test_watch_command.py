@@ -191,7 +191,7 @@ def test_a_terminal(folder: Path, breakers: BreakerRegistry, monkeypatch: pytest
         output.expect(r"\x1b\[HSTATE .*")
         fail(breakers, GET)
         output.expect(rf"open.*{GET}")
-        output.expect(r"1 of 5 breakers in 2 processes refuse calls")
+        output.expect(r"1 of 5 breakers in 2 processes refuses calls")
         output.expect(rf"{GET}  (closed -> )?open  failure_threshold")
         shop.pause()
         output.expect(rf"unix:{shop.path}: no answer in time")
