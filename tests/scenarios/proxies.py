@@ -39,10 +39,10 @@ def http_status_to_probes(play: Play, status: int) -> None:
     play.sleep(100)
 
 
-def cancelled(play: Play, first: str) -> None:
+def cancelled(play: Play, first: str, after: float = 100, traffic: Traffic = SPARSE) -> None:
     """For 180 s the server's side ends each call with CANCELLED, which no client asked for; the first 20 s: {first}."""
     now = ["ok"]
-    play.start(play.server().target, replace(SPARSE, script=lambda _: now[0]))
+    play.start(play.server().target, replace(traffic, script=lambda _: now[0]))
     play.sleep(10)
     with play.outage():
         now[0] = f"error {first} going away"
@@ -50,7 +50,7 @@ def cancelled(play: Play, first: str) -> None:
         now[0] = "error CANCELLED going away"
         play.sleep(160)
         now[0] = "ok"
-    play.sleep(100)
+    play.sleep(after)
 
 
 def too_large(play: Play) -> None:

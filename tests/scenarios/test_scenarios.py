@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_forty_watches_under_a_deploy_open_nothing(silent: bool) -> None:
 def test_watches_that_are_renewed_by_their_deadline_open_nothing() -> None:
     """Forty watches whose deadlines pass, in threads and asyncio: the breaker stays closed."""
     arguments = {"times": 2, "watches": 40, "deadline": 60}
-    scenario = Scenario("renewed", watches_renewed, SPEED, ("threads", "asyncio"), arguments=arguments)
+    scenario = Scenario("renewed", watches_renewed, 10, ("threads", "asyncio"), arguments=arguments)
     for _, guarded in bare_and_guarded(scenario):
         assert guarded.calls >= 40
         assert (guarded.openings, guarded.refused) == (0, 0)
@@ -151,7 +152,8 @@ def test_what_a_proxy_says_of_one_request_opens_nothing() -> None:
 @pytest.mark.parametrize("first", ["CANCELLED", "UNAVAILABLE"])
 def test_cancelled_by_the_server_is_an_outage(first: str) -> None:
     """CANCELLED that no client asked for opens the breaker, and lets no calls through while it is half-open."""
-    for bare, guarded in bare_and_guarded(Scenario("cancelled", cancelled, SPEED, arguments={"first": first})):
+    arguments = {"first": first, "after": LONG, "traffic": replace(PATIENT, timeout=60)}
+    for bare, guarded in bare_and_guarded(Scenario("cancelled", cancelled, SPEED, arguments=arguments)):
         assert_found_and_left_behind(bare, guarded)
 
 
