@@ -16,9 +16,10 @@ slow result may trip like a failure, and a slow probe is a failed probe. Of the 
 were on a connection when it was lost, only the first may trip; all are counted, but for those that the server never
 took, and streams (see `Permit.settle`). A probe's slot is free again at the first of: its result; its first answer,
 for a stream; the end of `probe_timeout`. A silent stream that is still open then, and has time left, has succeeded (see
-`admission.py`). A slot whose probe was ignored is handed on at most once every
-`reset_timeout / half_open_max_calls` (or `probe_timeout`, where that is less): else a half-open breaker would let
-everything through while its probes teach nothing.
+`admission.py`). A slot whose probe was ignored is handed on when the clock shows the next full `reset_timeout` (or
+`probe_timeout`, where that is less), but for the first in each, which is handed on at once: else a half-open breaker
+would let everything through while its probes teach nothing. Breakers with one clock hand on at the same moments, so
+that callers who need several of them at once find them all with a slot.
 
 The generations of a breaker form a chain. A generation ends in one atomic step, when another becomes its successor;
 `machine.py` has that step, and the rest of what is said about threads.
@@ -295,7 +296,7 @@ class HalfOpen(Generation):
         self.successes = self.failures = self.slow = 0
         self.began = began
         self.hands_on_at = _LONG_AGO
-        """When the next slot of a probe that was ignored may be handed on."""
+        """Until then, the slots of probes that are ignored are not handed on."""
 
     def refusing_now(self) -> Refusing:
         """What is said to a call that is refused now, with the number of probes in flight."""
@@ -337,11 +338,11 @@ class HalfOpen(Generation):
     def hand_on(self, probe: Any, now: float, policy: BreakerPolicy) -> None:
         """Free the slot of a probe that was ignored, when its time has come."""
         if probe in self.probes:  # pragma: no branch - answered already, and given up now
-            at = max(now, self.hands_on_at)
-            self.hands_on_at = at + min(policy.probe_timeout, policy.reset_timeout) / policy.half_open_max_calls
-            if at > now:
-                probe.slot_end = at
+            if now < self.hands_on_at:
+                probe.slot_end = self.hands_on_at
             else:
+                pause = min(policy.probe_timeout, policy.reset_timeout)
+                self.hands_on_at = (now // pause + 1) * pause
                 self.probes.pop(probe, None)
 
     def succeed(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - the same for each state

@@ -71,7 +71,7 @@ class Reference:
     in_a_row: int = 0
     probes_won: int = 0
     hands_on_at: float = -math.inf
-    """When the next slot of an ignored probe may be handed on."""
+    """Until then, slots of ignored probes are not handed on, but for the first."""
     half_open_since: float = 0.0
     waiting: list[float] = field(default_factory=list)
     """When those that wait are."""
@@ -169,16 +169,20 @@ class Reference:
         self.totals[outcome] += 1
         if outcome == "ignored":
             if self.state == "half_open" and held_slot:
-                self.waiting.append(max(self.now, self.hands_on_at))
-                self.hands_on_at = (
-                    self.waiting[-1]
-                    + min(self.rules.probe_timeout, self.rules.reset_timeout) / self.rules.half_open_max_calls
-                )
+                if self.now < self.hands_on_at:
+                    self.waiting.append(self.hands_on_at)
+                else:
+                    self.hands_on_at = self.now + self.until_hand_on()
             if self.state == "half_open" and self.now - self.half_open_since >= self.rules.probe_timeout:
                 self.in_a_row = 0
                 self.win()
             return
         self.count(call, failed=outcome == "failure", wins=wins, pushback=pushback)
+
+    def until_hand_on(self) -> float:
+        """Seconds to the next moment at which slots of ignored probes are handed on."""
+        pause = min(self.rules.probe_timeout, self.rules.reset_timeout)
+        return pause - self.now % pause
 
     def count(self, call: Call, *, failed: bool, wins: bool, pushback: float = 0.0) -> None:
         """Count what a call of the present generation says about the server."""

@@ -465,23 +465,43 @@ def test_probes_of_an_earlier_half_open_period_hold_no_slot(breaker: CircuitBrea
 
 
 def test_ignored_probes_let_traffic_through_at_a_pace_only(clock: FakeClock) -> None:
-    """Probes that teach nothing hand their slots on, the first at once, the others one each `reset_timeout` / slots."""
+    """Probes that teach nothing hand their slots on, in each `reset_timeout` the first at once, the others at its end."""
     policy = BreakerPolicy(
         consecutive_failures=1, reset_timeout=10, reset_timeout_jitter=0, half_open_max_calls=3, probe_timeout=61
     )
     breaker = CircuitBreaker("cancelled", policy, clock=clock)
     breaker.admit().failure()
-    clock.advance(10)
-    passed = 0
+    clock.advance(13)
+    passed: list[int] = []
     for _ in range(60):
+        passed.append(0)
         for _ in range(10):
             permit = breaker.try_admit()
             if isinstance(permit, Permit):
                 permit.ignore()
-                passed += 1
+                passed[-1] += 1
         clock.advance(1)
-    assert 17 <= passed <= 3 + 1 + 18
+    assert {second: calls for second, calls in enumerate(passed) if calls} == dict.fromkeys([0, *range(7, 60, 10)], 4)
     assert breaker.state is State.HALF_OPEN
+
+
+def test_callers_that_need_several_breakers_at_once(clock: FakeClock) -> None:
+    """Pages of five calls, of as many methods, are given up where one call is refused: their breakers, which opened at
+    different moments, hand on the slots of such probes together, so that a page finds a slot in each.
+    """
+    breakers = [CircuitBreaker(f"method {n}", BreakerPolicy(reset_timeout_jitter=0), clock=clock) for n in range(5)]
+    for breaker in breakers:
+        for _ in range(5):
+            breaker.admit().failure()
+        clock.advance(0.1875)
+    for _ in range(3 * 32):
+        answers = [breaker.try_admit() for breaker in breakers]
+        refused = any(isinstance(answer, Rejection) for answer in answers)
+        clock.advance(0.03125)
+        for answer in answers:
+            if isinstance(answer, Permit):
+                answer.settle(Outcome.IGNORED if refused else Outcome.SUCCESS)
+    assert {breaker.state for breaker in breakers} == {State.CLOSED}
 
 
 @pytest.mark.parametrize("timed", [True, False])
