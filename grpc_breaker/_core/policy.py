@@ -166,7 +166,8 @@ class BreakerPolicy:
             to 1, once `minimum_calls` results are in the window. 0.5 in a policy that names no trip condition.
         minimum_calls: Results the window must hold before a rate means anything, an integer from 1. Default 20.
         consecutive_failures: Open at this many failures in a row, whatever the window holds, an integer from 1. It is
-            what opens the breaker of a quiet method. 5 in a policy that names no trip condition.
+            what opens the breaker of a quiet method. A call that is ignored ends a row whose last failure is longer ago
+            than `window_seconds`. 5 in a policy that names no trip condition.
         slow_call_duration: An answer that took longer than this is slow; without it none is. Only calls of one request
             and one answer, and plain code, can be slow: how long a stream lasts says nothing about the server.
         slow_call_rate: Open when the slow share of the results in the window reaches this, above 0 and up to 1, once

@@ -164,6 +164,7 @@ class World:
             model.state,
             max(model.open_until - now, 0.0),
             model.in_a_row,
+            model.in_a_row > 0 and now - model.lengthened_at > model.rules.window_seconds,
             model.probes_won,
             model.reopened,
             model.hands_on_at > now,

@@ -69,6 +69,8 @@ class Reference:
     born: float = 0.0
     results: list[tuple[float, bool, bool]] = field(default_factory=list)
     in_a_row: int = 0
+    lengthened_at: float = -math.inf
+    """When the row last became longer."""
     probes_won: int = 0
     hands_on_at: float = -math.inf
     """Until then, slots of ignored probes are not handed on, but for the first."""
@@ -173,6 +175,8 @@ class Reference:
                     self.waiting.append(self.hands_on_at)
                 else:
                     self.hands_on_at = self.now + self.until_hand_on()
+            if self.state in {"closed", "disabled"} and self.now - self.lengthened_at > self.rules.window_seconds:
+                self.in_a_row = 0
             if self.state == "half_open" and self.now - self.half_open_since >= self.rules.probe_timeout:
                 self.in_a_row = 0
                 self.win()
@@ -189,6 +193,8 @@ class Reference:
         limit = self.rules.slow_call_duration
         slow = limit is not None and call.timed and self.now - call.started > limit
         self.in_a_row = self.in_a_row + 1 if failed else 0
+        if failed:
+            self.lengthened_at = self.now
         if self.state == "half_open":
             if failed or slow:
                 self.go("open", "probe_failed" if failed else "probe_slow", pushback)

@@ -321,6 +321,47 @@ def test_incident_has_an_end(clock: FakeClock, incident: float, after: float, ro
     assert breaker.snapshot()["window"]["consecutive_failures"] == row
 
 
+@pytest.mark.parametrize("window_calls", [None, 50])
+def test_calls_that_are_given_up_end_an_old_row(clock: FakeClock, window_calls: int | None) -> None:
+    """Polls that their caller gives up where there is no news have no success: failures of five days open nothing, and
+    those that come within a window of each other do.
+    """
+    breaker = CircuitBreaker("polls", BreakerPolicy(consecutive_failures=3, window_calls=window_calls), clock=clock)
+    for _ in range(5):
+        clock.advance(86_400)
+        breaker.admit().ignore()
+        breaker.admit().failure("UNAVAILABLE")
+        assert breaker.snapshot()["window"]["consecutive_failures"] == 1
+    for _ in range(2):
+        clock.advance(30)
+        breaker.admit().ignore()
+        breaker.admit().failure("UNAVAILABLE")
+    assert breaker.state is State.OPEN
+
+
+def test_silent_streams_of_many_days_count_once(clock: FakeClock) -> None:
+    """Of the streams that are lost with one connection, one counts each day, though nothing answers between."""
+    breaker = CircuitBreaker("watch", BreakerPolicy(), clock=clock)
+    for day in range(1, 8):
+        clock.advance(86_400)
+        streams = [breaker.admit(timed=False) for _ in range(40)]
+        clock.advance(5)
+        streams.pop().settle(Outcome.IGNORED, "CANCELLED")
+        for stream in streams:
+            stream.settle(Outcome.FAILURE, "UNAVAILABLE", incident=0, counts_once=True)
+        assert breaker.tallies()["failure", "UNAVAILABLE"] == day
+    assert breaker.state is State.CLOSED
+
+
+def test_quiet_method_of_a_dead_server_opens(clock: FakeClock) -> None:
+    """Failures are a row, however far they are from each other, where no call ends otherwise."""
+    breaker = CircuitBreaker("quiet", BreakerPolicy(), clock=clock)
+    for _ in range(5):
+        clock.advance(600)
+        breaker.admit().failure("UNAVAILABLE")
+    assert breaker.state is State.OPEN
+
+
 def test_answered_call_that_is_given_up_is_a_success(breaker: CircuitBreaker) -> None:
     """A call that is ignored in the end, after an answer came, is a success: the caller had what it wanted."""
     permit = breaker.admit()
