@@ -10,17 +10,18 @@ of the open period while open, the probes while half-open, and the event that re
     forced_open  none                                    -                           -
     disabled     every call                              counted                     counted
 
-An ignored result only gives back what its call held, and ends a row of failures that is older than the window; but
-where the call had an answer before, that was its success, and where a half-open breaker has met no failure for
-`probe_timeout`, an ignored probe is one nearer to closed, too. A slow result may trip like a failure, and a slow probe
-is a failed probe. Of the failures of one incident, the calls that were on a connection when it was lost, only the first
-may trip; all are counted, but for those that the server never took, and streams (see `Permit.settle`). A probe's slot
-is free again at the first of: its result; its first answer, for a stream; the end of `probe_timeout`. A silent stream
-that is still open then, and has time left, has succeeded (see `admission.py`). A slot whose probe was ignored is handed
-on when the clock shows the next full `reset_timeout` (or `probe_timeout`, where that is less), but for the first in
-each, which is handed on at once: else a half-open breaker would let everything through while its probes teach nothing.
-Breakers with one clock hand on at the same moments, so that callers who need several of them at once find them all with
-a slot.
+1.  An ignored result gives back what its call held. Where the call had an answer before, that was its success. While
+    closed, an ignored result ends a row of failures that is older than the window. While half-open for `probe_timeout`
+    without a failure, it is one nearer to closed.
+2.  A slow result may trip like a failure, and a slow probe is a failed probe.
+3.  Of the failures of one incident, the calls that were on a connection when it was lost, only the first may trip. All
+    are counted, but for those of calls that the server never took, and of streams (see `Permit.settle`).
+4.  A probe's slot is free again at the first of: its result; its first answer, for a stream; the end of
+    `probe_timeout`. A silent stream that is still open then, and has time left, has succeeded (see `admission.py`).
+5.  Of ignored probes, the first hands on its slot at once, and the others when the clock shows the next full
+    `reset_timeout` (or `probe_timeout`, where that is less). Else a half-open breaker would let everything through
+    while its probes teach nothing. Breakers with one clock hand on at the same moments, so that callers who need
+    several of them at once find a slot in each.
 
 The generations of a breaker form a chain. A generation ends in one atomic step, when another becomes its successor;
 `machine.py` has that step, and the rest of what is said about threads.

@@ -485,6 +485,21 @@ def test_ignored_probes_let_traffic_through_at_a_pace_only(clock: FakeClock) -> 
     assert breaker.state is State.HALF_OPEN
 
 
+def test_slots_of_ignored_probes_wait_no_longer_than_a_probe_may(clock: FakeClock) -> None:
+    """With a `reset_timeout` of a minute, the slot of an ignored probe is free again after `probe_timeout`, too."""
+    policy = BreakerPolicy(
+        consecutive_failures=1, reset_timeout=60, reset_timeout_jitter=0, half_open_max_calls=1, probe_timeout=5
+    )
+    breaker = CircuitBreaker("slow to open", policy, clock=clock)
+    breaker.admit().failure()
+    clock.advance(61)
+    for _ in range(2):  # the slot of the first is handed on at once
+        breaker.admit().ignore()
+    assert isinstance(breaker.try_admit(), Rejection)
+    clock.advance(5)
+    assert isinstance(breaker.try_admit(), Permit)
+
+
 def test_callers_that_need_several_breakers_at_once(clock: FakeClock) -> None:
     """Pages of five calls, of as many methods, are given up where one call is refused: their breakers, which opened at
     different moments, hand on the slots of such probes together, so that a page finds a slot in each.
