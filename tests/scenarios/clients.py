@@ -13,6 +13,7 @@ after the other in each, and records how each of them ended:
     first message   reads one message of a stream and drops the stream
     impatient       a unary call without a deadline, given up after `patience` (`asyncio.wait_for`, `future.result`)
     page            five unary calls at once in an `asyncio.TaskGroup`, which cancels the others when one fails
+    page of five    the same, of five methods; the changes of state are those of the first
 
 Peers have the defaults of their own authors. A decorator is put around the function that does one of these things, so
 it sees a stream to its end.
@@ -32,7 +33,7 @@ import grpc
 from grpc_breaker import BreakerRegistry, CircuitBreakerInterceptor, CircuitOpenError, aio
 from grpc_breaker.replay import TrafficRecorder
 from tests.support.records import TRIAL, recorder_of
-from tests.support.server import METHODS, PATIENCE
+from tests.support.server import METHODS, PATIENCE, SERVICE
 
 if TYPE_CHECKING:
     from tests.scenarios.environment import Loop
@@ -43,6 +44,9 @@ STAYED = 10.0
 
 LIMIT = 1_000_000
 """Bytes of a request that nginx lets through by default."""
+
+PAGE = (METHODS["uu"], *(f"/shop.v1.{it}/UnaryUnary" for it in ("Cart", "Stock", "Shipping", "Tax")))
+"""What a page calls, if it is five methods."""
 
 Script = Callable[[random.Random], str]
 """What the next call asks of the server; see `tests.support.server`."""
@@ -131,8 +135,8 @@ def _impatient(channel: Any, call: Call) -> None:
         future.cancel()
 
 
-async def _aio_call(channel: Any, call: Call) -> None:
-    await channel.unary_unary(METHODS["uu"])(call.request, **call.keywords)
+async def _aio_call(channel: Any, call: Call, method: str = METHODS["uu"]) -> None:
+    await channel.unary_unary(method)(call.request, **call.keywords)
 
 
 async def _aio_watch(channel: Any, call: Call) -> None:
@@ -153,13 +157,17 @@ async def _aio_impatient(channel: Any, call: Call) -> None:
     await asyncio.wait_for(_aio_call(channel, call), call.patience)
 
 
-async def _aio_page(channel: Any, call: Call) -> None:
+async def _aio_page(channel: Any, call: Call, methods: Sequence[str] = (METHODS["uu"],) * 5) -> None:
     try:
         async with asyncio.TaskGroup() as calls:
-            for _ in range(5):
-                calls.create_task(_aio_call(channel, call))
+            for method in methods:
+                calls.create_task(_aio_call(channel, call, method))
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
+
+
+async def _aio_page_of_five(channel: Any, call: Call) -> None:
+    await _aio_page(channel, call, PAGE)
 
 
 ACTIONS: dict[tuple[str, str], Callable[[Any, Call], Any]] = {
@@ -174,6 +182,7 @@ ACTIONS: dict[tuple[str, str], Callable[[Any, Call], Any]] = {
     ("asyncio", "first message"): _aio_first_message,
     ("asyncio", "impatient"): _aio_impatient,
     ("asyncio", "page"): _aio_page,
+    ("asyncio", "page of five"): _aio_page_of_five,
 }
 
 
@@ -380,7 +389,7 @@ class Guarded(Client):
     def interceptors(self) -> list[Any]:
         self.refusals = (CircuitOpenError,)
         registry = BreakerRegistry(clock=self.play.clock, random=self._rng.random)
-        registry.on_state_change(lambda it: self.change(str(it.state)))
+        registry.on_state_change(lambda it: self.change(str(it.state)) if it.breaker.startswith(SERVICE) else None)
         return self.recorded(registry)
 
 

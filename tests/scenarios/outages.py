@@ -143,12 +143,15 @@ SCENARIOS = [
         BOTH,
         arguments={"outage": 30, "after": 300, "traffic": replace(CALLS, callers=20), "takes": 45.0},
     ),
-    Scenario(
-        "dead for 30 s under pages of five calls",
-        dead,
-        5,
-        ("asyncio",),
-        arguments={"outage": 30, "after": 100, "traffic": replace(CALLS, kind="page")},
+    *(
+        Scenario(
+            f"dead for 30 s under {what}",
+            dead,
+            5,
+            ("asyncio",),
+            arguments={"outage": 30, "after": 100, "traffic": replace(CALLS, kind=kind)},
+        )
+        for what, kind in (("pages of five calls", "page"), ("pages of five methods", "page of five"))
     ),
     Scenario("each watch is cut after a second", cut_streams, 3, BOTH, arguments={"outage": 60, "after": 30}),
     Scenario("hung for 30 s", hung, 4, BOTH, arguments={"outage": 30, "after": 100}),
