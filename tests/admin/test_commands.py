@@ -17,6 +17,7 @@ import pytest
 from grpc_breaker import BreakerPolicy, BreakerRegistry, State, __version__
 from grpc_breaker._cli import main
 from grpc_breaker.admin import serve_admin
+from grpc_breaker.testing import FakeClock
 from tests.admin.conftest import fail
 from tests.admin.serving import address_of
 from tests.admin.shop import shops
@@ -31,10 +32,12 @@ Command = Callable[..., tuple[int, str, str]]
 def command(folder: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs the command for the processes in a folder: its exit code, its output, and what it complains of."""
 
-    def run(*arguments: str, where: tuple[str, ...] = ("--directory", str(folder))) -> tuple[int, str, str]:
+    def run(name: str, *arguments: str, where: tuple[str, ...] | None = None) -> tuple[int, str, str]:
         capsys.readouterr()
+        if where is None:
+            arguments, where = ("--timeout", "30", *arguments), ("--directory", str(folder))
         try:
-            code = main([*arguments, *where])
+            code = main([name, *arguments, *where])
         except SystemExit as ended:
             code = int(ended.code or 0)
         return code, *capsys.readouterr()
@@ -191,15 +194,18 @@ def test_get_what_is_held_or_hangs(command: Command, folder: Path) -> None:
 
 def test_time_spans_and_reasons(command: Command, folder: Path) -> None:
     """A span has the two units that say most; slowness opens without a failure."""
-    policy = BreakerPolicy(slow_call_duration=0.000001, minimum_calls=1, reset_timeout=59.5, reset_timeout_jitter=0)
-    breakers = BreakerRegistry(default=policy)
-    breakers["a.B/Slow"].admit().success()
+    policy = BreakerPolicy(slow_call_duration=0.5, minimum_calls=1, reset_timeout=59.5, reset_timeout_jitter=0)
+    clock = FakeClock()
+    breakers = BreakerRegistry(default=policy, clock=clock)
+    permit = breakers["a.B/Slow"].admit()
+    clock.advance(1)
+    permit.success()
     for name, seconds in (("Minutes", 330), ("Hours", 7500), ("Days", 200_000)):
         breakers[f"a.B/{name}"].force_open(ttl=seconds, reason="x")
     with serve_admin(breakers, directory=folder):
         rows = {cells[1]: cells for cells in map(words, command("list")[1].splitlines()) if len(cells) > 7}
     assert rows["a.B/Slow"][3::5] == ["59s", "slow_call_rate"]
-    assert [rows[f"a.B/{name}"][3] for name in ("Minutes", "Hours", "Days")] == ["5m29s", "2h04m", "2d07h"]
+    assert [rows[f"a.B/{name}"][3] for name in ("Minutes", "Hours", "Days")] == ["5m30s", "2h05m", "2d07h"]
 
 
 def test_get_as_json(command: Command, folder: Path, breakers: BreakerRegistry) -> None:
@@ -252,7 +258,7 @@ def test_orders_that_not_all_processes_take(command: Command, folder: Path, brea
         assert code == 3
         assert f"unix:{shop.path}: PERMISSION_DENIED: this process allows no changes" in complaints
         assert COUNT in out
-        where = ("--target", str(folder / f"{os.getpid()}.sock"))
+        where = ("--timeout", "30", "--target", str(folder / f"{os.getpid()}.sock"))
         code, out, complaints = command("reset", "pricing.v1.Prizing", where=where)
         assert (code, out) == (1, "")
         assert "did you mean 'pricing.v1.Pricing'?" in complaints
