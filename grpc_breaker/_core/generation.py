@@ -133,9 +133,9 @@ class Generation:
     def hand_on(self, probe: Any, now: float, policy: BreakerPolicy) -> None:
         """Free the slot of a probe that was ignored, when its time has come."""
 
-    def ignore(self, now: float, policy: BreakerPolicy) -> Reason | None:  # noqa: ARG002 - it says nothing elsewhere
+    def ignore(self, now: float, policy: BreakerPolicy) -> Reason | None:
         """Take in a result that says nothing; returns the reason to leave the state, if there is one."""
-        return None
+        raise NotImplementedError
 
     def held(self, now: float) -> Held:
         """The results that count in this state."""
