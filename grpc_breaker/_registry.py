@@ -263,7 +263,7 @@ class BreakerRegistry(Registry):
             is not asked. False when the time is over.
 
         Raises:
-            TypeError: `method` is no string, `timeout` no number, or `target` no string.
+            TypeError: `method` is neither a string nor bytes, `timeout` no number, or `target` no string.
             ValueError: `method` is the name of no method, `timeout` is negative or not a number, or `target` is none.
         """
         check_method(method)

@@ -149,7 +149,7 @@ async def wait_until_admitted(
         As `BreakerRegistry.wait_until_admitted`, which says what it means.
 
     Raises:
-        TypeError: `method` is no string, `timeout` no number, or `target` no string.
+        TypeError: `method` is neither a string nor bytes, `timeout` no number, or `target` no string.
         ValueError: `method` is the name of no method, `timeout` is negative or not a number, or `target` is none.
     """
     check_method(method)
